@@ -1,0 +1,30 @@
+# make run    environment, the simulated pilot, and its report
+# make test   the same environment, then the tests
+# make lab    JupyterLab on the notebooks
+# PYTHON=python3.12 chooses another Python (3.11 or newer); pip's own variables (PIP_INDEX_URL, ...) are honoured.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: run test lab clean
+
+run: $(STAMP)
+	$(BIN)/chromacc run pilot
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "chromacc needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1 || echo not there). Try: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -e '.[test]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) *.egg-info .pytest_cache

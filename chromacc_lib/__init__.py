@@ -1,0 +1,22 @@
+"""chromacc: chromatin accessibility in cell types that nobody has assayed.
+
+The library behind the numbered notebooks: flat, one verb a module, imported in the order that the data flows.
+"""
+
+from pathlib import Path
+
+__all__ = ["ChromaccError", "project_path"]
+
+__version__ = "0.1.0"
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+class ChromaccError(Exception):
+    """An error whose message is meant for the user: what, where, got, needed, and what to do."""
+
+
+def project_path(path: str | Path) -> Path:
+    """Return `path` as it is when absolute, else taken from the project's root, whatever the working directory."""
+    path = Path(path).expanduser()
+    return path if path.is_absolute() else _ROOT / path

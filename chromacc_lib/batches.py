@@ -1,0 +1,121 @@
+"""Gather region-major batches: B windows, each in C cell types, by one indexed read from arrays held as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chromacc_lib.dataset import Arrays
+from chromacc_lib.model import Batch
+
+__all__ = ["RegionData", "Target", "drop_inputs", "mask_accessibility", "region_batches"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a batch is trained on; NaN score or profile and label -1 mean unknown."""
+
+    score: Tensor  # (B, C) arcsinh fold
+    label: Tensor  # (B, C) 1 open, 0 closed, -1 unknown
+    profile: Tensor  # (B, C, T) arcsinh fold
+
+
+class RegionData:
+    """The arrays of a dataset as tensors, indexed by (window, cell type)."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        self.sequence = torch.from_numpy(arrays.sequence)
+        self.histone, self.histone_observed = _tensor(arrays.histone), _tensor(arrays.histone_observed)
+        self.tf, self.tf_observed = _tensor(arrays.tf), _tensor(arrays.tf_observed)
+        self.metadata, self.metadata_observed = _tensor(arrays.metadata), _tensor(arrays.metadata_observed)
+        self.prior, self.prior_score = _tensor(arrays.prior_profile), _tensor(arrays.prior_score)
+        self.prior_observed = _tensor(arrays.prior_observed)
+        self.accessibility, self.score = _tensor(arrays.accessibility), _tensor(arrays.score)
+        self.label = _tensor(arrays.label)
+
+    def batch(self, windows: np.ndarray, cell_types: np.ndarray) -> Batch:
+        """The inputs of `windows` (B,) in `cell_types` (C,) or (B, C), every accessibility token masked."""
+        w, c = self._index(windows, cell_types)
+        accessibility = self.accessibility[w, c]
+        return Batch(
+            sequence=self.sequence[w[:, 0]],
+            histone=self.histone[w, c], histone_observed=self.histone_observed[w, c],
+            tf=self.tf[w, c], tf_observed=self.tf_observed[w, c],
+            metadata=self.metadata[c], metadata_observed=self.metadata_observed[c],
+            prior=self.prior[w, c], prior_score=self.prior_score[w, c], prior_observed=self.prior_observed[w, c],
+            accessibility=torch.zeros_like(accessibility),
+            accessibility_observed=torch.zeros_like(accessibility, dtype=torch.bool),
+        )  # fmt: skip
+
+    def target(self, windows: np.ndarray, cell_types: np.ndarray) -> Target:
+        """What was measured in the same windows and cell types."""
+        w, c = self._index(windows, cell_types)
+        return Target(self.score[w, c], self.label[w, c], self.accessibility[w, c])
+
+    @staticmethod
+    def _index(windows: np.ndarray, cell_types: np.ndarray) -> tuple[Tensor, Tensor]:
+        w, c = torch.as_tensor(windows)[:, None], torch.as_tensor(cell_types)
+        return w, (c if c.ndim == 2 else c[None].expand(len(w), -1))
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def region_batches(
+    windows: np.ndarray, cell_types: np.ndarray, batch_windows: int, cells_per_window: int, rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """One epoch: every window once, in random order, each with its own random draw of cell types.
+
+    Yields window indices (B,) and cell-type indices (B, C). A last batch under half the size is merged into the one
+    before it, so that no window is left out and no step rests on a handful of windows.
+    """
+    order = rng.permutation(windows)
+    cuts = list(range(batch_windows, len(order), batch_windows))
+    if cuts and len(order) - cuts[-1] < batch_windows / 2:
+        cuts.pop()
+    for chunk in np.split(order, cuts):
+        drawn = rng.permuted(np.tile(cell_types, (len(chunk), 1)), axis=1)[:, :cells_per_window]
+        yield chunk, drawn
+
+
+def mask_accessibility(
+    batch: Batch, target: Target, fully_masked: float, partly_masked: float, rng: np.random.Generator
+) -> Batch:
+    """Reveal some accessibility tokens: a share `fully_masked` of the samples keeps all of them masked, in the others
+    each token stays masked with probability `partly_masked`. At prediction every token is masked.
+    """
+    b, c, t = target.profile.shape
+    whole = rng.random((b, c, 1)) < fully_masked
+    shown = torch.from_numpy(~whole & (rng.random((b, c, t)) >= partly_masked)) & target.profile.isfinite()
+    return replace(
+        batch, accessibility=torch.where(shown, target.profile, torch.zeros(())), accessibility_observed=shown
+    )
+
+
+def drop_inputs(batch: Batch, assay: float, modality: float, noise: float, rng: np.random.Generator) -> Batch:
+    """Hide single assays and whole modalities at random, and jitter metadata by `noise` sd, in training only.
+
+    So any subset of assays works at prediction, and no single one is leant on alone.
+    """
+    b, c = batch.prior_score.shape
+    keep_any = [torch.from_numpy(rng.random((b, c)) >= modality) for _ in range(4)]
+    histone = batch.histone_observed & keep_any[0][..., None] & _coin(batch.histone_observed.shape, assay, rng)
+    tf = batch.tf_observed & keep_any[1][..., None] & _coin(batch.tf_observed.shape, assay, rng)
+    metadata, prior = batch.metadata_observed & keep_any[2], batch.prior_observed & keep_any[3]
+    jitter = torch.from_numpy(rng.normal(0, noise, tuple(batch.metadata.shape)).astype(np.float32))
+    return replace(
+        batch,
+        histone=batch.histone * histone[..., None, None], histone_observed=histone,
+        tf=batch.tf * tf[..., None, None], tf_observed=tf,
+        metadata=(batch.metadata + jitter) * metadata[..., None], metadata_observed=metadata,
+        prior=batch.prior * prior[..., None, None], prior_score=batch.prior_score * prior, prior_observed=prior,
+    )  # fmt: skip
+
+
+def _coin(shape: tuple[int, ...], drop: float, rng: np.random.Generator) -> Tensor:
+    return torch.from_numpy(rng.random(shape) >= drop)

@@ -1,0 +1,627 @@
+"""Checks that need the dataset or the model: can the inputs explain the labels, and does the model use them?
+
+Each takes a sample of the windows (`_take`), so that diagnosing a finished run takes seconds, and returns a
+`checks.Check`. Signals here are the normalised model inputs, scores are arcsinh-scaled.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import rankdata
+from sklearn.model_selection import GroupKFold
+from torch import nn
+
+from chromacc_lib.batches import RegionData
+from chromacc_lib.checks import FEW_WINDOWS, Check, Table, flat, judge, not_run, pearson, rule_text
+from chromacc_lib.dataset import Arrays
+from chromacc_lib.model import Batch
+
+__all__ = ["data_checks", "effective_rank", "model_checks", "offset_curve", "ridge_signal", "token_similarity"]
+
+MAX_ROWS = 30_000       # windows x cell types whose signals are read
+MAX_WINDOWS = 1_500     # enough for a correlation of 0.1 to stand out
+MAX_CELL_TYPES = 100    # all of them in most datasets, since files are compared between cell types
+MAX_SEQUENCES = 20_000  # windows whose sequence is read
+MODEL_WINDOWS = 160     # the model is run seven times on these x MODEL_CELL_TYPES
+MODEL_CELL_TYPES = 6
+N_PERMUTATIONS = 200
+MARGIN = 0.05           # a correlation must win by this much before a shift is named
+SAME_FILE = 0.999       # correlation above which two tracks are one file, rescaled or not
+
+DATA_NAMES = ("ambiguous bases", "repeated sequences", "constant tracks", "missing tracks", "duplicated tracks",
+              "swapped tracks", "track scale", "label leak", "track offset", "score follows its profile",
+              "label signal", "cell-type signal")
+MODEL_NAMES = ("model reproduces predictions", "cell-type swap", "modality drop", "effective rank",
+               "tokens made alike")
+
+
+# --- the data ------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class _Sample:
+    """W windows x C cell types of the dataset: window bp from `windows`, scores (W, C), tracks (W, C, B, 3)."""
+
+    windows: pd.DataFrame
+    names: list[str]              # cell types
+    score: np.ndarray             # (W, C), NaN = unknown
+    accessibility: np.ndarray     # (W, C, B), NaN = unknown
+    sequence: np.ndarray          # (W, L) codes
+    tracks: dict[str, np.ndarray]  # name -> (W, C, B, 3), NaN where missing
+
+    def bin_bp(self) -> float:
+        """Width of a bin in bp."""
+        return float((self.windows["end"] - self.windows["start"]).iloc[0]) / self.accessibility.shape[2]
+
+
+def data_checks(arrays: Arrays | None, table: Table, seed: int) -> list[Check]:
+    """Run the checks of the dataset; without one, say of each that it was not run."""
+    if arrays is None:
+        return [not_run(name, "data", "no dataset was given") for name in DATA_NAMES]
+    sample = _take(arrays, seed)
+    return [*_check_sequences(arrays, seed), _check_constant_tracks(sample), _check_missing_tracks(arrays),
+            _check_duplicates(sample), _check_swaps(sample), _check_track_scale(sample), _check_leak(sample),
+            _check_offset(sample), _check_own_profile(sample), *_check_label_signal(sample, seed)]
+
+
+def _take(arrays: Arrays, seed: int) -> _Sample:
+    """Draw windows and cell types without replacement, with unseen cell types among them, in dataset order."""
+    rng = np.random.default_rng(seed)
+    cells = _prefer_unseen(arrays.cell_types["split"].to_numpy(), MAX_CELL_TYPES, rng)
+    windows = _draw(np.arange(len(arrays.windows)), min(MAX_WINDOWS, MAX_ROWS // len(cells)), rng)
+    tracks = {}
+    for names, values, observed in ((arrays.histone_marks, arrays.histone, arrays.histone_observed),
+                                    (arrays.tfs, arrays.tf, arrays.tf_observed)):
+        at = np.ix_(windows, cells)
+        part = np.array(values[at], np.float32)                           # (w, c, M, B, 3), a copy
+        part[~observed[at]] = np.nan
+        tracks |= {name: part[:, :, i] for i, name in enumerate(names)}
+    return _Sample(arrays.windows.iloc[windows].reset_index(drop=True),
+                   arrays.cell_types["cell_type"].iloc[cells].tolist(),
+                   arrays.score[np.ix_(windows, cells)].astype(float),
+                   arrays.accessibility[np.ix_(windows, cells)].astype(float),
+                   arrays.sequence[windows], tracks)
+
+
+def _draw(items: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return at most n of the items, without replacement, in their order."""
+    return items if len(items) <= n else np.sort(rng.choice(items, n, replace=False))
+
+
+def _prefer_unseen(split: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the indices of at most n items, test ones first (up to half of n), then the others at random."""
+    test = _draw(np.flatnonzero(split == "test"), max(1, n // 2), rng)
+    rest = np.setdiff1d(np.arange(len(split)), test)
+    return np.sort(np.concatenate([test, _draw(rest, n - len(test), rng)]))
+
+
+def _check_sequences(arrays: Arrays, seed: int) -> list[Check]:
+    """How many windows are mostly N, and how many share one sequence with another window? Counted on bytes."""
+    chosen = _draw(np.arange(len(arrays.windows)), MAX_SEQUENCES, np.random.default_rng(seed))
+    codes = np.ascontiguousarray(arrays.sequence[chosen])
+    n_share = (codes == 4).mean(axis=1)
+    mostly = n_share > 0.5
+    known = codes[~mostly]
+    _, counts = np.unique(known.view(f"V{known.shape[1]}"), return_counts=True) if len(known) else (None, np.zeros(0))
+    repeated = int(counts[counts > 1].sum())
+    share, repeat_share = float(mostly.mean()), repeated / len(known) if len(known) else 0.0
+    return [Check("ambiguous bases", "data", share, rule_text("share of windows that are mostly N", 0.01, 0.1),
+                  judge(share, 0.01, 0.1), f"{int(mostly.sum())} of {len(codes)} windows are mostly N "
+                  f"({100 * share:.1f}%); {100 * float(n_share.mean()):.1f}% of all bases are N."),
+            Check("repeated sequences", "data", repeat_share, rule_text("share of windows with a twin", 0.02, 0.2),
+                  judge(repeat_share, 0.02, 0.2), f"{repeated} of {len(known)} windows with sequence have exactly the "
+                  "same sequence as another.")]
+
+
+def _check_constant_tracks(sample: _Sample) -> Check:
+    """Which observed tracks never vary in a cell type? Missing ones are another matter, and are not counted."""
+    named, n = [], 0
+    for track, cell, values in _each_track(sample):
+        n += 1
+        if flat(values):
+            named.append(f"{track} in {cell}")
+    return Check("constant tracks", "data", float(len(named)), "number of observed tracks without variation: fail "
+                 "above 0", "fail" if named else "ok",
+                 f"{len(named)} of {n} observed tracks do not vary{': ' + ', '.join(named[:5]) if named else ''}.",
+                 {"constant": named})
+
+
+def _each_track(sample: _Sample) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Yield track, cell type and the finite bin means, for every pair that is observed at all; scores come last."""
+    for track, values in sample.tracks.items():
+        for c, cell in enumerate(sample.names):
+            means = values[:, c, :, 0]
+            means = means[np.isfinite(means)]
+            if means.size:
+                yield track, cell, means
+    for c, cell in enumerate(sample.names):
+        known = sample.score[np.isfinite(sample.score[:, c]), c]
+        if known.size:
+            yield "score", cell, known
+
+
+def _check_missing_tracks(arrays: Arrays) -> Check:
+    """What share of (cell type, track) pairs has no data at all? Missing is handled; much of it is worth knowing."""
+    seen = np.concatenate([arrays.histone_observed.any(0), arrays.tf_observed.any(0)], axis=1)    # (C, tracks)
+    if not seen.size:
+        return not_run("missing tracks", "data", "the dataset has no histone or TF tracks")
+    names = arrays.cell_types["cell_type"].to_numpy()
+    blind = names[~seen.any(axis=1)].tolist()
+    value = float(1 - seen.mean())
+    return Check("missing tracks", "data", value, "share of cell type x track pairs without data: warn above 0.5, or "
+                 "when a cell type has no track", "warn" if value > 0.5 or blind else "ok",
+                 f"{int((~seen).sum())} of {seen.size} cell type x track pairs are missing"
+                 f"{'; no track at all in ' + ', '.join(blind[:5]) if blind else ''}.")
+
+
+def _check_duplicates(sample: _Sample) -> Check:
+    """Is one track the same in two cell types? Highest correlation of bin means between cell types, and of scores."""
+    found, highest, named = [], 0.0, "no pair"
+    tracks = {name: values[..., 0] for name, values in sample.tracks.items()} | {"score": sample.score[..., None]}
+    for name, values in tracks.items():
+        for a, b in itertools.combinations(range(len(sample.names)), 2):
+            r = pearson(values[:, a].ravel(), values[:, b].ravel())
+            pair = f"{name} of {sample.names[a]} and of {sample.names[b]}"
+            if r > highest:
+                highest, named = r, pair
+            if r > SAME_FILE:
+                found.append(pair)
+    return Check("duplicated tracks", "data", highest,
+                 f"highest correlation between cell types: fail above {SAME_FILE}",
+                 "fail" if found else "ok", f"Most alike are {named} (r = {highest:.4f})" +
+                 (f"; {len(found)} pairs are one file, among them {'; '.join(found[:3])}." if found else "."),
+                 {"pairs": found})
+
+
+def _check_swaps(sample: _Sample) -> Check:
+    """Does a track follow the score of another cell type rather than its own?
+
+    Track and score are centred by window and by cell type, so that only what is particular to a cell type is left;
+    two cell types are named when each one's track follows the other's score by a clear margin.
+    """
+    margin, found, tested = max(0.15, 6 / math.sqrt(len(sample.windows))), {}, 0
+    for track, values in sample.tracks.items():
+        means = np.where(np.isfinite(values[..., 0]), values[..., 0], 0.0).mean(axis=2)               # (W, C)
+        usable = np.flatnonzero(np.isfinite(values[..., 0]).all(axis=2).mean(axis=0) > 0.5)
+        if len(usable) < 3:
+            continue
+        tested += 1
+        match = _match_matrix(means[:, usable], sample.score[:, usable])
+        for a, b in itertools.combinations(range(len(usable)), 2):
+            gain = (match[a, b] + match[b, a] - match[a, a] - match[b, b]) / 2
+            if gain > margin and match[a].argmax() == b and match[b].argmax() == a:
+                pair = (sample.names[usable[a]], sample.names[usable[b]])
+                found.setdefault(pair, []).append((track, float(gain)))
+    if not tested:
+        return not_run("swapped tracks", "data", "no track is known in three cell types")
+    value = max((gain for hits in found.values() for _, gain in hits), default=0.0)
+    words = [f"the {'labels' if tested > 1 and len(hits) > tested / 2 else ', '.join(t for t, _ in hits)} of {a} and "
+             f"{b} look swapped" for (a, b), hits in found.items()]
+    return Check("swapped tracks", "data", value, f"gain in correlation by exchanging two cell types: fail above "
+                 f"{margin:.2g}", "fail" if found else "ok",
+                 (f"By how tracks follow the scores, {'; '.join(words)}." if words else
+                  f"In all {tested} tracks tested, no two cell types fit better when exchanged."),
+                 {"pairs": {" and ".join(pair): dict(hits) for pair, hits in found.items()}})
+
+
+def _match_matrix(track: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Return (C, C): how well the track of cell type a follows the score of b, both (W, C) and double-centred.
+
+    Signed so that 'well' is positive for a repressive mark too: the sign comes from the uncentred correlation,
+    which the locus shares between cell types and a swap does not change.
+    """
+    sign = np.nan_to_num(np.mean([pearson(track[:, a], score[:, b]) for a in range(track.shape[1])
+                                  for b in range(track.shape[1])]))
+    x, y = _centre_twice(track), _centre_twice(score)
+    x, y = x / np.maximum(np.linalg.norm(x, axis=0), 1e-12), y / np.maximum(np.linalg.norm(y, axis=0), 1e-12)
+    return (1.0 if sign >= 0 else -1.0) * (x.T @ y)
+
+
+def _centre_twice(values: np.ndarray) -> np.ndarray:
+    """Centre (W, C) by cell type, then by window; unknown entries become 0."""
+    known, values = np.isfinite(values), _centre_by_cell_type(values)
+    return np.where(known, values - values.sum(axis=1, keepdims=True) / np.maximum(known.sum(1, keepdims=True), 1), 0)
+
+
+def _centre_by_cell_type(values: np.ndarray) -> np.ndarray:
+    """Take its mean from each cell type of (W, C); unknown entries become 0."""
+    known = np.isfinite(values)
+    values = np.where(known, values, 0.0)
+    return np.where(known, values - values.sum(axis=0) / np.maximum(known.sum(axis=0), 1), 0.0)
+
+
+def _check_track_scale(sample: _Sample) -> Check:
+    """Is the spread of each track alike in all cell types? Largest ratio to the median cell type, both ways."""
+    worst, where = 1.0, "no track"
+    for track, values in sample.tracks.items():
+        spread = pd.Series({cell: float(np.std(means)) for name, cell, means in _each_track(sample)
+                            if name == track and not flat(means)}, dtype=float)
+        if len(spread) < 2:
+            continue
+        ratio = np.maximum(spread / spread.median(), spread.median() / spread)
+        if ratio.max() > worst:
+            worst, where = float(ratio.max()), f"{track} in {ratio.idxmax()}"
+    return Check("track scale", "data", worst, rule_text("standard deviation against the median cell type", 4, 8),
+                 judge(worst, 4, 8), f"The largest difference in spread is that of {where}: {worst:.2f} times the "
+                 "median cell type, or that much less.")
+
+
+def _check_leak(sample: _Sample) -> Check:
+    """Is an input the label? Highest correlation, linear or of ranks, of a track's window means with the score."""
+    highest, where = 0.0, "no track"
+    for track, values in sample.tracks.items():
+        per_cell = []
+        for c in range(len(sample.names)):
+            means, score = values[:, c, :, 0].mean(axis=1), sample.score[:, c]
+            both = np.isfinite(means) & np.isfinite(score)
+            r = (pearson(means[both], score[both]), pearson(rankdata(means[both]), rankdata(score[both])))
+            per_cell.append(max(map(abs, r)) if all(map(math.isfinite, r)) else math.nan)
+        known = [r for r in per_cell if math.isfinite(r)]
+        if known and float(np.median(known)) > highest:
+            highest, where = float(np.median(known)), track
+    return Check("label leak", "data", highest, rule_text("|r| of an input with the score", 0.95, 0.98),
+                 judge(highest, 0.95, 0.98), f"The input closest to the score is {where}, |r| = {highest:.3f} "
+                 "(median over cell types).")
+
+
+def offset_curve(track: np.ndarray, accessibility: np.ndarray) -> dict[int, float]:
+    """Return shift in bins -> correlation of track[bin] with accessibility[bin + shift], both (n, B).
+
+    A cross-correlation of profiles, as strand shifts are found in ChIP-seq (Kharchenko et al. 2008, Nat. Biotechnol.
+    26:1351). Each window's mean and each bin's mean are taken out first, so that only the shape within windows
+    counts. A positive shift means that accessibility lies at higher coordinates than the track.
+    """
+    n_bins = track.shape[1]
+    x, y = (v - v.mean(axis=1, keepdims=True) for v in (track, accessibility))
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    out = {}
+    for shift in range(-(n_bins // 2), n_bins // 2 + 1):
+        low, high = max(0, -shift), min(n_bins, n_bins - shift)
+        out[shift] = pearson(x[:, low:high].ravel(), y[:, low + shift:high + shift].ravel())
+    return out
+
+
+def _check_offset(sample: _Sample) -> Check:
+    """Do tracks lie where accessibility lies? The shift, within a window, at which their profiles agree best.
+
+    A shift is named only when it beats both no shift and its mirror image: flanking marks agree on either side.
+    """
+    bin_bp, curves, shifts = sample.bin_bp(), {}, {}
+    for track, values in sample.tracks.items():
+        x, y = values[..., 0].reshape(-1, values.shape[2]), sample.accessibility.reshape(-1, values.shape[2])
+        known = np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
+        if known.sum() < FEW_WINDOWS or flat(x[known]) or flat(y[known]):
+            continue
+        curve = {shift: r for shift, r in offset_curve(x[known], y[known]).items() if math.isfinite(r)}
+        if not curve:       # a profile without shape in any window
+            continue
+        best = max(curve, key=curve.__getitem__)
+        curves[track] = {shift * bin_bp: r for shift, r in curve.items()}
+        if best and curve[best] - max(curve.get(0, -1.0), curve.get(-best, -1.0)) > MARGIN:
+            shifts[track] = best * bin_bp
+    if not curves:
+        return not_run("track offset", "data", "no track and accessibility profile are both known and varying")
+    value = float(np.median(list(shifts.values()))) if shifts else 0.0
+    named = ", ".join(f"{track} {shift:+.0f} bp" for track, shift in shifts.items())
+    return Check("track offset", "data", value, f"shift in bp that agrees better than none by {MARGIN}: fail when a "
+                 f"track has one (searched to ±{sample.accessibility.shape[2] // 2 * bin_bp:.0f} bp)",
+                 "fail" if shifts else "ok",
+                 (f"Accessibility lies shifted against {named}." if shifts else
+                  f"All {len(curves)} tracks agree best with accessibility where they lie."),
+                 {"curves": curves, "shifts": shifts})
+
+
+def _check_own_profile(sample: _Sample) -> Check:
+    """Does each score follow the accessibility profile of its own window? Correlation with the profile's mean."""
+    means = np.sinh(sample.accessibility).mean(axis=2)     # arcsinh bins -> linear, mean over bins
+    per_cell = [pearson(np.arcsinh(means[:, c]), sample.score[:, c]) for c in range(len(sample.names))]
+    known = [r for r in per_cell if math.isfinite(r)]
+    if not known:
+        return not_run("score follows its profile", "data", "no score and profile are both known and varying")
+    value = float(np.min(known))
+    return Check("score follows its profile", "data", value, rule_text("r of score and own profile", 0.95, 0.8),
+                 judge(value, 0.95, 0.8), f"The scores correlate with the mean of their own accessibility profiles at "
+                 f"{value:.3f} in the cell type where they do so least.")
+
+
+# --- can the labels be learned at all? -----------------------------------------------------------------------
+
+def _check_label_signal(sample: _Sample, seed: int) -> list[Check]:
+    """Can ridge regression on the inputs predict the scores on other chromosomes better than permuted scores?
+
+    A label-permutation null after Ojala & Garriga (2010), J. Mach. Learn. Res. 11:1833. Scores are centred by cell
+    type; whole windows are permuted, so that what cell types share at a locus stays together. The second check
+    centres by window as well, and asks for what is particular to the cell type.
+    """
+    groups = _groups(sample.windows)
+    whole = _centre_by_cell_type(sample.score)
+    features = _features(sample)
+    out = [_signal_check("label signal", "the scores", features, whole, groups, seed)]
+    if len(sample.names) < 3 or not sample.tracks:
+        return [*out, not_run("cell-type signal", "data", "fewer than three cell types, or no tracks")]
+    own = _track_features(sample)
+    own = own - own.mean(axis=1, keepdims=True)
+    return [*out, _signal_check("cell-type signal", "how a cell type differs from the others at a locus", own,
+                                _centre_twice(sample.score), groups, seed)]
+
+
+def _signal_check(name: str, what: str, features: np.ndarray, target: np.ndarray, groups: np.ndarray,
+                  seed: int) -> Check:
+    """Judge one cross-validated ridge against its permutation null."""
+    if flat(target):
+        return not_run(name, "data", "the scores do not vary")
+    r, null = ridge_signal(features, target, groups, seed)
+    chance, p = float(np.quantile(null, 0.99)), float((1 + (null >= r).sum()) / (1 + len(null)))
+    if chance > 0.25:
+        return not_run(name, "data", f"with {len(target)} windows chance alone reaches r = {chance:.2f}")
+    verdict = "fail" if p > 0.01 or r < 0.03 else "warn" if r < 0.15 else "ok"
+    how = "cannot be predicted better than by chance" if verdict == "fail" else "can be predicted"
+    return Check(name, "data", r, "cross-validated r of a ridge: fail when p > 0.01 against permuted labels or r < "
+                 "0.03, warn below 0.15", verdict,
+                 f"From the inputs, {what} {how}: a ridge regression reaches r = {r:.3f} on chromosomes it has not "
+                 f"seen, permuted labels reach {chance:.3f} (99% quantile, p = {p:.3g}).", {"null": null})
+
+
+def ridge_signal(features: np.ndarray, target: np.ndarray, groups: np.ndarray, seed: int,
+                 n_permutations: int = N_PERMUTATIONS) -> tuple[float, np.ndarray]:
+    """Return r between target and its out-of-group ridge prediction, and the same for permuted targets.
+
+    features (W, C, F), target (W, C), groups (W,): windows of one group are held out together. All permutations
+    are solved at once, since they share the features; the penalty is one per feature, mild against W * C rows.
+    Raises ValueError (GroupKFold) below two groups.
+    """
+    rng = np.random.default_rng(seed)
+    n_windows, n_cells = target.shape
+    orders = [np.arange(n_windows), *(rng.permutation(n_windows) for _ in range(n_permutations))]
+    y = np.stack([target[order].ravel() for order in orders], axis=1)              # (W * C, 1 + P)
+    x = features.reshape(n_windows * n_cells, -1).astype(float)
+    x = np.column_stack([(x - x.mean(0)) / np.where(x.std(0) > 1e-9, x.std(0), 1.0), np.ones(len(x))])
+    predicted = np.zeros_like(y)
+    rows = np.repeat(groups, n_cells)
+    for train, test in GroupKFold(min(5, len(np.unique(groups)))).split(x, groups=rows):
+        gram = x[train].T @ x[train] + x.shape[1] * np.eye(x.shape[1])
+        predicted[test] = x[test] @ np.linalg.solve(gram, x[train].T @ y[train])
+    r = np.nan_to_num([pearson(predicted[:, k], y[:, k]) for k in range(y.shape[1])])
+    return float(r[0]), r[1:]
+
+
+def _groups(windows: pd.DataFrame) -> np.ndarray:
+    """Return a group a window: its chromosome, or one of five stretches when all lie on one chromosome."""
+    codes = pd.factorize(windows["chrom"])[0]
+    if codes.max() > 0:
+        return codes
+    return (windows["start"].rank(method="first").to_numpy() - 1) * 5 // len(windows)
+
+
+def _features(sample: _Sample) -> np.ndarray:
+    """Return (W, C, F): track features, and GC and counts of the 64 trinucleotides of the window's sequence."""
+    n_windows, n_cells = sample.score.shape
+    kmers = np.zeros((n_windows, 64))
+    codes = sample.sequence.astype(np.int64)
+    triplet = codes[:, :-2] * 16 + codes[:, 1:-1] * 4 + codes[:, 2:]
+    known = (codes[:, :-2] < 4) & (codes[:, 1:-1] < 4) & (codes[:, 2:] < 4)
+    np.add.at(kmers, (np.nonzero(known)[0], triplet[known]), 1)
+    shared = np.broadcast_to(kmers[:, None], (n_windows, n_cells, 64))
+    return np.concatenate([_track_features(sample), shared], axis=2)
+
+
+def _track_features(sample: _Sample) -> np.ndarray:
+    """Return (W, C, 4 * tracks): the three statistics averaged over bins, and whether the track is known."""
+    parts = [np.zeros((*sample.score.shape, 0))]
+    for values in sample.tracks.values():
+        means = values.mean(axis=2)                                                 # (W, C, B, 3) -> (W, C, 3)
+        known = np.isfinite(means).all(axis=2, keepdims=True)
+        parts.append(np.concatenate([np.where(known, means, 0.0), known], axis=2))
+    return np.concatenate(parts, axis=2)
+
+
+# --- the model -----------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class _Probe:
+    """A model, a sample of the dataset as one batch, and what the model predicts for it as it is."""
+
+    model: nn.Module
+    batch: Batch
+    score: np.ndarray       # (W, C) measured, NaN = unknown
+    predicted: np.ndarray   # (W, C)
+    windows: np.ndarray     # (W,) index in the dataset
+    cells: list[str]
+
+    def spread(self) -> float:
+        """Standard deviation of the measured scores."""
+        return float(np.nanstd(self.score))
+
+
+def model_checks(model: nn.Module | None, arrays: Arrays | None, table: Table, seed: int) -> list[Check]:
+    """Run the checks of the model on a sample of the dataset; the model is left in the mode it was in."""
+    if model is None or arrays is None:
+        why = "no model was given" if model is None else "a model needs the dataset, which was not given"
+        return [not_run(name, "model", why) for name in MODEL_NAMES]
+    rng = np.random.default_rng(seed)
+    split = arrays.windows["split"].to_numpy()
+    windows = _draw(np.flatnonzero(split == "test") if (split == "test").any() else np.arange(len(split)),
+                    MODEL_WINDOWS, rng)
+    cells = _prefer_unseen(arrays.cell_types["split"].to_numpy(), MODEL_CELL_TYPES, rng)
+    batch = RegionData(arrays).batch(windows, cells)
+    captured = _Captured(model)
+    with captured:
+        predicted = _predict(model, batch)
+    probe = _Probe(model, batch, arrays.score[np.ix_(windows, cells)].astype(float), predicted, windows,
+                   arrays.cell_types["cell_type"].iloc[cells].tolist())
+    if not np.isfinite(predicted).all() or not probe.spread() > 0:
+        why = "scores do not vary" if np.isfinite(predicted).all() else "the model's output is not finite"
+        return [not_run(name, "model", why) for name in MODEL_NAMES]
+    return [_check_reproduces(probe, table), _check_cell_swap(probe), _check_modality_drop(probe),
+            _check_rank(captured), _check_tokens(captured)]
+
+
+def _predict(model: nn.Module, batch: Batch, at_once: int = 32) -> np.ndarray:
+    """Return predicted scores (W, C), the mean of both strands as `inference.predict_scores` has it, without gradients.
+
+    `at_once`: windows that go through the model together; the model is left in the mode it was in.
+    """
+    training, device = model.training, next(model.parameters()).device
+    model.eval()
+    parts = []
+    try:
+        with torch.no_grad():
+            for start in range(0, len(batch.sequence), at_once):
+                rows = slice(start, start + at_once)
+                part = Batch(**{f.name: getattr(batch, f.name)[rows] for f in fields(Batch)}).to(device)
+                both = model(part).score + model(part.reverse_complement()).score
+                parts.append(both.float().cpu().numpy() / 2)
+    finally:
+        model.train(training)
+    return np.concatenate(parts)
+
+
+class _Captured:
+    """Context that records, while the model runs, the pooled embeddings and how alike tokens are at each depth."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.embeddings: list[np.ndarray] = []
+        self.similarity: dict[str, list[float]] = {}
+        self._stacks = {"sequence": model.get_submodule("sequence_encoder.stack.blocks"),
+                        "encoder": model.get_submodule("encoder.blocks")}
+        self._head = model.get_submodule("score_head")
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> "_Captured":
+        self._handles.append(self._head.register_forward_pre_hook(
+            lambda module, inputs: self.embeddings.append(inputs[0].detach().flatten(0, -2).float().cpu().numpy())))
+        for stack, blocks in self._stacks.items():
+            for depth, block in enumerate(blocks, 1):
+                self._handles.append(block.register_forward_hook(self._recorder(f"{stack} {depth}")))
+        return self
+
+    def _recorder(self, name: str) -> Callable[[nn.Module, object, tuple[torch.Tensor, object]], None]:
+        def record(module: nn.Module, inputs: object, output: tuple[torch.Tensor, object]) -> None:
+            self.similarity.setdefault(name, []).append(token_similarity(output[0].detach()))
+        return record
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def token_similarity(tokens: torch.Tensor) -> float:
+    """Return the mean cosine similarity between different tokens of one window; tokens (N, T, d).
+
+    Tokens made alike with depth: Dong et al. 2021, "Attention is not all you need" (ICML), rank collapse.
+    """
+    unit = nn.functional.normalize(tokens.float(), dim=-1)
+    n_tokens = tokens.shape[1]
+    return float(((unit.sum(1)**2).sum(-1) - n_tokens).mean() / (n_tokens * (n_tokens - 1)))
+
+
+def effective_rank(embeddings: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return exp(entropy) of the normalised singular values of centred embeddings (n, d), and the singular values.
+
+    RankMe, Garrido et al. 2023 (ICML), here after centring, so that a common offset does not count as a direction.
+    """
+    singular = np.linalg.svd(embeddings - embeddings.mean(axis=0), compute_uv=False)
+    if not singular.sum() > 1e-12:
+        return 0.0, singular
+    share = singular / singular.sum()
+    share = share[share > 0]
+    return float(np.exp(-(share * np.log(share)).sum())), singular
+
+
+def _check_reproduces(probe: _Probe, table: Table) -> Check:
+    """Does the model give the predictions of the table? If not, another checkpoint was evaluated."""
+    given = table.rows.pivot(index="window", columns="cell_type", values="predicted_score")
+    given = given.reindex(index=probe.windows, columns=probe.cells).to_numpy(float)
+    known = np.isfinite(given)
+    if known.sum() < 3:
+        return not_run("model reproduces predictions", "model", "the table holds none of the windows that were tried")
+    value = float(np.sqrt(np.mean((given - probe.predicted)[known]**2))) / probe.spread()
+    return Check("model reproduces predictions", "model", value,
+                 rule_text("RMS difference over the scores' standard deviation", 0.01, 0.1), judge(value, 0.01, 0.1),
+                 f"The model's predictions differ from the table's by {value:.4f} of the scores' standard deviation "
+                 f"(RMS over {int(known.sum())} rows).")
+
+
+def _check_cell_swap(probe: _Probe) -> Check:
+    """Do predictions move when a cell type is given the marks, TFs and metadata of another?
+
+    RMS change of the prediction over the RMS difference of the two cell types' measured scores; the locus prior
+    stays. A permutation of inputs in the manner of Breiman (2001), "Random forests", done by whole cell types.
+    """
+    if len(probe.cells) < 2:
+        return not_run("cell-type swap", "model", "fewer than two cell types")
+    names = ("histone", "histone_observed", "tf", "tf_observed", "metadata", "metadata_observed")
+    moved = replace(probe.batch, **{name: getattr(probe.batch, name).roll(1, 1) for name in names})
+    change = float(np.sqrt(np.mean((_predict(probe.model, moved) - probe.predicted)**2)))
+    measured = float(np.sqrt(np.nanmean((np.roll(probe.score, 1, 1) - probe.score)**2)))
+    if not measured > 0:
+        return not_run("cell-type swap", "model", "the measured scores do not differ between cell types")
+    value = change / measured
+    return Check("cell-type swap", "model", value, rule_text("RMS change over measured difference", 0.2, 0.05),
+                 judge(value, 0.2, 0.05), f"Given another cell type's marks, TFs and metadata, predictions move by "
+                 f"{value:.3f} of the measured difference between the two.")
+
+
+def _without(batch: Batch, modality: str) -> Batch:
+    """Return the batch with one modality missing, in the way that missing data reaches the model."""
+    if modality == "sequence":
+        return replace(batch, sequence=torch.full_like(batch.sequence, 4))
+    names = {"metadata": ("metadata",), "prior": ("prior", "prior_score")}.get(modality, (modality,))
+    empty = {name: torch.zeros_like(getattr(batch, name)) for name in names}
+    mask = f"{modality}_observed"
+    return replace(batch, **empty, **{mask: torch.zeros_like(getattr(batch, mask))})
+
+
+def _check_modality_drop(probe: _Probe) -> Check:
+    """What does each modality contribute? Rise in squared error, and RMS change, when it is masked for all rows.
+
+    Both in units of the measured scores' variance and standard deviation. A modality that moves nothing is dead;
+    when all but one are dead, that one dominates.
+    """
+    present = {"sequence": (probe.batch.sequence < 4).any(), "histone": probe.batch.histone_observed.any(),
+               "tf": probe.batch.tf_observed.any(), "metadata": probe.batch.metadata_observed.any(),
+               "prior": probe.batch.prior_observed.any()}
+    names = [name for name, there in present.items() if bool(there)]
+    if len(names) < 2:
+        return not_run("modality drop", "model", "fewer than two modalities have data")
+    before, rise, change = np.nanmean((probe.predicted - probe.score)**2), {}, {}
+    for name in names:
+        after = _predict(probe.model, _without(probe.batch, name))
+        rise[name] = float((np.nanmean((after - probe.score)**2) - before) / probe.spread()**2)
+        change[name] = float(np.sqrt(np.mean((after - probe.predicted)**2)) / probe.spread())
+    dead = [name for name in names if change[name] < 0.01]
+    harmful = [name for name in names if rise[name] < -0.01]
+    value = min(change.values())
+    reading = f"{', '.join(dead)} {'is' if len(dead) == 1 else 'are'} dead" if dead else (
+        f"without {', '.join(harmful)} the error would be lower" if harmful else "all are used")
+    if dead and len(dead) == len(names) - 1:
+        reading += f", and {next(n for n in names if n not in dead)} dominates"
+    listed = ", ".join(f"{name} {100 * rise[name]:+.1f}%" for name in names)
+    return Check("modality drop", "model", value, "smallest RMS change when a modality is masked, over the scores' "
+                 "standard deviation: fail below 0.01; warn when masking lowers the error by 1% of the variance",
+                 "fail" if dead else "warn" if harmful else "ok",
+                 f"Masking each modality changes the squared error by {listed} of the scores' variance: {reading}.",
+                 {"rise_in_squared_error": rise, "rms_change": change})
+
+
+def _check_rank(captured: _Captured) -> Check:
+    """How many directions do the pooled embeddings use? See `effective_rank`."""
+    embeddings = np.concatenate(captured.embeddings)
+    value, singular = effective_rank(embeddings)
+    return Check("effective rank", "model", value, rule_text("effective rank of the pooled embeddings", 3, 1.5),
+                 judge(value, 3, 1.5), f"The pooled embeddings of {len(embeddings)} rows use {value:.1f} of "
+                 f"{embeddings.shape[1]} directions.", {"singular_values": singular})
+
+
+def _check_tokens(captured: _Captured) -> Check:
+    """Are the tokens of a window still different after the last layer? See `token_similarity`."""
+    by_depth = {name: float(np.mean(values)) for name, values in captured.similarity.items()}
+    value = max(list(by_depth.values())[-1], by_depth[[n for n in by_depth if n.startswith("sequence")][-1]])
+    return Check("tokens made alike", "model", value, rule_text("cosine similarity of tokens after the last layer",
+                 0.98, 0.999), judge(value, 0.98, 0.999),
+                 f"After the last layer the tokens of a window have a cosine similarity of {value:.3f}.",
+                 {"by_depth": by_depth})

@@ -1,0 +1,133 @@
+"""The `chromacc` command: run a profile, check a manifest, predict a new cell type, rebuild a report."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from chromacc_lib import ChromaccError, __version__
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status: 0 done, 1 the user has to act, 2 wrong usage.
+
+    A ChromaccError prints its message alone; any other error keeps its traceback, for it is ours.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except ChromaccError as error:
+        print(f"chromacc: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command."""
+    parser = argparse.ArgumentParser(
+        prog="chromacc", description="Chromatin accessibility in cell types that nobody has assayed.")
+    parser.add_argument("--version", action="version", version=f"chromacc {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_check(commands)
+    _add_predict(commands)
+    _add_report(commands)
+    return parser
+
+
+def _add_run(commands: argparse._SubParsersAction) -> None:
+    """Add `chromacc run`."""
+    run = commands.add_parser("run", help="run the six notebooks into reports/RUN_ID; what is up to date is kept")
+    run.add_argument("profile", help="a file of notebooks/profiles without its .yaml, or the path of your own .yaml")
+    run.add_argument("--set", action="append", default=[], nargs="+", metavar="NAME=VALUE",
+                     help="override parameters; relative paths start at the project's root")
+    run.add_argument("--run-id", help="name of the run's folder; the profile's name by default")
+    run.add_argument("--from", dest="start", metavar="STAGE", help="take the stages before this one as they stand")
+    run.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    run.add_argument("--only", metavar="STAGE", help="look at this stage alone")
+    run.add_argument("--force", action="store_true", help="run the chosen stages even when they are up to date")
+    run.set_defaults(command=_run)
+
+
+def _add_check(commands: argparse._SubParsersAction) -> None:
+    """Add `chromacc check`."""
+    check = commands.add_parser("check", help="check a manifest and its files, and list all problems")
+    check.add_argument("manifest", type=_path)
+    check.add_argument("--genome-fasta", type=_path, required=True)
+    check.add_argument("--blacklist", type=_path)
+    check.add_argument("--for-prediction", action="store_true", help="allow cell types without accessibility")
+    check.set_defaults(command=_check)
+
+
+def _add_predict(commands: argparse._SubParsersAction) -> None:
+    """Add `chromacc predict`."""
+    predict = commands.add_parser("predict", help="predict a cell type's accessibility from a trained model")
+    predict.add_argument("--model", type=_path, required=True, metavar="FOLDER", help="such as reports/pilot/model")
+    predict.add_argument("--manifest", type=_path, required=True)
+    predict.add_argument("--genome-fasta", type=_path, required=True)
+    predict.add_argument("--regions", type=_path, metavar="BED", help="where to predict; the whole genome by default")
+    predict.add_argument("--cell-type", help="which cell type of the manifest, when it has several")
+    predict.add_argument("--out", type=_path, required=True, metavar="FOLDER")
+    predict.set_defaults(command=_predict)
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    """Add `chromacc report`."""
+    report = commands.add_parser("report", help="rebuild the pages of a finished run")
+    report.add_argument("run_dir", type=_path, metavar="RUN_DIR", help="such as reports/pilot")
+    report.set_defaults(command=_report)
+
+
+def _path(text: str) -> Path:
+    """Return a path as typed, from the working directory, made absolute."""
+    return Path(text).expanduser().absolute()
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run a profile."""
+    from chromacc_lib.pipeline import run
+
+    overrides = [override for group in options.set for override in group]
+    run(options.profile, overrides, options.run_id, start=options.start, until=options.until, only=options.only,
+        force=options.force)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    """Check a manifest; print every problem and every note. Notes alone leave it usable."""
+    from chromacc_lib.manifest import check_manifest, read_manifest
+
+    problems = check_manifest(read_manifest(options.manifest), options.genome_fasta, options.blacklist,
+                              for_training=not options.for_prediction)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    fatal = sum(problem.fatal for problem in problems)
+    print(f"{options.manifest}: {fatal} problem(s), {len(problems) - fatal} note(s)")
+    return 1 if fatal else 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    """Predict one cell type."""
+    from chromacc_lib.prediction import predict_manifest
+
+    predict_manifest(options.model, options.manifest, options.genome_fasta, options.regions, options.out,
+                     cell_type=options.cell_type)
+    print(f"written to {options.out}")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    """Rebuild the notebooks' pages and index.html of a run."""
+    from chromacc_lib.report import export_page, is_simulated, write_index
+
+    index = write_index(options.run_dir)
+    for notebook in sorted(options.run_dir.glob("[0-9][0-9]_*.ipynb")):
+        if not notebook.stem.endswith(".failed"):
+            export_page(notebook, notebook.with_suffix(".html"), is_simulated(options.run_dir))
+    print(f"report: {index}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,344 @@
+"""Did the model learn, and if not, why? Checks on predictions, data, model and training, and one named cause.
+
+`diagnose` takes anybody's table of (cell type, window, measured, predicted); the dataset, the model and the
+training history add checks when they are given. Every check returns a value, the rule that judged it and a
+sentence; `CAUSES` is the ordered list that turns checks into one cause: read it from top to bottom.
+
+Words: a *row* is one window in one cell type; *seen* = training, *unseen* = test; the *locus average* is the mean
+of the training cell types at the same window (leave-one-out for a training cell type). Scores are arcsinh-scaled.
+"""
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from chromacc_lib import ChromaccError
+from chromacc_lib.checks import (Check, Table, auc_half_width, history_checks, prediction_checks, prepare,
+                                 quadrant_table, variance_table)
+from chromacc_lib.checks_inputs import data_checks, model_checks
+from chromacc_lib.dataset import Arrays
+
+__all__ = ["CAUSES", "Cause", "Check", "Diagnosis", "auc_half_width", "diagnose", "plant_predecessor_failure",
+           "quadrant_table", "variance_table"]
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One line of the decision list: named when every check of `needs` failed and none of `unless` is ok."""
+
+    name: str
+    verdict: str                        # the diagnosis' verdict when this cause is named
+    needs: tuple[str, ...]
+    next_step: str
+    supports: tuple[str, ...] = ()      # checks quoted as evidence as well, when they warned or failed
+    unless: tuple[str, ...] = ()
+    alternatives: tuple[str, ...] = ()  # causes that the checks at hand cannot tell from this one
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The verdict (healthy, collapsed, underperforming, cannot tell), its most likely cause and all checks.
+
+    evidence: sentences that speak for `cause`; evidence_against: what speaks against the other causes.
+    confidence: high = every cause higher up the list was examined and ruled out; medium = some could not be
+    examined with what was given; low = other causes fit as well (`alternatives`) or power is short.
+    """
+
+    verdict: str
+    cause: str
+    confidence: str
+    sentence: str
+    evidence: tuple[str, ...]
+    evidence_against: tuple[str, ...]
+    alternatives: tuple[str, ...]
+    next_step: str
+    simulated: bool | None   # None: not known, since no dataset was given
+    checks: tuple[Check, ...]
+
+    def __getitem__(self, name: str) -> Check:
+        """Return the check called `name`; raise KeyError naming the checks there are."""
+        for check in self.checks:
+            if check.name == name:
+                return check
+        raise KeyError(f"no check is called {name!r}; there are: {', '.join(c.name for c in self.checks)}")
+
+    def table(self) -> pd.DataFrame:
+        """Return one row a check: group, name, verdict, value, rule, sentence."""
+        columns = ["group", "name", "verdict", "value", "rule", "sentence"]
+        return pd.DataFrame([{c: getattr(check, c) for c in columns} for check in self.checks], columns=columns)
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Return the diagnosis as JSON (numbers that are not finite become null); write it whole to `path` if given."""
+        text = json.dumps(_plain(asdict(self)), indent=2, allow_nan=False)
+        if path is not None:
+            temporary = Path(f"{path}.partial")
+            temporary.write_text(text + "\n")
+            os.replace(temporary, path)
+        return text
+
+
+def _plain(value: Any) -> Any:
+    """Turn numpy and non-finite numbers, arrays, tables and tuples into what JSON can hold."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, pd.DataFrame):
+        return _plain(value.to_dict("list"))
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# --- the decision list ---------------------------------------------------------------------------------------
+
+NO_SIGNAL = "labels carry no signal about the inputs"
+NOTHING_LEARNED = "the model learned nothing"
+CAUSES: tuple[Cause, ...] = (
+    Cause("training diverged", "collapsed", ("divergence",),
+          "Lower the learning rate, add warm-up, keep gradient clipping on, and train again.",
+          supports=("finite predictions", "gradient norms", "constant output")),
+    Cause("predictions are not numbers", "collapsed", ("finite predictions",),
+          "Look for NaN in the inputs and in the training losses; predict again from the best checkpoint."),
+    Cause("the predictions were not made by this model", "cannot tell", ("model reproduces predictions",),
+          "Predict again with the checkpoint that is to be judged, then run this diagnosis again."),
+    Cause("labels and inputs are shifted against each other", "underperforming", ("track offset",),
+          "Check the assembly, the coordinate base and the read shift of the files that are named; curate again.",
+          supports=("label signal", "association")),
+    Cause("tracks of different cell types are the same file", "underperforming", ("duplicated tracks",),
+          "Compare path and md5 of the named rows in the manifest, correct them and curate again."),
+    Cause("tracks or labels of two cell types are swapped", "underperforming", ("swapped tracks",),
+          "Compare the named rows of the manifest with their source, correct them and curate again.",
+          supports=("cell-type signal", "locus-average residual")),
+    Cause("an input is the label (leak)", "cannot tell", ("label leak",),
+          "Take the named track out of the inputs: with it the scores say nothing about unseen cell types."),
+    Cause("scores do not belong to their windows", "collapsed", ("score follows its profile",),
+          "Check the order of windows and cell types in the scores: each must be the mean of its own profile.",
+          supports=("label signal", "association")),
+    Cause(NO_SIGNAL, "collapsed", ("label signal",),
+          "Do not tune the model. Check how the scores were made: draw scores and one input track side by side at "
+          "a few loci, and check that window order, assembly and cell-type order agree.",
+          supports=("ambiguous bases", "repeated sequences", "training fit", "association", "constant output",
+                    "variance ratio"),
+          unless=("association",)),
+    Cause("sequences are mostly N or repeated", "underperforming", ("ambiguous bases",),
+          "Check the FASTA and its chromosome names: windows without sequence must be dropped in curation.",
+          supports=("repeated sequences",)),
+    Cause("sequences are mostly N or repeated", "underperforming", ("repeated sequences",),
+          "Drop repeated windows in curation and check how windows were drawn."),
+    Cause("constant or empty tracks", "underperforming", ("constant tracks",),
+          "Replace the named files, or take them out of the manifest: a missing assay is handled, a zero one is not."),
+    Cause("scale mismatch between cell types", "underperforming", ("score scale",),
+          "Check that all scores are in the same unit (fold change, counts, depth-normalised) and curate again.",
+          supports=("variance ratio", "track scale")),
+    Cause("scale mismatch between cell types", "underperforming", ("track scale",),
+          "Check that the named tracks are in the same unit in every cell type and curate again."),
+    Cause("shortcut through GC content", "underperforming", ("GC shortcut",),
+          "Draw GC-matched negatives, and judge the model within GC strata.",
+          supports=("modality drop",)),
+    Cause("vanishing or exploding gradients", "collapsed", ("gradient norms", "training fit"),
+          "Check initialisation, normalisation layers and loss scale; clip gradients at 1 and use warm-up.",
+          supports=("first loss", "constant output")),
+    Cause("training never left its first loss", "collapsed", ("first loss", "training fit"),
+          "The labels can be learned from the inputs, so check the learning rate (too low or far too high), "
+          "that every parameter is trained, and that one batch can be overfitted.",
+          supports=("constant output", "gradient norms", "label signal")),
+    Cause("constant output", "collapsed", ("constant output",),
+          "Check the score head for saturation and zero gradients, and whether one batch can be overfitted.",
+          supports=("variance ratio", "training fit", "effective rank", "tokens made alike")),
+    Cause(NOTHING_LEARNED, "collapsed", ("training fit",),
+          "Give the dataset and the training history as well: they tell labels without signal from a model fault.",
+          supports=("variance ratio", "association", "constant output", "effective rank")),
+    Cause("too few windows to tell", "cannot tell", ("power",),
+          "Evaluate on more windows and cell types: the sentence says how wide the interval is now."),
+    Cause("works on seen loci only", "underperforming", ("chromosome gap",),
+          "Regularise (dropout, fewer epochs), train on more loci, and check that no chromosome is in both sets.",
+          supports=("still improving",)),
+    Cause("learned on training cell types only", "underperforming", ("cell-type gap",),
+          "Add cell types or metadata, drop inputs that identify the cell type, and check which assays the unseen "
+          "cell types lack.",
+          supports=("missing tracks", "modality drop", "locus-average residual")),
+    Cause(NOTHING_LEARNED, "collapsed", ("association",),
+          "Give the dataset and the training history as well: they tell labels without signal from a model fault.",
+          supports=("variance ratio", "constant output"),
+          alternatives=(NO_SIGNAL, "a fault of the model or its training", "scores and predictions out of order")),
+    Cause("labels do not follow the inputs of their own cell type", "collapsed",
+          ("cell-type signal",),
+          "Check the order of cell types in scores and tracks: labels may be permuted between cell types.",
+          supports=("locus-average residual", "variation across cell types"), unless=("locus-average residual",)),
+    Cause("collapse to the locus average", "collapsed", ("locus-average residual",),
+          "The model ignores what sets this cell type apart: train without the locus prior or drop it at random, and "
+          "check that marks and metadata reach the head.",
+          supports=("variation across cell types", "cell-type swap", "modality drop",
+                    "skill over the locus average")),
+    Cause("collapse to the locus average", "collapsed", ("variation across cell types",),
+          "The model gives every cell type nearly the same value at a locus: check that marks and metadata reach the "
+          "head, and train without the locus prior or drop it at random.",
+          supports=("locus-average residual", "cell-type swap", "modality drop", "skill over the locus average")),
+    Cause("predictions do not move with the cell type's inputs", "underperforming", ("cell-type swap",),
+          "Check that marks and metadata reach the fusion, and that their masks are not all False.",
+          supports=("variation across cell types", "modality drop")),
+    Cause("a modality is dead or dominates", "underperforming", ("modality drop",),
+          "Look at the named branch: its inputs, its mask, its gradient norm; drop modalities at random in training."),
+    Cause("embeddings of low effective rank", "underperforming", ("effective rank",),
+          "Check normalisation and dropout before the head; a wider loss (profile, label) keeps more directions."),
+    Cause("tokens made alike with depth", "underperforming", ("tokens made alike",),
+          "Fewer layers, larger residual branch, or pre-norm blocks keep tokens apart."),
+    Cause("predictions off in level", "underperforming", ("level",),
+          "The order is right and the level is not: check that scores of this cell type are in the unit of the others.",
+          supports=("score scale", "track scale", "skill over the locus average")),
+    Cause("class-prior bias", "underperforming", ("class prior",),
+          "Calibrate the threshold on validation rows, and weigh classes by their base rate in the loss."),
+    Cause("training stopped too early", "underperforming", ("still improving",),
+          "Train for more epochs, and let the learning rate decay to its end."),
+    Cause("worse than the locus average", "underperforming", ("skill over the locus average",),
+          "Compare with the baselines of the evaluation; the locus average alone is the better predictor here.",
+          supports=("variance ratio",)),
+    Cause("predictions shrunk or stretched", "underperforming", ("variance ratio",),
+          "The order is right and the amplitude is not: recalibrate on validation rows; check dropout at prediction."),
+)
+
+
+def diagnose(predictions: pd.DataFrame, *, arrays: Arrays | None = None, model: Any = None,
+             history: pd.DataFrame | None = None, evaluation: dict[str, Any] | None = None,
+             seed: int = 1) -> Diagnosis:
+    """Run every check that the given objects allow, and name the most likely cause.
+
+    predictions: one row a window and cell type, columns cell_type, window, score (measured), predicted_score;
+        further columns of predictions.parquet are used where present: label, predicted_probability, gc,
+        average_score, cell_type_split, window_split.
+    arrays: the dataset that the predictions were made for; `window` is then its window index.
+    model: the trained network (needs arrays). history: history.csv. evaluation: evaluation_metrics.json.
+    Raises ChromaccError when a column is missing, a (cell type, window) pair occurs twice or no score is known.
+    """
+    table = prepare(predictions, arrays)
+    checks = [*prediction_checks(table, evaluation), *data_checks(arrays, table, seed),
+              *model_checks(model, arrays, table, seed), *history_checks(history)]
+    order = ("data", "optimisation", "model", "generalisation")
+    checks.sort(key=lambda check: order.index(check.group))
+    return _decide(tuple(checks), table, None if arrays is None else bool(arrays.simulated))
+
+
+def _decide(checks: tuple[Check, ...], table: Table, simulated: bool | None) -> Diagnosis:
+    """Walk down `CAUSES` and gather the evidence; no cause and a sound association read as healthy."""
+    by_name = {check.name: check for check in checks}
+    named = next((cause for cause in CAUSES if _holds(cause, by_name)), None)
+    if named is None:
+        return _without_cause(checks, by_name, table, simulated)
+    named = _with_alternatives(named, by_name)
+    quoted = [by_name[name] for name in (*named.needs, *named.supports) if name in by_name]
+    evidence = tuple(c.sentence for c in quoted if c.verdict in ("fail", "warn"))
+    unexamined = _unexamined(CAUSES[:CAUSES.index(next(c for c in CAUSES if c.name == named.name))], by_name)
+    confidence = "low" if named.alternatives else "medium" if unexamined else "high"
+    others = [c.name for c in CAUSES if c.name != named.name and _holds(c, by_name)]
+    sentence = f"{named.verdict.capitalize()}: {named.name}. {by_name[named.needs[0]].sentence}"
+    if named.alternatives:
+        sentence += f" What was given cannot tell this from: {'; '.join(named.alternatives)}."
+    if others:
+        sentence += f" Also found, further down the list: {'; '.join(dict.fromkeys(others))}."
+    return Diagnosis(named.verdict, named.name, confidence, sentence, evidence, _against(named, by_name),
+                     named.alternatives, named.next_step, simulated, checks)
+
+
+def _holds(cause: Cause, by_name: dict[str, Check]) -> bool:
+    """Say whether all checks that `cause` needs failed, and none that excludes it is ok."""
+    failed = all(name in by_name and by_name[name].verdict == "fail" for name in cause.needs)
+    return failed and not any(name in by_name and by_name[name].verdict == "ok" for name in cause.unless)
+
+
+def _with_alternatives(cause: Cause, by_name: dict[str, Check]) -> Cause:
+    """Name labels without signal beside "learned nothing" unless the label-signal check has ruled it out."""
+    if cause.name not in (NOTHING_LEARNED, "constant output") or by_name["label signal"].verdict in ("ok", "warn"):
+        return cause
+    return replace(cause, alternatives=tuple(dict.fromkeys(
+        (NO_SIGNAL, "a fault of the model or its training", *cause.alternatives))))
+
+
+def _unexamined(causes: tuple[Cause, ...], by_name: dict[str, Check]) -> list[str]:
+    """Return the names of the causes whose checks were not run."""
+    return [c.name for c in causes if any(by_name[name].verdict == "not run" for name in c.needs)]
+
+
+def _against(named: Cause, by_name: dict[str, Check]) -> tuple[str, ...]:
+    """Return 'Not <other cause>: <sentence>' for every other cause that a check has ruled out."""
+    seen, out = set(named.needs), []
+    for cause in CAUSES:
+        ruled_out = [n for n in cause.needs if by_name[n].verdict == "ok" and n not in seen]
+        if cause.name != named.name and ruled_out:
+            seen.add(ruled_out[0])
+            out.append(f"Not '{cause.name}': {by_name[ruled_out[0]].sentence}")
+    return tuple(out)
+
+
+def _without_cause(checks: tuple[Check, ...], by_name: dict[str, Check], table: Table,
+                   simulated: bool | None) -> Diagnosis:
+    """Build the diagnosis when no cause holds: healthy, or weak for a reason that was not found."""
+    nobody = Cause("", "healthy", (), "Read the evaluation for how good the predictions are, and against what.")
+    warned = [check.name for check in checks if check.verdict == "warn"]
+    ran = sum(check.verdict != "not run" for check in checks)
+    unexamined = _unexamined(CAUSES, by_name)
+    association = by_name["association"]
+    if association.verdict == "ok":
+        sentence = f"Healthy: none of {ran} checks failed. {association.sentence}"
+        cause, verdict, step = "", "healthy", nobody.next_step
+    else:
+        cause, verdict = "no cause found", "underperforming"
+        sentence = f"Underperforming, and none of {ran} checks names why. {association.sentence}"
+        step = "Give what was not given (dataset, model, history), and compare with the baselines of the evaluation."
+    if warned:
+        sentence += f" Worth a look: {', '.join(warned)}."
+    confidence = "low" if verdict != "healthy" else \
+        "medium" if unexamined or by_name["power"].verdict != "ok" else "high"
+    return Diagnosis(verdict, cause, confidence, sentence, (association.sentence,), _against(nobody, by_name), (),
+                     step, simulated, checks)
+
+
+
+
+# --- the failure of the predecessor, planted -----------------------------------------------------------------
+
+PREDECESSOR_WINDOWS = {"train": 318, "validation": 68, "test": 69}
+
+
+def plant_predecessor_failure(arrays: Arrays, seed: int = 1) -> tuple[pd.DataFrame, Arrays]:
+    """Return predictions and a dataset that fail as the predecessor of this project did, for demonstration.
+
+    Windows: 318 / 68 / 69 of the given dataset, or as many as it has in these proportions. Planted: scores drawn
+    from N(0.5, 0.2) and clipped to [0, 1], independent of every input; label = score above 0.5; all N in four of five
+    windows; predictions near constant (mean 0.51, standard deviation 0.02). Signals and metadata stay as they are.
+    """
+    rng, wanted = np.random.default_rng(seed), sum(PREDECESSOR_WINDOWS.values())
+    share = min(1.0, len(arrays.windows) / wanted)
+    split = np.repeat(list(PREDECESSOR_WINDOWS), [int(share * n) for n in PREDECESSOR_WINDOWS.values()])
+    n_windows = len(split)
+    chosen = np.sort(rng.choice(len(arrays.windows), n_windows, replace=False))
+    windows = arrays.windows.iloc[chosen].reset_index(drop=True).assign(split=rng.permutation(split))
+    sequence = arrays.sequence[chosen].copy()
+    sequence[rng.permutation(n_windows)[:round(0.8 * n_windows)]] = 4
+    score = np.clip(rng.normal(0.5, 0.2, (n_windows, len(arrays.cell_types))), 0, 1).astype(np.float32)
+    flat_profile = np.repeat(score[:, :, None], arrays.accessibility.shape[2], axis=2)
+    planted = replace(
+        arrays, sequence=sequence, score=score, accessibility=flat_profile, label=(score > 0.5).astype(np.int8),
+        histone=arrays.histone[chosen], histone_observed=arrays.histone_observed[chosen], tf=arrays.tf[chosen],
+        tf_observed=arrays.tf_observed[chosen], windows=windows, truth=None, score_replicate=None)
+    return _near_constant(planted, rng), planted
+
+
+def _near_constant(arrays: Arrays, rng: np.random.Generator) -> pd.DataFrame:
+    """Return a predictions table for the dataset whose predictions are 0.51 +- 0.02 and know nothing."""
+    n_windows, n_cells = arrays.score.shape
+    cells, windows = arrays.cell_types, arrays.windows
+    predicted = rng.normal(0.51, 0.02, n_windows * n_cells)
+    return pd.DataFrame({
+        "cell_type": np.repeat(cells["cell_type"].to_numpy(), n_windows),
+        "cell_type_split": np.repeat(cells["split"].to_numpy(), n_windows),
+        "window": np.tile(np.arange(n_windows), n_cells), "chrom": np.tile(windows["chrom"].to_numpy(), n_cells),
+        "window_split": np.tile(windows["split"].to_numpy(), n_cells), "gc": np.tile(windows["gc"], n_cells),
+        "score": arrays.score.T.ravel(), "label": arrays.label.T.ravel(), "predicted_score": predicted,
+        "predicted_probability": np.clip(predicted, 0, 1)})

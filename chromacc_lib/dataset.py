@@ -1,0 +1,754 @@
+"""The dataset: curated once into one labelled zarr store, normalised from training data only, loaded as
+arrays.
+
+Raw numbers are stored in file units; what a model reads is scaled by constants in normalization.json, which
+are fitted on training cell types x training chromosomes, and which serve an unseen cell type unchanged.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+import chromacc_lib
+from chromacc_lib import ChromaccError, project_path
+from chromacc_lib.manifest import (
+    check_manifest,
+    genome_sizes,
+    is_simulated,
+    lock_table,
+    open_genome,
+    read_expression,
+    read_manifest,
+    require_no_problems,
+)
+from chromacc_lib.signals import STATISTICS, binned_signals, chroms_with_data, genome_mean, window_mean
+from chromacc_lib.windows import (
+    Count,
+    Selection,
+    background_windows,
+    cap_windows,
+    label_windows,
+    peak_windows,
+    read_peaks,
+    sequence_codes,
+    split_cell_types,
+    split_chromosomes,
+)
+
+__all__ = [
+    "Arrays", "Curation", "CurationParameters", "TrackConstants", "curate", "load_arrays", "locus_average",
+    "normalise_metadata", "normalise_tracks", "open_dataset", "read_normalization", "track_constants",
+    "track_signal", "window_tracks",
+]
+
+MAX_FEATURES = 2_000  # metadata features (genes); more than that is a transcriptome, not a description
+CHUNK_WINDOWS = 512   # windows a zarr chunk: some MB for the largest variable
+_SOURCES = (
+    "__init__", "manifest", "windows", "signals", "dataset")  # the code whose change asks for a new curation
+
+
+# --- parameters and result ----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class CurationParameters:
+    """What shapes a dataset. Empty lists are chosen: splits by the seed, tracks from the manifest."""
+
+    window_bp: int = 1500                     # covers a nucleosome-free region with its flanking nucleosomes
+    n_bins: int = 15                          # bins of 100 bp
+    max_positive_windows: int = 3000          # 0 = all
+    negatives_per_positive: float = 1.0
+    min_overlap_bp: int = 100                 # of a peak with a window, to label it open (or the whole peak)
+    test_cell_types: tuple[str, ...] = ()
+    validation_cell_types: tuple[str, ...] = ()  # ("none",) = none
+    test_chromosomes: tuple[str, ...] = ()
+    validation_chromosomes: tuple[str, ...] = ()
+    histone_marks: tuple[str, ...] = ()
+    tfs: tuple[str, ...] = ()
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Curation:
+    """`path`: the dataset's folder. `summary`: curation.json. `fresh`: False when nothing had changed."""
+
+    path: Path
+    summary: dict
+    fresh: bool
+
+
+class TrackConstants(NamedTuple):
+    """Mean and sd of arcsinh(x / genome-wide mean), variance as its root; float64, each of shape=(M, 3)."""
+
+    mean: np.ndarray
+    sd: np.ndarray
+
+
+# --- curation -----------------------------------------------------------------------------------------------
+def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Path,
+           parameters: CurationParameters = CurationParameters(), *, blacklist: str | Path = "",
+           truth_manifest: str | Path = "", workers: int | None = None,
+           say: Callable[[str], None] = print) -> Curation:
+    """Curate a manifest into `dataset_dir`: dataset.zarr, manifest.lock.tsv, normalization.json,
+    curation.json.
+
+    The folder appears only when it is whole; with nothing changed since the last time, nothing is done, and
+    said so. blacklist, truth_manifest: paths, "" = none; the truth (simulated data only) is a manifest of
+    noise-free signals. say: gets one line for each filter, "kept n of N, because". Raises ChromaccError that
+    lists every problem.
+    """
+    target = project_path(dataset_dir)
+    table = read_manifest(manifest)
+    truth = read_manifest(truth_manifest) if truth_manifest else None
+    _require_valid(table, truth, genome_fasta, blacklist, say)
+    references = _references(genome_fasta, blacklist, manifest, truth)
+    lock = lock_table(table, references)
+    fingerprint = _fingerprint(parameters, lock)
+    done = _read_json(target / "curation.json")
+    if done.get("fingerprint") == fingerprint and (target / "dataset.zarr").is_dir():
+        say(f"Nothing has changed since {target} was curated; it is used as it is.")
+        return Curation(target, done, fresh=False)
+    partial = target.with_name(target.name + ".partial")
+    if partial.exists():
+        say(f"Removing {partial}, left by a run that was interrupted.")
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    dataset, summary = _build(table, truth, genome_fasta, blacklist, parameters, workers, say)
+    dataset.attrs |= {"dataset_id": target.parent.name if target.name == "dataset" else target.name,
+                      "genome_fasta": _portable(genome_fasta), "manifest": _portable(manifest)}
+    summary = {"fingerprint": fingerprint, "parameters": _as_dict(parameters), **summary}
+    _write_zarr(dataset, partial / "dataset.zarr")
+    lock.to_csv(partial / "manifest.lock.tsv", sep="\t", index=False)
+    _write_json(partial / "normalization.json", _fit_normalization(dataset, parameters))
+    _write_json(partial / "curation.json", summary)
+    _replace_folder(partial, target)
+    return Curation(target, summary, fresh=True)
+
+
+def _require_valid(table: pd.DataFrame, truth: pd.DataFrame | None, genome_fasta: str | Path,
+                   blacklist: str | Path, say: Callable[[str], None]) -> None:
+    problems = check_manifest(table, genome_fasta, blacklist or None)
+    if truth is not None:
+        problems += [p for p in check_manifest(truth, genome_fasta) if "no input" not in p.what
+                     and "accessibility peaks" not in p.what]  # a truth manifest has signals only
+    for problem in problems:
+        if not problem.fatal:
+            say(str(problem))
+    require_no_problems(problems)
+
+
+def _references(genome_fasta: str | Path, blacklist: str | Path, manifest: str | Path,
+                truth: pd.DataFrame | None) -> dict[str, Path]:
+    """Further files that the result depends on, by kind, for the lock."""
+    references = {"manifest": project_path(manifest), "genome_fasta": project_path(genome_fasta)}
+    if blacklist:
+        references["blacklist"] = project_path(blacklist)
+    if truth is not None:
+        references |= {
+            f"truth:{name}": Path(path)
+            for name, path in zip(truth["cell_type"], truth["path_or_url"])
+        }
+    return references
+
+
+def _fingerprint(parameters: CurationParameters, lock: pd.DataFrame) -> str:
+    """Hash of everything that shapes the dataset: parameters, each input's md5, and this code."""
+    folder = Path(chromacc_lib.__file__).parent
+    code = [hashlib.md5((folder / f"{name}.py").read_bytes()).hexdigest() for name in _SOURCES]
+    text = json.dumps([_as_dict(parameters), lock.astype(str).to_numpy().tolist(), code])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _build(table: pd.DataFrame, truth: pd.DataFrame | None, genome_fasta: str | Path, blacklist: str | Path,
+           parameters: CurationParameters, workers: int | None, say: Callable[[str], None]
+           ) -> tuple[xr.Dataset, dict]:
+    """Return the dataset and its summary. Cell types are split first: nothing after may look at the held-out
+    ones.
+    """
+    cells = _cell_types(table, parameters)
+    sizes = genome_sizes(genome_fasta)
+    peaks = _read_all_peaks(table, sizes)
+    windows, counts, match = _choose_windows(cells, peaks, genome_fasta, blacklist, parameters)
+    coverage = {path: chroms_with_data(path) for path in _bigwigs(table)["path_or_url"]}
+    tracks, left_out = _choose_tracks(table, cells, windows, coverage, parameters)
+    counts += left_out
+    for count in counts:
+        say(str(count))
+    rows = _bigwigs(table)
+    rows = rows[(rows["kind"] == "accessibility_signal") | _selected(rows, tracks)]
+    signals = _read_signals(rows, truth, windows, parameters.n_bins, workers)
+    with open_genome(genome_fasta) as genome:
+        sequence = sequence_codes(genome, windows)
+    dataset = xr.Dataset({"sequence": (("window", "position"), sequence)},
+                         coords=_coordinates(windows, cells, tracks))
+    _add_tracks(dataset, rows, tracks, signals, coverage)
+    _add_accessibility(dataset, table, peaks, signals, truth)
+    _add_metadata(dataset, table)
+    assembly = table["assembly"].iloc[0]
+    dataset.attrs = {"simulated": is_simulated(table), "assembly": assembly,
+                     "window_bp": parameters.window_bp, "n_bins": parameters.n_bins}
+    return dataset, _summary(dataset, counts, match)
+
+
+def _cell_types(table: pd.DataFrame, parameters: CurationParameters) -> pd.DataFrame:
+    """Return cell_type, split, lineage, donor; one row each, in the manifest's order."""
+    pairs = table[["cell_type", "donor", "lineage"]].drop_duplicates()
+    split = split_cell_types(pairs, parameters.seed, parameters.test_cell_types,
+                             parameters.validation_cell_types)
+    rows = [{"cell_type": name, "split": split[name],
+             "lineage": next((x for x in group["lineage"] if x), ""),
+             "donor": ";".join(sorted(set(group["donor"]) - {""}))}
+            for name, group in pairs.groupby("cell_type", sort=False)]
+    cells = pd.DataFrame(rows)
+    n_train = int((cells["split"] == "train").sum())
+    if n_train < 2:
+        raise ChromaccError(
+            f"{n_train} training cell type of {len(cells)}; at least 2 are needed, since each is "
+            "compared with the average of the others. Hold out fewer, or add cell types")
+    return cells
+
+
+def _read_all_peaks(table: pd.DataFrame, sizes: Mapping[str, int]) -> dict[str, pd.DataFrame]:
+    """Return {cell type: its peaks}, several files pooled."""
+    rows = table[table["kind"] == "accessibility_peaks"]
+    return {name: pd.concat([read_peaks(path, sizes) for path in group["path_or_url"]], ignore_index=True)
+            for name, group in rows.groupby("cell_type", sort=False)}
+
+
+def _choose_windows(cells: pd.DataFrame, peaks: Mapping[str, pd.DataFrame], genome_fasta: str | Path,
+                    blacklist: str | Path, parameters: CurationParameters
+                    ) -> tuple[pd.DataFrame, list[Count], dict]:
+    """Return windows (chrom, start, end, gc, kind, split) in genome order, every count, and the GC match."""
+    training = {
+        name: peaks[name]
+        for name in cells.loc[cells["split"] == "train", "cell_type"] if name in peaks
+    }
+    regions = read_peaks(project_path(blacklist), genome_sizes(genome_fasta)) if blacklist else None
+    union = peak_windows(training, genome_fasta, regions, parameters.window_bp)
+    n_windows = union.windows["chrom"].value_counts(sort=False).to_dict()
+    split = split_chromosomes(n_windows, parameters.seed, parameters.test_chromosomes,
+                              parameters.validation_chromosomes)
+    capped = cap_windows(union.windows.assign(split=union.windows["chrom"].map(split)),
+                         parameters.max_positive_windows, parameters.seed)
+    background = Selection(capped.windows.iloc[:0], [])
+    if parameters.negatives_per_positive > 0:
+        # off all of the union's windows, also those that the cap left out: they are peaks of training cell types
+        off = {**training, "union": union.windows}
+        background = background_windows(capped.windows, off, genome_fasta, regions,
+                                        parameters.negatives_per_positive, parameters.seed)
+    windows = pd.concat([capped.windows.assign(kind="peak"), background.windows.assign(kind="background")])
+    rank = windows["chrom"].map({chrom: i for i, chrom in enumerate(genome_sizes(genome_fasta))})
+    windows = windows.iloc[np.lexsort((windows["start"], rank))].reset_index(drop=True)
+    return windows, union.counts + capped.counts + background.counts, background.match
+
+
+# --- tracks -------------------------------------------------------------------------------------------------
+def _bigwigs(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["kind"].isin(("accessibility_signal", "histone", "tf"))]
+
+
+def _selected(rows: pd.DataFrame, tracks: Mapping[str, tuple[str, ...]]) -> pd.Series:
+    """Return a bool mask of the rows whose (kind, target) is among the chosen tracks."""
+    chosen = {(kind, target) for kind, targets in tracks.items() for target in targets}
+    return pd.Series([pair in chosen for pair in zip(rows["kind"], rows["target"])],
+                     index=rows.index,
+                     dtype=bool)
+
+
+def _choose_tracks(table: pd.DataFrame, cells: pd.DataFrame, windows: pd.DataFrame,
+                   coverage: Mapping[str, Sequence[str]], parameters: CurationParameters
+                   ) -> tuple[dict[str, tuple[str, ...]], list[Count]]:
+    """Return {"histone": marks, "tf": TFs} that training data can teach, and a count where some are left out."""
+    training = set(cells.loc[cells["split"] == "train", "cell_type"])
+    chroms = set(windows.loc[windows["split"] == "train", "chrom"])
+    tracks, counts = {}, []
+    for kind, asked in (("histone", parameters.histone_marks), ("tf", parameters.tfs)):
+        rows = table[table["kind"] == kind]
+        unknown = [name for name in asked if name not in set(rows["target"])]
+        if unknown:
+            raise ChromaccError(
+                f"{kind} tracks {', '.join(unknown)} are asked for, but not in the manifest; it has: "
+                f"{', '.join(dict.fromkeys(rows['target'])) or 'none'}")
+        names = list(asked or dict.fromkeys(rows["target"]))
+        taught = {row["target"] for _, row in rows.iterrows()
+                  if row["cell_type"] in training and chroms & set(coverage[row["path_or_url"]])}
+        tracks[kind] = tuple(name for name in names if name in taught)
+        dropped = [name for name in names if name not in taught]
+        if dropped:
+            counts.append(
+                Count(
+                    f"{kind} tracks", len(tracks[kind]), len(names), "a track needs data in a training "
+                    f"cell type on a training chromosome ({', '.join(dropped)} left out)"))
+    return tracks, counts
+
+
+def _read_signals(rows: pd.DataFrame, truth: pd.DataFrame | None, windows: pd.DataFrame, n_bins: int,
+                  workers: int | None) -> dict[str, np.ndarray]:
+    """Return {path: (W, B, 3) raw statistics} of every bigWig; chromosomes without data are NaN."""
+    paths = list(rows["path_or_url"]) + ([] if truth is None else list(truth["path_or_url"]))
+    return dict(zip(paths, binned_signals(paths, windows, n_bins, workers)))
+
+
+def _coordinates(windows: pd.DataFrame, cells: pd.DataFrame, tracks: Mapping[str, tuple[str, ...]]) -> dict:
+    text = {name: ("window", windows[name].to_numpy(dtype=str)) for name in ("chrom", "kind")}
+    return {
+        **text, "start": ("window", windows["start"].to_numpy(dtype=np.int64)),
+        "end": ("window", windows["end"].to_numpy(dtype=np.int64)),
+        "gc": ("window", windows["gc"].to_numpy(dtype=np.float32)),
+        "window_split": ("window", windows["split"].to_numpy(dtype=str)),
+        "cell_type": cells["cell_type"].to_numpy(dtype=str),
+        "cell_type_split": ("cell_type", cells["split"].to_numpy(dtype=str)),
+        "lineage": ("cell_type", cells["lineage"].to_numpy(dtype=str)),
+        "donor": ("cell_type", cells["donor"].to_numpy(dtype=str)),
+        "histone_mark": np.array(tracks["histone"], dtype=str), "tf_name": np.array(tracks["tf"], dtype=str),
+        "track": np.array(tracks["histone"] + tracks["tf"], dtype=str), "statistic": np.array(STATISTICS),
+        "chrom_name": np.array(list(dict.fromkeys(windows["chrom"])), dtype=str),
+    }
+
+
+def _add_tracks(dataset: xr.Dataset, rows: pd.DataFrame, tracks: Mapping[str, tuple[str, ...]],
+                signals: Mapping[str, np.ndarray], coverage: Mapping[str, Sequence[str]]) -> None:
+    """Add histone, tf (raw file units, NaN = missing), observed and genome_mean."""
+    cells, chroms = dataset["cell_type"].values.tolist(), dataset["chrom_name"].values
+    names = dataset["track"].values.tolist()
+    n_windows, n_bins = dataset.sizes["window"], next(iter(signals.values())).shape[1]
+    observed = np.zeros((len(cells), len(names), len(chroms)), dtype=bool)
+    means = np.full((len(cells), len(names)), np.nan)
+    for kind, dim in (("histone", "histone_mark"), ("tf", "tf_name")):
+        values = np.full((n_windows, len(cells), len(tracks[kind]), n_bins, len(STATISTICS)), np.nan,
+                         np.float32)
+        for _, row in rows[rows["kind"] == kind].iterrows():
+            cell, path = cells.index(row["cell_type"]), row["path_or_url"]
+            number = tracks[kind].index(row["target"])
+            track = number + (len(tracks["histone"]) if kind == "tf" else 0)
+            values[:, cell, number] = signals[path]
+            observed[cell, track] = np.isin(chroms, coverage[path])
+            means[cell, track] = genome_mean(path)
+        dataset[kind] = (("window", "cell_type", dim, "bin", "statistic"), values)
+    dataset["observed"] = (("cell_type", "track", "chrom_name"), observed)
+    dataset["genome_mean"] = (("cell_type", "track"), means)
+
+
+def _add_accessibility(dataset: xr.Dataset, table: pd.DataFrame, peaks: Mapping[str, pd.DataFrame],
+                       signals: Mapping[str, np.ndarray], truth: pd.DataFrame | None) -> None:
+    """Add accessibility, score, score_replicate, label, and truth where it is known; -1 and NaN = unknown."""
+    cells, windows = dataset["cell_type"].values.tolist(), _window_table(dataset)
+    rows = table[table["kind"] == "accessibility_signal"]
+    n_replicates = int(rows["cell_type"].value_counts().max())
+    n_windows, n_bins = len(windows), next(iter(signals.values())).shape[1]
+    profile = np.full((n_windows, len(cells), n_bins, n_replicates), np.nan, dtype=np.float32)
+    label = np.full((n_windows, len(cells)), -1, dtype=np.int8)
+    for i, name in enumerate(cells):
+        for replicate, path in enumerate(rows.loc[rows["cell_type"] == name, "path_or_url"]):
+            profile[:, i, :, replicate] = signals[path][:, :, 0] / genome_mean(path)
+        if name in peaks:
+            known = np.isfinite(profile[:, i]).any(axis=(1, 2))
+            label[:, i] = np.where(known, label_windows(windows, peaks[name]), -1)
+    length = int(windows["end"].iloc[0] - windows["start"].iloc[0])
+    pooled = _mean_of_known(profile)
+    add = {"accessibility": (("window", "cell_type", "bin"), np.arcsinh(pooled)),
+           "score": (("window", "cell_type"), np.arcsinh(window_mean(pooled, length)).astype(np.float32)),
+           "score_replicate": (("window", "cell_type", "replicate"), np.arcsinh(
+               window_mean(np.moveaxis(profile, 3, 2), length)).astype(np.float32)),
+           "label": (("window", "cell_type"), label)}
+    if truth is not None:
+        add["truth"] = (("window", "cell_type"), _truth(truth, cells, signals, length))
+    for name, value in add.items():
+        dataset[name] = value
+
+
+def _mean_of_known(profile: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what is not NaN; NaN where all are. (W, C, B, R) -> (W, C, B), float32."""
+    known = np.isfinite(profile)
+    total = np.where(known, profile, 0).sum(axis=-1, dtype=np.float64)
+    count = known.sum(axis=-1)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0).astype(np.float32)
+
+
+def _truth(truth: pd.DataFrame, cells: Sequence[str], signals: Mapping[str, np.ndarray],
+           length: int) -> np.ndarray:
+    """Return the noise-free score, (W, C) float32, in the unit of `score`; NaN for a cell type without truth."""
+    columns = []
+    for name in cells:
+        paths = truth.loc[truth["cell_type"] == name, "path_or_url"].tolist()
+        if len(paths) > 1:
+            raise ChromaccError(f"truth manifest: {len(paths)} rows for cell type {name}; needed one at most")
+        shape = next(iter(signals.values())).shape[:1]
+        columns.append(np.arcsinh(window_mean(signals[paths[0]][:, :, 0], length) / genome_mean(paths[0]))
+                       if paths else np.full(shape, np.nan))
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _add_metadata(dataset: xr.Dataset, table: pd.DataFrame) -> None:
+    """Add metadata = log2(TPM + 1) of the genes that training cell types' expression files have; NaN =
+    missing.
+    """
+    rows = table[table["kind"] == "expression"]
+    values = {
+        row["cell_type"]: np.log2(read_expression(row["path_or_url"]) + 1)
+        for _, row in rows.iterrows()
+    }
+    cells = dataset["cell_type"].values.tolist()
+    training = [name for name, split in zip(cells, dataset["cell_type_split"].values) if split == "train"]
+    genes = list(dict.fromkeys(gene for name in training if name in values for gene in values[name].index))
+    if len(genes) > MAX_FEATURES:
+        raise ChromaccError(
+            f"expression files of the training cell types name {len(genes):,} genes; at most "
+            f"{MAX_FEATURES:,} can describe a cell type. Keep the rows of transcription factors")
+    table_ = pd.DataFrame(np.nan, index=cells, columns=genes, dtype=np.float32)
+    for name, series in values.items():
+        shared = [gene for gene in genes if gene in series.index]
+        table_.loc[name, shared] = series[shared].astype(np.float32)
+    dataset.coords["feature"] = np.array(genes, dtype=str)
+    dataset["metadata"] = (("cell_type", "feature"), table_.to_numpy(dtype=np.float32))
+
+
+def _window_table(dataset: xr.Dataset) -> pd.DataFrame:
+    """Return chrom, start, end, gc, kind, split of every window."""
+    names = {
+        "chrom": "chrom",
+        "start": "start",
+        "end": "end",
+        "gc": "gc",
+        "kind": "kind",
+        "window_split": "split"
+    }
+    return pd.DataFrame({new: dataset[old].values for old, new in names.items()})
+
+
+def _summary(dataset: xr.Dataset, counts: list[Count], match: dict) -> dict:
+    """Return curation.json's content: counts, splits, what is missing, the GC match."""
+    windows = _window_table(dataset)
+    observed = dataset["observed"]
+    measured = observed.any("chrom_name")
+    missing = [f"{cell}, {track}" for cell, track in zip(*_names_where(~measured.values, measured))]
+    partly = (~observed & measured).values
+    absent = [f"{cell}, {track}, {chrom}" for cell, track, chrom in zip(*_names_where(partly, observed))]
+    by_split = {s: dataset["cell_type"].values[dataset["cell_type_split"].values == s].tolist()
+                for s in ("train", "validation", "test")}
+    chroms = windows.groupby("split", sort=False)["chrom"].unique()
+    table = windows.groupby(["split", "kind"]).size()
+    return {
+        "simulated": bool(dataset.attrs["simulated"]),
+        "counts": [{
+            **_as_dict(c), "text": str(c)
+        } for c in counts],
+        "cell_types": by_split,
+        "chromosomes": {
+            s: list(map(str, names))
+            for s, names in chroms.items()
+        },
+        "windows": {
+            f"{split}, {kind}": int(n)
+            for (split, kind), n in table.items()
+        },
+        "open_fraction": {
+            name: float((label == 1).sum() / max((label >= 0).sum(), 1))
+            for name, label in zip(dataset["cell_type"].values.tolist(), dataset["label"].values.T)
+        },
+        "missing_tracks": missing,
+        "missing_on_chromosomes": absent,
+        "gc_match": match,
+    }
+
+
+def _names_where(mask: np.ndarray, array: xr.DataArray) -> list[np.ndarray]:
+    return [array[dim].values[index] for dim, index in zip(array.dims, np.nonzero(mask))]
+
+
+# --- normalisation ------------------------------------------------------------------------------------------
+def _fit_normalization(dataset: xr.Dataset, parameters: CurationParameters) -> dict:
+    """Fit constants on training cell types x training chromosomes; return normalization.json's content."""
+    cells = np.flatnonzero(dataset["cell_type_split"].values == "train")
+    rows = np.flatnonzero(dataset["window_split"].values == "train")
+    scales = dict(zip(dataset["track"].values.tolist(), dataset["genome_mean"].values.T))
+    tracks = {}
+    for kind, dim in (("histone", "histone_mark"), ("tf", "tf_name")):
+        for i, name in enumerate(dataset[dim].values.tolist()):
+            raw = dataset[kind].values[:, cells, i][rows][:, :, None]  # (W, C, 1, B, 3)
+            values = _arcsinh_tracks(raw, scales[name][cells][:, None]).astype(np.float64)
+            mean, sd = np.nanmean(values, axis=(0, 1, 2, 3)), np.nanstd(values, axis=(0, 1, 2, 3))
+            tracks[name] = {"kind": kind, "mean": mean.tolist(), "sd": np.where(sd > 0, sd, 1.0).tolist()}
+    metadata = {}
+    for name, values in zip(dataset["feature"].values.tolist(), dataset["metadata"].values[cells].T):
+        known = values[np.isfinite(values)].astype(np.float64)
+        metadata[name] = {"mean": float(known.mean()), "sd": float(known.std()) or 1.0}
+    return {
+        "transform": "z of arcsinh(x / genome-wide mean of the file); variance enters as its root; "
+                     "metadata: z of log2(TPM + 1)",
+        "statistics": list(STATISTICS), "window_bp": parameters.window_bp, "n_bins": parameters.n_bins,
+        "fitted_on": {"cell_types": dataset["cell_type"].values[cells].tolist(),
+                      "chromosomes": list(dict.fromkeys(dataset["chrom"].values[rows].tolist()))},
+        "tracks": tracks, "metadata": metadata,
+    }
+
+
+def _arcsinh_tracks(raw: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """arcsinh(x / scale), variance as its root: raw (W, C, M, B, 3), scales (C, M) -> float32, NaN kept."""
+    values = raw.astype(np.float32, copy=True)
+    values[..., 1] = np.sqrt(values[..., 1])
+    values /= scales[None, :, :, None, None].astype(np.float32)
+    return np.arcsinh(values, out=values)
+
+
+def track_constants(normalization: Mapping, names: Sequence[str]) -> TrackConstants:
+    """Take the constants of `names`, in that order, from normalization.json's content.
+
+    Raises ChromaccError for a track that the normalisation does not know.
+    """
+    known = normalization["tracks"]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ChromaccError(f"normalisation has no constants for {', '.join(unknown)}; it was fitted for "
+                            f"{', '.join(known) or 'no track'}; leave these tracks out")
+    mean, sd = (np.array([known[name][key] for name in names], dtype=np.float64).reshape(
+        len(names), len(STATISTICS)) for key in ("mean", "sd"))
+    return TrackConstants(mean, sd)
+
+
+def normalise_tracks(raw: np.ndarray, scales: np.ndarray, constants: TrackConstants
+                     ) -> tuple[np.ndarray, np.ndarray]:
+    """Scale raw statistics for the model; the same code serves training data and an unseen cell type.
+
+    raw: shape=(W, C, M, B, 3), file units, NaN = missing. scales: shape=(C, M), genome-wide mean of each
+    file, NaN = missing. constants: of the same M tracks. Returns values, float32, same shape, 0 where
+    missing; and observed, bool, shape=(W, C, M).
+    """
+    values = np.empty(raw.shape, dtype=np.float32)
+    observed = np.empty(raw.shape[:3], dtype=bool)
+    for m in range(raw.shape[2]):  # track by track, to bound memory
+        one = _arcsinh_tracks(raw[:, :, m:m + 1], scales[:, m:m + 1])[:, :, 0]  # (W, C, B, 3)
+        one = (one - constants.mean[m].astype(np.float32)) / constants.sd[m].astype(np.float32)
+        observed[:, :, m] = np.isfinite(one).all(axis=(2, 3))
+        values[:, :, m] = np.where(observed[:, :, m, None, None], one, 0.0)
+    return values, observed
+
+
+def normalise_metadata(raw: np.ndarray, normalization: Mapping, features: Sequence[str]
+                       ) -> tuple[np.ndarray, np.ndarray]:
+    """Scale metadata: raw (C, E), log2(TPM + 1), NaN = missing -> z, float32, 0 where missing; observed bool
+    (C,).
+    """
+    constants = [normalization["metadata"][name] for name in features]
+    mean = np.array([c["mean"] for c in constants], dtype=np.float64)
+    sd = np.array([c["sd"] for c in constants], dtype=np.float64)
+    z = (raw.astype(np.float64) - mean) / sd
+    known = np.isfinite(z)
+    return np.where(known, z, 0.0).astype(np.float32), known.any(axis=1)
+
+
+# --- the training-cell-type average -------------------------------------------------------------------------
+def locus_average(values: np.ndarray, train_mask: np.ndarray) -> np.ndarray:
+    """Mean over training cell types at each locus; a training cell type is left out of its own average.
+
+    values: shape=(W, C, ...), NaN = unknown. train_mask: bool, shape=(C,). Returns float32, same shape, NaN
+    where no other training cell type is known. Sums run from both ends, so a cell type's own value never
+    enters its average, not even as a rounding error.
+    """
+    known = np.isfinite(values) & train_mask.reshape((1, -1) + (1,) * (values.ndim - 2))
+    total = _sum_of_others(np.where(known, values, 0).astype(np.float64))
+    count = _sum_of_others(known.astype(np.int32))
+    mean = np.divide(total, count, out=np.full(values.shape, np.nan), where=count > 0)
+    return mean.astype(np.float32)
+
+
+def _sum_of_others(values: np.ndarray) -> np.ndarray:
+    """Return, for each position on axis 1, the sum over all others."""
+    out = np.zeros_like(values)
+    out[:, 1:] = np.cumsum(values[:, :-1], axis=1)
+    out[:, :-1] += np.cumsum(values[:, :0:-1], axis=1)[:, ::-1]
+    return out
+
+
+# --- loading ------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Arrays:
+    """A dataset in memory, normalised, ready for the model. W windows of L bp, C cell types, B bins.
+
+    sequence uint8 (W, L), 0..3 = ACGT, 4 = N; histone float32 (W, C, M, B, 3) and tf (W, C, F, B, 3), z, 0 =
+    missing, with their observed masks, bool (W, C, M) and (W, C, F); metadata float32 (C, E), z, with its
+    mask (C,); accessibility float32 (W, C, B), score (W, C), arcsinh units, NaN = unknown; label int8 (W, C),
+    -1 = unknown; windows: chrom, start, end, gc, kind, split; cell_types: cell_type, split, lineage, donor;
+    truth float32 (W, C) and score_replicate (W, C, R), None where there is none.
+    """
+
+    sequence: np.ndarray
+    histone: np.ndarray
+    histone_observed: np.ndarray
+    tf: np.ndarray
+    tf_observed: np.ndarray
+    metadata: np.ndarray
+    metadata_observed: np.ndarray
+    accessibility: np.ndarray
+    score: np.ndarray
+    label: np.ndarray
+    windows: pd.DataFrame
+    cell_types: pd.DataFrame
+    histone_marks: tuple[str, ...]
+    tfs: tuple[str, ...]
+    features: tuple[str, ...]
+    simulated: bool
+    truth: np.ndarray | None = None
+    score_replicate: np.ndarray | None = None
+
+    @property
+    def train_mask(self) -> np.ndarray:
+        """bool, shape=(C,): the training cell types."""
+        return self.cell_types["split"].to_numpy() == "train"
+
+    @cached_property
+    def prior_profile(self) -> np.ndarray:
+        """float32, shape=(W, C, B, 2): mean and sd of accessibility over (other) training cell types; 0 =
+        unknown.
+        """
+        mean = locus_average(self.accessibility, self.train_mask)
+        square = locus_average(self.accessibility.astype(np.float64) ** 2, self.train_mask)
+        sd = np.sqrt(np.maximum(square - mean.astype(np.float64) ** 2, 0)).astype(np.float32)
+        return np.nan_to_num(np.stack([mean, sd], axis=-1), nan=0.0)
+
+    @cached_property
+    def _average_score(self) -> np.ndarray:
+        return locus_average(self.score, self.train_mask)
+
+    @cached_property
+    def prior_score(self) -> np.ndarray:
+        """float32, shape=(W, C): mean score over (other) training cell types; 0 = unknown."""
+        return np.nan_to_num(self._average_score, nan=0.0)
+
+    @cached_property
+    def prior_observed(self) -> np.ndarray:
+        """bool, shape=(W, C): some (other) training cell type is known at the window."""
+        return np.isfinite(self._average_score)
+
+
+def open_dataset(path: str | Path) -> xr.Dataset:
+    """Open a dataset lazily; path: its folder, or dataset.zarr itself. Raises ChromaccError when there is
+    none.
+    """
+    store = project_path(path)
+    store = store if store.name.endswith(".zarr") else store / "dataset.zarr"
+    if not store.is_dir():
+        raise ChromaccError(
+            f"{store}: no dataset there; run notebook 01_data_curation, or correct dataset_dir")
+    return xr.open_dataset(store, engine="zarr", chunks=None)
+
+
+def track_signal(dataset: xr.Dataset, track: str) -> xr.DataArray:
+    """Return one histone or TF track: window, cell_type, bin, statistic; raw file units, NaN = missing.
+
+    Raises ChromaccError for a name that is no track of the dataset.
+    """
+    for kind, dim in (("histone", "histone_mark"), ("tf", "tf_name")):
+        if track in dataset[dim].values:
+            return dataset[kind].sel({dim: track})
+    raise ChromaccError(
+        f"no track is called {track!r}; the dataset has: {', '.join(dataset['track'].values)}")
+
+
+def window_tracks(dataset: xr.Dataset, window: int, cell_type: str) -> pd.DataFrame:
+    """Return all signals of one window in one cell type: bins as rows, accessibility and tracks as columns.
+
+    Unit: bin mean as fold over the file's genome-wide mean; NaN = not measured.
+    """
+    columns = {
+        "accessibility": np.sinh(dataset["accessibility"].isel(window=window).sel(cell_type=cell_type).values)
+    }
+    for name in dataset["track"].values.tolist():
+        signal = track_signal(dataset, name).isel(window=window).sel(cell_type=cell_type,
+                                                                     statistic="mean").values
+        columns[name] = signal / float(dataset["genome_mean"].sel(cell_type=cell_type, track=name))
+    return pd.DataFrame(columns)
+
+
+def read_normalization(path: str | Path) -> dict:
+    """Return normalization.json of a dataset's folder. Raises ChromaccError when it is not there."""
+    file = project_path(path) / "normalization.json"
+    if not file.is_file():
+        raise ChromaccError(f"{file}: not there; curate the dataset again (notebook 01_data_curation)")
+    return json.loads(file.read_text())
+
+
+def load_arrays(path: str | Path) -> Arrays:
+    """Load a dataset's folder into memory, normalised by its own constants. Raises ChromaccError if it is not
+    there.
+    """
+    dataset, normalization = open_dataset(path), read_normalization(path)
+    marks, tfs = (tuple(dataset[dim].values.tolist()) for dim in ("histone_mark", "tf_name"))
+    features = tuple(dataset["feature"].values.tolist())
+    scales = dataset["genome_mean"].values
+    histone, histone_observed = normalise_tracks(
+        dataset["histone"].values, scales[:, :len(marks)], track_constants(normalization, marks))
+    tf, tf_observed = normalise_tracks(
+        dataset["tf"].values, scales[:, len(marks):], track_constants(normalization, tfs))
+    metadata, metadata_observed = normalise_metadata(dataset["metadata"].values, normalization, features)
+    cells = {"cell_type": "cell_type", "split": "cell_type_split", "lineage": "lineage", "donor": "donor"}
+    several = dataset.sizes["replicate"] > 1
+    return Arrays(sequence=dataset["sequence"].values,
+                  histone=histone,
+                  histone_observed=histone_observed,
+                  tf=tf,
+                  tf_observed=tf_observed,
+                  metadata=metadata,
+                  metadata_observed=metadata_observed,
+                  accessibility=dataset["accessibility"].values,
+                  score=dataset["score"].values,
+                  label=dataset["label"].values,
+                  windows=_window_table(dataset),
+                  histone_marks=marks,
+                  tfs=tfs,
+                  features=features,
+                  cell_types=pd.DataFrame({
+                      new: dataset[old].values
+                      for new, old in cells.items()
+                  }),
+                  simulated=bool(dataset.attrs["simulated"]),
+                  truth=dataset["truth"].values if "truth" in dataset else None,
+                  score_replicate=dataset["score_replicate"].values if several else None)
+
+
+# --- files --------------------------------------------------------------------------------------------------
+def _write_zarr(dataset: xr.Dataset, path: Path) -> None:
+    """Write chunked along windows, zarr format 2, whose fixed-width text is part of the specification."""
+    encoding = {}
+    for name, array in dataset.data_vars.items():
+        if "window" in array.dims and array.size:
+            encoding[name] = {"chunks": tuple(min(CHUNK_WINDOWS, size) if dim == "window" else size
+                                              for dim, size in array.sizes.items())}
+    dataset.to_zarr(path, mode="w", encoding=encoding, zarr_format=2, consolidated=True)
+
+
+def _replace_folder(new: Path, target: Path) -> None:
+    """Rename `new` to `target`; an older `target` is set aside first and removed last."""
+    old = target.with_name(target.name + ".old")
+    if old.exists():
+        shutil.rmtree(old)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def _read_json(path: Path) -> dict:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def _as_dict(record: CurationParameters | Count) -> dict:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(record).items()}
+
+
+def _portable(path: str | Path) -> str:
+    """Return a path from the project's root where it lies within, else the absolute one."""
+    path, root = project_path(path).resolve(), project_path(".").resolve()
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

@@ -1,0 +1,736 @@
+"""Evaluation against the training-cell-type average: skill, metrics, three correlations, ceiling, verdict.
+
+On accessibility the average of the training cell types at a locus is so strong that in the ENCODE Imputation
+Challenge no entry beat it on every measure (Schreiber et al. 2023, Genome Biol. 24:79). So the headline is skill over
+this average on unseen cell types x unseen chromosomes, and every baseline is compared on the same rows, paired.
+
+Everything here is a pure function of the predictions table (one row a window x cell type; columns in `COLUMNS`).
+Scores are arcsinh(fold over the genome-wide mean); labels are 1 = overlaps a peak, 0 = does not, -1 = no peaks known.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from sklearn import metrics as sk
+
+from chromacc_lib import ChromaccError
+from chromacc_lib import intervals as iv
+from chromacc_lib.dataset import Arrays, locus_average
+
+__all__ = [
+    "COLUMNS", "HEADLINE", "QUADRANTS", "calibration", "check_predictions", "choose_threshold", "error_by_spread",
+    "evaluate", "example_windows", "interval_table", "locus_tables", "metrics", "quadrant_rows", "replicate_table",
+    "residual", "specific_windows", "verdict", "write_metrics", "write_table",
+]
+
+COLUMNS = (
+    "cell_type", "cell_type_split", "window", "chrom", "start", "end", "window_split", "kind", "gc", "score", "label",
+    "predicted_score", "predicted_probability", "average_score", "average_label", "truth",
+)
+# name -> (cell type split, window split). Seen = fitted on. Validation rows serve the threshold alone.
+QUADRANTS: dict[str, tuple[str, str]] = {
+    "seen_cell_type_x_seen_chromosome": ("train", "train"),
+    "seen_cell_type_x_unseen_chromosome": ("train", "test"),
+    "unseen_cell_type_x_seen_chromosome": ("test", "train"),
+    "unseen_cell_type_x_unseen_chromosome": ("test", "test"),
+}
+HEADLINE = "unseen_cell_type_x_unseen_chromosome"
+SPECIFIC_SHARE = 1 / 3  # windows that vary most between training cell types: the top third
+FEW_CELL_TYPES = 10     # fewer unseen ones: the verdict says what its intervals rest on
+MIN_CELLS_ACROSS = 3    # fewer cell types give no correlation across cell types
+UNIT_RANGE, CORRELATION_RANGE, POSITIVE = (0.0, 1.0), (-1.0, 1.0), (0.0, np.inf)
+P_VALUE_NOTE = "pearson_p and spearman_p take every window for independent and are far too small; read the intervals"
+
+
+# --- reading and checking ------------------------------------------------------------------------------------
+
+
+def check_predictions(predictions: pd.DataFrame) -> None:
+    """Raise ChromaccError unless every column is there, one row a window x cell type, and no prediction is missing."""
+    lost = [name for name in COLUMNS if name not in predictions]
+    if lost:
+        raise ChromaccError(f"predictions table: columns {lost} are missing; it has {list(predictions.columns)}")
+    twice = predictions.duplicated(["cell_type", "window"])
+    if twice.any():
+        first = predictions[twice].iloc[0]
+        raise ChromaccError(
+            f"predictions table: {int(twice.sum())} rows repeat a window x cell type, first window {first['window']} "
+            f"of {first['cell_type']}; needed: one row each; write the table again with inference.predict_dataset"
+        )
+    for name in ("predicted_score", "predicted_probability"):
+        bad = ~np.isfinite(predictions[name].to_numpy(np.float64))
+        if bad.any():
+            first = predictions[bad].iloc[0]
+            raise ChromaccError(
+                f"predictions table: {name} is NaN or infinite in {int(bad.sum())} of {len(bad)} rows, first in window "
+                f"{first['window']} of {first['cell_type']}; the model diverged or its input is NaN: train again "
+                "with a lower learning rate, and look at the signals of this cell type"
+            )
+    known = predictions["label"].isin((-1, 0, 1))
+    if not known.all():
+        got = predictions.loc[~known, "label"].unique()[:5].tolist()
+        raise ChromaccError(f"predictions table: label must be 1, 0, or -1 (no peaks known); got {got}")
+
+
+def quadrant_rows(predictions: pd.DataFrame, quadrant: str) -> pd.DataFrame:
+    """Return the rows of one of `QUADRANTS` that have a measured score and an average to compare with.
+
+    Raises ChromaccError when nothing is left, and when a cell type of the quadrant has no such window.
+    """
+    cell_split, window_split = QUADRANTS[quadrant]
+    rows = predictions[(predictions["cell_type_split"] == cell_split) & (predictions["window_split"] == window_split)]
+    usable = rows[np.isfinite(rows["score"]) & np.isfinite(rows["average_score"])]
+    if usable.empty:
+        raise ChromaccError(
+            f"evaluation: no rows in {quadrant} (cell_type_split {cell_split!r}, window_split {window_split!r}): "
+            f"{len(rows)} predicted, 0 of them with a measured score and a training average; hold out cell types and "
+            "chromosomes with known accessibility in 01_data_curation"
+        )
+    of_split = predictions.loc[predictions["cell_type_split"] == cell_split, "cell_type"]
+    empty = sorted(set(of_split) - set(usable["cell_type"]))
+    if empty:
+        raise ChromaccError(
+            f"evaluation: cell types {empty} have no window with a measured score in {quadrant}; give them an "
+            "accessibility_signal on these chromosomes, or leave them out of the manifest"
+        )
+    return usable
+
+
+def choose_threshold(predictions: pd.DataFrame) -> tuple[float, str]:
+    """Return the probability above or at which a window is called open, and a sentence that says where it is from.
+
+    It maximises F1 on validation cell types x validation chromosomes; where there are no validation cell types, on
+    training cell types x validation chromosomes. Raises ChromaccError when these rows lack one of the classes.
+    """
+    has_validation = (predictions["cell_type_split"] == "validation").any()
+    split = "validation" if has_validation else "train"
+    rows = predictions[
+        (predictions["cell_type_split"] == split) & (predictions["window_split"] == "validation")
+        & (predictions["label"] >= 0)
+    ]
+    name = "validation cell types" if has_validation else "training cell types (no validation cell types)"
+    label = rows["label"].to_numpy()
+    _require_both_classes(label, f"{name} x validation chromosomes, from which the threshold is chosen")
+    precision, recall, thresholds = sk.precision_recall_curve(label, rows["predicted_probability"])
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    return float(thresholds[np.argmax(f1[:-1])]), f"highest F1 on {name} x validation chromosomes, {len(rows):,} rows"
+
+
+def _require_both_classes(label: np.ndarray, where: str) -> None:
+    """Raise ChromaccError unless labels 0 and 1 both occur."""
+    if len(np.unique(label)) < 2:
+        got = f"{len(label)} windows, all labelled {int(label[0])}" if len(label) else "0 windows with a label"
+        raise ChromaccError(
+            f"evaluation: {where}: got {got}; AUROC, AUPRC and F1 need windows labelled 0 and windows labelled 1; "
+            "hold out more or larger chromosomes, or check the accessibility_peaks files of these cell types"
+        )
+
+
+# --- metrics -------------------------------------------------------------------------------------------------
+
+
+def metrics(
+    measured: np.ndarray, predicted: np.ndarray, label: np.ndarray, probability: np.ndarray, threshold: float,
+    where: str = "these rows",
+) -> dict[str, float]:
+    """Return every metric as one number (scikit-learn, scipy); arrays shape=(n,).
+
+    measured, predicted: score and predicted score. label: 0, 1, or -1 (row left out of the label metrics; NaN when
+    all are). probability: of being open; `threshold`: called open at or above it. Correlations are NaN where the
+    prediction is constant. Raises ChromaccError for NaN scores, for no rows, and for labels of one class only.
+    """
+    measured, predicted = np.asarray(measured, np.float64), np.asarray(predicted, np.float64)
+    for name, values in (("measured scores", measured), ("predicted scores", predicted)):
+        bad = int((~np.isfinite(values)).sum())
+        if bad or not len(values):
+            raise ChromaccError(
+                f"evaluation: {where}: {bad} of {len(values)} {name} are NaN or infinite; needed: at least one row and "
+                "none of them; leave rows without a measured score out first (evaluation.quadrant_rows does)"
+            )
+    spread = [float(np.std(predicted)), float(np.std(measured))]
+    varies = min(spread) > 1e-9 * max(1.0, np.abs(predicted).max()) and len(measured) > 2
+    (r, p), (rho, rho_p) = (
+        (stats.pearsonr(measured, predicted), stats.spearmanr(measured, predicted)) if varies else ((np.nan,) * 2,) * 2
+    )
+    result = {
+        "mse": sk.mean_squared_error(measured, predicted), "pearson": r, "pearson_p": p, "spearman": rho,
+        "spearman_p": rho_p, "prediction_std": spread[0], "label_std": spread[1],
+        "std_ratio": spread[0] / spread[1] if spread[1] > 0 else np.nan,
+    }
+    result |= _label_metrics(np.asarray(label), np.asarray(probability, np.float64), threshold, where)
+    return {name: float(value) for name, value in result.items()}
+
+
+def _label_metrics(label: np.ndarray, probability: np.ndarray, threshold: float, where: str) -> dict[str, float]:
+    """Return the metrics of open or not, from rows with a known label; all NaN when no label is known."""
+    names = ("roc_auc", "pr_auc", "accuracy", "precision", "recall", "f1", "base_rate")
+    known = label >= 0
+    if not known.any():
+        return dict.fromkeys(names, np.nan)
+    label, probability = label[known], probability[known]
+    _require_both_classes(label, where)
+    called = probability >= threshold
+    values = (
+        sk.roc_auc_score(label, probability), sk.average_precision_score(label, probability),
+        sk.accuracy_score(label, called), sk.precision_score(label, called, zero_division=0),
+        sk.recall_score(label, called), sk.f1_score(label, called, zero_division=0), label.mean(),
+    )
+    return dict(zip(names, values, strict=True))
+
+
+def residual(values: np.ndarray, average: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """Return what is left of values when the locus average is removed, within each cell type; shape=(n,) each.
+
+    Removed by a straight line a cell type, not by subtraction: subtracting the same average from truth and prediction
+    would make them correlate even where the prediction knows nothing. Nothing left gives exact zeros.
+    """
+    left = np.zeros(len(values))
+    for name in np.unique(cell):
+        rows = cell == name
+        y, x = (np.asarray(v, np.float64)[rows] for v in (values, average))
+        y, x = y - y.mean(), x - x.mean()
+        slope = (x @ y) / (x @ x) if x @ x > 0 else 0.0
+        rest = y - slope * x
+        left[rows] = rest if rest @ rest > 1e-10 * (y @ y) else 0.0
+    return left
+
+
+# --- metrics with intervals ----------------------------------------------------------------------------------
+
+
+def _blocks(rows: pd.DataFrame, block_bp: int) -> np.ndarray:
+    """Return the chromosome block of each row, as text `chrom:number`."""
+    return (rows["chrom"].astype(str) + ":" + (rows["start"] // block_bp).astype(str)).to_numpy()
+
+
+def _plan(rows: pd.DataFrame, block_bp: int, n_bootstrap: int, seed: int) -> iv.Resampling:
+    return iv.resampling(rows["cell_type"].to_numpy(), _blocks(rows, block_bp), n_bootstrap, seed)
+
+
+def _model_metrics(rows: pd.DataFrame, plan: iv.Resampling, threshold: float, where: str) -> dict[str, dict]:
+    """Return every metric of the model on these rows as {"value", "low", "high"}, with skill and gain in AUPRC."""
+    measured, predicted, average = (rows[c].to_numpy(np.float64) for c in ("score", "predicted_score", "average_score"))
+    label, probability = rows["label"].to_numpy(), rows["predicted_probability"].to_numpy(np.float64)
+    point = metrics(measured, predicted, label, probability, threshold, where)
+    result = {name: {"value": value, "low": np.nan, "high": np.nan} for name, value in point.items()}
+
+    def add(name: str, values: np.ndarray, bounds: tuple[float, float]) -> None:
+        result[name] = iv.interval(values, plan, bounds)
+
+    spread = [iv.standard_deviation(plan, v) for v in (predicted, measured)]
+    add("mse", iv.mse(plan, measured, predicted), POSITIVE)
+    add("prediction_std", spread[0], POSITIVE)
+    add("label_std", spread[1], POSITIVE)
+    add("std_ratio", spread[0] / np.where(spread[1] > 0, spread[1], np.nan), POSITIVE)
+    add("pearson", iv.pearson(plan, measured, predicted), CORRELATION_RANGE)
+    add("spearman", iv.spearman(plan, measured, predicted), CORRELATION_RANGE)
+    add("skill", iv.skill(plan, measured, predicted, average), (-np.inf, 1.0))
+    cell = rows["cell_type"].to_numpy()
+    left = [residual(v, average, cell) for v in (measured, predicted)]
+    add("residual_pearson", iv.pearson(plan, *left), CORRELATION_RANGE)
+    known = label >= 0
+    if known.any():
+        some = plan.take(known)
+        for name, values in iv.classification(some, label[known], probability[known] >= threshold).items():
+            add(name, values, UNIT_RANGE)
+        roc_auc, pr_auc = iv.ranking(some, label[known], probability[known])
+        add("roc_auc", roc_auc, UNIT_RANGE)
+        add("pr_auc", pr_auc, UNIT_RANGE)
+        add("pr_auc_gain", pr_auc - _average_ranking(rows[known], some)[2], (-1.0, 1.0))
+    return result
+
+
+def _average_ranking(rows: pd.DataFrame, plan: iv.Resampling) -> tuple[str, np.ndarray, np.ndarray]:
+    """Return (column, AUROC, AUPRC) of the average, rows with known labels only.
+
+    It ranks windows by its score or by the share of open training cell types, whichever has the higher AUPRC on these
+    rows: the harder one to beat.
+    """
+    label = rows["label"].to_numpy()
+    columns = [c for c in ("average_score", "average_label") if np.isfinite(rows[c].to_numpy(np.float64)).all()]
+    ranked = [(c, *iv.ranking(plan, label, rows[c].to_numpy())) for c in columns]
+    return max(ranked, key=lambda entry: entry[2][0])
+
+
+def _baseline_metrics(rows: pd.DataFrame, plan: iv.Resampling, names: list[str]) -> dict[str, dict]:
+    """Return for each baseline its skill, MSE, Pearson, AUROC, AUPRC and the model's lead over it, paired.
+
+    skill_difference = skill(model) - skill(baseline), pr_auc_difference likewise: above 0 = the model is better.
+    A baseline that is undefined for any of the rows gets only {"undefined": a sentence}.
+    """
+    measured, average = rows["score"].to_numpy(np.float64), rows["average_score"].to_numpy(np.float64)
+    known = (rows["label"] >= 0).to_numpy()
+    label, some = rows["label"].to_numpy()[known], plan.take(known)
+    model_skill = iv.skill(plan, measured, rows["predicted_score"].to_numpy(np.float64), average)
+    model_pr = iv.ranking(some, label, rows["predicted_probability"].to_numpy()[known])[1] if known.any() else None
+    result: dict[str, dict] = {}
+    for name in names:
+        predicted = rows[name].to_numpy(np.float64)
+        missing = int((~np.isfinite(predicted)).sum())
+        if missing:
+            result[name] = {"undefined": f"{name} has no prediction in {missing:,} of {len(rows):,} rows"}
+            continue
+        baseline_skill = iv.skill(plan, measured, predicted, average)
+        result[name] = {
+            "skill": iv.interval(baseline_skill, plan, (-np.inf, 1.0)),
+            "skill_difference": iv.interval(model_skill - baseline_skill, plan),
+            "mse": iv.interval(iv.mse(plan, measured, predicted), plan, POSITIVE),
+            "pearson": iv.interval(iv.pearson(plan, measured, predicted), plan, CORRELATION_RANGE),
+        }
+        if model_pr is not None:
+            by, roc_auc, pr_auc = (
+                _average_ranking(rows[known], some) if name == "average"
+                else (name, *iv.ranking(some, label, predicted[known]))
+            )
+            result[name] |= {
+                "ranked_by": by, "roc_auc": iv.interval(roc_auc, some, UNIT_RANGE),
+                "pr_auc": iv.interval(pr_auc, some, UNIT_RANGE),
+                "pr_auc_difference": iv.interval(model_pr - pr_auc, some, (-1.0, 1.0)),
+            }
+    return result
+
+
+# --- strata, three correlations, ceiling, calibration --------------------------------------------------------
+
+
+def specific_windows(predictions: pd.DataFrame) -> tuple[np.ndarray, str]:
+    """Return the windows (ids, sorted) whose score varies most between training cell types, and the rule in words.
+
+    The rule: standard deviation of the score over training cell types above 0 and in the top third of all windows.
+    No held-out cell type takes part. Raises ChromaccError with fewer than two training cell types.
+    """
+    seen = predictions[predictions["cell_type_split"] == "train"]
+    n_cells = seen["cell_type"].nunique()
+    if n_cells < 2:
+        raise ChromaccError(
+            f"evaluation: cell-type-specific windows need at least 2 training cell types, got {n_cells}; "
+            "hold out fewer cell types in 01_data_curation"
+        )
+    spread = seen.groupby("window")["score"].std()
+    cut = spread.quantile(1 - SPECIFIC_SHARE)
+    chosen = spread[(spread >= cut) & (spread > 0)].index.to_numpy()
+    rule = (
+        f"standard deviation of the score over the {n_cells} training cell types in the top third of all windows "
+        f"(at least {max(cut, 0):.3g}): {len(chosen):,} of {len(spread):,} windows"
+    )
+    return np.sort(chosen), rule
+
+
+def _across_cell_types(rows: pd.DataFrame, column: str, **draw: int) -> dict[str, object]:
+    """Return the mean over windows of Pearson across cell types: measured against `column`.
+
+    A window counts when at least 3 cell types are measured there and their scores differ; a prediction that is the
+    same in all of them scores 0. Only blocks are resampled: the statement is about these cell types.
+    """
+    table = rows.pivot(index="window", columns="cell_type", values=["score", column])
+    measured, predicted = (table[c].to_numpy(np.float64) for c in ("score", column))
+    use = (np.isfinite(measured) & np.isfinite(predicted)).sum(axis=1) >= MIN_CELLS_ACROSS
+    use &= np.isfinite(measured).all(axis=1) & np.isfinite(predicted).all(axis=1) & (np.ptp(measured, axis=1) > 1e-9)
+    if not use.any():
+        return {"value": np.nan, "low": np.nan, "high": np.nan, "n_windows": 0}
+    x, y = (v[use] - v[use].mean(axis=1, keepdims=True) for v in (measured, predicted))
+    spread = np.sqrt((x ** 2).sum(axis=1) * (y ** 2).sum(axis=1))
+    varies = (y ** 2).sum(axis=1) > 1e-12
+    r = np.where(varies, (x * y).sum(axis=1) / np.where(varies, spread, 1), 0.0)
+    places = rows.drop_duplicates("window").set_index("window").loc[table.index[use]]
+    plan = _plan(places.assign(cell_type="all"), **draw)
+    sums = plan.sums(np.stack([r, np.ones(len(r))], axis=1))
+    mean = np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
+    return iv.interval(mean, plan, CORRELATION_RANGE) | {"n_windows": int(use.sum())}
+
+
+def _correlations(rows: pd.DataFrame, columns: list[str], specific: np.ndarray, **draw: int) -> dict[str, dict]:
+    """Return the three correlations apart for every column of scores; only the known ones of baselines are listed.
+
+    within_cell_type: Pearson across windows, mean over cell types. across_cell_types: Pearson across cell types, mean
+    over `specific` windows. residual: Pearson of what is left after the locus average is removed (`residual`).
+    """
+    plan = _plan(rows, **draw)
+    measured, average = rows["score"].to_numpy(np.float64), rows["average_score"].to_numpy(np.float64)
+    cell = rows["cell_type"].to_numpy()
+    varying = rows[rows["window"].isin(specific)]
+    left = residual(measured, average, cell)
+    result = {}
+    for column in columns:
+        predicted = rows[column].to_numpy(np.float64)
+        if not np.isfinite(predicted).all():
+            continue
+        within = _mean_within_cell_types(plan, measured, predicted)
+        rest = residual(predicted, average, cell)
+        result["model" if column == "predicted_score" else column] = {
+            "within_cell_type": iv.interval(within, plan, CORRELATION_RANGE),
+            "across_cell_types": _across_cell_types(varying, column, **draw),
+            "residual": iv.interval(iv.pearson(plan, left, rest), plan, CORRELATION_RANGE),
+        }
+    return result
+
+
+def _mean_within_cell_types(plan: iv.Resampling, measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Return the mean over cell types of Pearson across windows, under every weighting: shape=(R,)."""
+    per_cell = []
+    for c in range(plan.n_cells):
+        rows = plan.cell == c
+        one = iv.Resampling(
+            np.zeros(int(rows.sum()), int), plan.block[rows], np.ones((len(plan), 1)), plan.block_weights,
+            plan.n_bootstrap,
+        )
+        per_cell.append(iv.pearson(one, measured[rows], predicted[rows]))
+    total = np.sum([plan.cell_weights[:, c] * r for c, r in enumerate(per_cell)], axis=0)
+    return total / plan.cell_weights.sum(axis=1)
+
+
+def replicate_table(score_replicate: np.ndarray, cell_types: list[str]) -> pd.DataFrame:
+    """Return columns cell_type, window, replicate_1, replicate_2 where both are known.
+
+    score_replicate: shape=(W, C, replicates), float; the first two replicates are used. Empty without a second one.
+    """
+    columns = ["cell_type", "window", "replicate_1", "replicate_2"]
+    if score_replicate.shape[2] < 2:
+        return pd.DataFrame({name: [] for name in columns})
+    n_windows, n_cells = score_replicate.shape[:2]
+    pairs = score_replicate[:, :, :2].transpose(1, 0, 2).reshape(-1, 2)  # (W, C, 2) -> (C*W, 2)
+    table = pd.DataFrame({
+        "cell_type": np.repeat(cell_types, n_windows), "window": np.tile(np.arange(n_windows), n_cells),
+        "replicate_1": pairs[:, 0], "replicate_2": pairs[:, 1],
+    })
+    return table[np.isfinite(pairs).all(axis=1)].reset_index(drop=True)
+
+
+def _ceiling(rows: pd.DataFrame, plan: iv.Resampling, replicates: pd.DataFrame | None) -> dict[str, object]:
+    """Return the best Pearson that any model could reach on these rows, and the model's as a fraction of it."""
+    measured = rows["score"].to_numpy(np.float64)
+    reached = iv.pearson(plan, measured, rows["predicted_score"].to_numpy(np.float64))
+    truth = rows["truth"].to_numpy(np.float64)
+    if np.isfinite(truth).all():
+        top = iv.pearson(plan, measured, truth)
+        top_skill = iv.skill(plan, measured, truth, rows["average_score"].to_numpy(np.float64))
+        model_skill = iv.skill(plan, measured, rows["predicted_score"].to_numpy(np.float64),
+                               rows["average_score"].to_numpy(np.float64))
+        return _ceiling_entry("noise-free truth of the simulation", top, reached, plan) | {
+            "skill": iv.interval(top_skill, plan, (-np.inf, 1.0)),
+            "fraction_of_skill": iv.interval(model_skill / np.where(top_skill > 0, top_skill, np.nan), plan),
+        }
+    pairs = None if replicates is None else rows.merge(replicates, on=["cell_type", "window"], how="left")
+    if pairs is None or not np.isfinite(pairs["replicate_2"]).all():
+        return {"kind": "none", "sentence": "No ceiling known: no noise-free truth, and not every cell type here has a "
+                                            "second replicate."}
+    concordance = iv.pearson(plan, pairs["replicate_1"].to_numpy(), pairs["replicate_2"].to_numpy())
+    # Spearman-Brown: reliability of the mean of two replicates; its root is the correlation of that mean with what
+    # is the same in both, which bounds what any model can reach.
+    reliability = 2 * concordance / (1 + concordance)
+    top = np.sqrt(np.where(reliability > 0, reliability, np.nan))
+    return _ceiling_entry("replicate concordance (Spearman-Brown)", top, reached, plan) | {
+        "concordance": iv.interval(concordance, plan, CORRELATION_RANGE)
+    }
+
+
+def _ceiling_entry(kind: str, top: np.ndarray, reached: np.ndarray, plan: iv.Resampling) -> dict[str, object]:
+    fraction = iv.interval(reached / top, plan)
+    sentence = (
+        f"The highest Pearson that any model can reach here is {top[0]:.3f} ({kind}); the model reaches "
+        f"{100 * fraction['value']:.0f}% of it."
+    )
+    return {"kind": kind, "pearson": iv.interval(top, plan, CORRELATION_RANGE), "fraction_of_pearson": fraction,
+            "sentence": sentence}
+
+
+def calibration(rows: pd.DataFrame, n_bins: int = 10) -> dict[str, object]:
+    """Return Brier score, expected calibration error, and the reliability table in bins of equal width.
+
+    rows: label (rows with -1 are left out) and predicted_probability. Raises ChromaccError when no label is known.
+    """
+    rows = rows[rows["label"] >= 0]
+    if rows.empty:
+        raise ChromaccError("calibration: no row has a known label; give accessibility_peaks in the manifest")
+    label, probability = rows["label"].to_numpy(), rows["predicted_probability"].to_numpy(np.float64)
+    which = np.minimum((probability * n_bins).astype(int), n_bins - 1)
+    count = np.bincount(which, minlength=n_bins)
+    filled = np.flatnonzero(count)
+    predicted = np.bincount(which, probability, n_bins)[filled] / count[filled]
+    observed = np.bincount(which, label, n_bins)[filled] / count[filled]
+    return {
+        "brier": float(np.mean((probability - label) ** 2)),
+        "expected_calibration_error": float(np.sum(count[filled] * np.abs(predicted - observed)) / count.sum()),
+        "bins": [
+            {"predicted": float(p), "observed": float(o), "n": int(n)}
+            for p, o, n in zip(predicted, observed, count[filled], strict=True)
+        ],
+    }
+
+
+def error_by_spread(rows: pd.DataFrame, predictions: pd.DataFrame, columns: Mapping[str, str], n_groups: int = 8
+                    ) -> pd.DataFrame:
+    """Return MSE on `rows` for groups of windows of rising spread between training cell types.
+
+    predictions: the whole table, from which the spread (sd of the score over training cell types) is taken.
+    columns: {name: column of scores}. The index is the mean spread of a group; groups hold equally many windows.
+    """
+    seen = predictions[predictions["cell_type_split"] == "train"]
+    spread = rows["window"].map(seen.groupby("window")["score"].std())
+    group = pd.qcut(spread.rank(method="first"), n_groups, labels=False)
+    errors = {name: ((rows[column] - rows["score"]) ** 2).groupby(group).mean() for name, column in columns.items()}
+    return pd.DataFrame(errors).set_index(spread.groupby(group).mean().rename("spread"))
+
+
+def example_windows(rows: pd.DataFrame, windows: np.ndarray, seed: int) -> dict[str, int]:
+    """Return three windows by rule: "best" and "worst" for the model against the average, and one "random".
+
+    Gain of a window = squared error of the average - squared error of the model, summed over the cell types in rows;
+    only `windows` (ids) take part. Raises ChromaccError when none of them is in rows.
+    """
+    here = rows[rows["window"].isin(windows)]
+    if here.empty:
+        raise ChromaccError("evaluation.example_windows: none of the windows asked for is among the rows")
+    gain = (here["average_score"] - here["score"]) ** 2 - (here["predicted_score"] - here["score"]) ** 2
+    gain = gain.groupby(here["window"]).sum().sort_index()
+    random = np.random.default_rng(seed).choice(gain.index.to_numpy())
+    return {"best": int(gain.idxmax()), "random": int(random), "worst": int(gain.idxmin())}
+
+
+# --- the whole evaluation ------------------------------------------------------------------------------------
+
+
+def evaluate(
+    predictions: pd.DataFrame, baselines: pd.DataFrame, simulated: bool, replicates: pd.DataFrame | None = None,
+    n_bootstrap: int = 1000, block_bp: int = 250_000, seed: int = 1,
+) -> dict[str, object]:
+    """Return everything of evaluation_metrics.json.
+
+    predictions: columns `COLUMNS`, all windows x cell types. baselines: cell_type, window and one column of scores a
+    baseline (`baselines.fit_predict`), for the same rows. replicates: from `replicate_table`, for the ceiling.
+    block_bp: length of a chromosome block, bp. Raises ChromaccError for bad tables and empty or one-class test sets.
+    """
+    check_predictions(predictions)
+    table, names = _join(predictions, baselines)
+    threshold, source = choose_threshold(table)
+    specific, rule = specific_windows(table)
+    draw = {"block_bp": block_bp, "n_bootstrap": n_bootstrap, "seed": seed}
+    quadrants, sizes, against = {}, {}, {name: {} for name in names}
+    for quadrant in QUADRANTS:
+        rows = quadrant_rows(table, quadrant)
+        plan = _plan(rows, **draw)
+        quadrants[quadrant] = _model_metrics(rows, plan, threshold, quadrant)
+        sizes[quadrant] = _sizes(rows, plan) | {"rows_without_score": _n_unmeasured(table, quadrant)}
+        for name, values in _baseline_metrics(rows, plan, names).items():
+            against[name][quadrant] = values
+    rows = quadrant_rows(table, HEADLINE)
+    result = {
+        "simulated": bool(simulated), "threshold": threshold, "threshold_source": source, "confidence": iv.LEVEL,
+        "interval_method": iv.METHOD, **draw, "notes": [P_VALUE_NOTE, _cluster_note(sizes[HEADLINE])],
+        "headline": _headline(quadrants[HEADLINE], sizes[HEADLINE], sorted(rows["cell_type"].unique())),
+        "quadrants": quadrants, "sizes": sizes, "per_cell_type": _per_cell_type(table, threshold, **draw),
+        "baselines": against,
+        "cell_type_specific": _stratum(rows[rows["window"].isin(specific)], rule, names, threshold, **draw),
+        "correlations": _correlations(rows, ["predicted_score", *names], specific, **draw),
+        "ceiling": _ceiling(rows, _plan(rows, **draw), replicates),
+        "calibration": calibration(rows) if (rows["label"] >= 0).any() else None,
+    }
+    result["verdict"] = verdict(result)
+    return result
+
+
+def _join(predictions: pd.DataFrame, baselines: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return the predictions with every baseline as a column, and the baselines' names, the average first."""
+    names = [c for c in baselines if c not in ("cell_type", "window")]
+    clash = sorted(set(names) & (set(COLUMNS) | {"average"}))
+    if clash:
+        raise ChromaccError(f"evaluation: baselines {clash} have the name of a column of the predictions; rename them")
+    table = predictions.merge(baselines, on=["cell_type", "window"], how="left", validate="1:1", indicator=True)
+    lost = int((table["_merge"] == "left_only").sum())
+    if lost:
+        raise ChromaccError(
+            f"evaluation: the baselines lack {lost:,} of {len(table):,} rows (window x cell type) of the predictions; "
+            "they must come from the same dataset: run 03_evaluation again from its start"
+        )
+    return table.drop(columns="_merge").assign(average=table["average_score"]), ["average", *names]
+
+
+def _sizes(rows: pd.DataFrame, plan: iv.Resampling) -> dict[str, object]:
+    """Return how much stands behind the numbers of a set of rows."""
+    return {
+        "rows": len(rows), "windows": int(rows["window"].nunique()), "cell_types": plan.n_cells, "blocks": plan.n_blocks,
+        "labelled_rows": int((rows["label"] >= 0).sum()), "open_rows": int((rows["label"] == 1).sum()),
+    }
+
+
+def _n_unmeasured(table: pd.DataFrame, quadrant: str) -> int:
+    """Return how many rows of a quadrant are left out, because no score was measured or no average is known."""
+    cells, windows = QUADRANTS[quadrant]
+    rows = table[(table["cell_type_split"] == cells) & (table["window_split"] == windows)]
+    return int((~(np.isfinite(rows["score"]) & np.isfinite(rows["average_score"]))).sum())
+
+
+def _cluster_note(size: dict) -> str:
+    """Return in words what the headline's intervals speak about."""
+    if size["cell_types"] == 1:
+        return (
+            f"There is one unseen cell type, so only the {size['blocks']} chromosome blocks are resampled: the "
+            "intervals say how sure the result is for this cell type, and nothing about other cell types."
+        )
+    text = f"The headline's intervals rest on {size['cell_types']} unseen cell types and {size['blocks']} chromosome blocks"
+    few = "; with so few cell types, Student's t for their number widens them."
+    return text + (few if size["cell_types"] < FEW_CELL_TYPES else ".")
+
+
+def _headline(quadrant: dict, size: dict, cell_types: list[str]) -> dict[str, object]:
+    names = ("skill", "pr_auc_gain", "mse", "pearson", "roc_auc", "pr_auc", "base_rate", "std_ratio")
+    return {"quadrant": HEADLINE, **{name: quadrant[name] for name in names if name in quadrant},
+            "cell_types": cell_types, "size": size}
+
+
+def _per_cell_type(table: pd.DataFrame, threshold: float, **draw: int) -> dict[str, dict]:
+    """Return the model's metrics for every training and test cell type, on seen and on unseen chromosomes apart."""
+    result: dict[str, dict] = {}
+    for quadrant in QUADRANTS:
+        chromosomes = quadrant.split("_x_")[1]
+        for name, rows in quadrant_rows(table, quadrant).groupby("cell_type", sort=True):
+            where = f"cell type {name}, {chromosomes.replace('_', ' ')}s"
+            entry = _model_metrics(rows, _plan(rows, **draw), threshold, where)
+            result.setdefault(str(name), {})[chromosomes] = entry
+    return result
+
+
+def _stratum(rows: pd.DataFrame, rule: str, names: list[str], threshold: float, **draw: int) -> dict[str, object]:
+    """Return the model's and the baselines' metrics on some windows of the headline quadrant; rule: which, in words."""
+    if rows.empty:
+        raise ChromaccError(f"evaluation: no cell-type-specific window in {HEADLINE}; the rule was: {rule}")
+    plan = _plan(rows, **draw)
+    return {
+        "rule": rule, "quadrant": HEADLINE, "sizes": _sizes(rows, plan),
+        "model": _model_metrics(rows, plan, threshold, "cell-type-specific windows, " + HEADLINE),
+        "baselines": _baseline_metrics(rows, plan, names),
+    }
+
+
+def verdict(result: dict) -> str:
+    """Return in plain words whether the model beats the average and every baseline on the headline quadrant."""
+    skill, size = result["headline"]["skill"], result["headline"]["size"]
+    against = {name: values[HEADLINE] for name, values in result["baselines"].items() if name != "average"}
+    defined = {name: v["skill_difference"] for name, v in against.items() if "undefined" not in v}
+    won = [name for name, d in defined.items() if d["low"] > 0]
+    lost = [name for name, d in defined.items() if d["high"] < 0]
+    open_ = [name for name in defined if name not in won + lost]
+    on = "simulated data" if result["simulated"] else "real data"
+    cells = f"{size['cell_types']} unseen cell type" + ("s" if size["cell_types"] > 1 else "")
+    text = f"On {on}, {cells} x unseen chromosomes: the model {_beats(skill)} the training-cell-type average, "
+    text += f"skill {_words(skill)}."
+    if won and len(won) == len(defined):
+        text += " It beats every other baseline"
+    elif won:
+        text += f" It beats {_list(won)}"
+    if won:
+        near = min(won, key=lambda name: defined[name]["value"])
+        text += f" (the nearest is {near}: skill difference {_words(defined[near])})."
+    for names, what in ((open_, "It cannot be told from"), (lost, "It is worse than")):
+        if names:
+            text += f" {what} " + _list([f"{n} (skill difference {_words(defined[n])})" for n in names]) + "."
+    undefined = [name for name in against if name not in defined]
+    if undefined:
+        text += f" Not compared, because undefined here: {_list(undefined)}."
+    return text + (" " + _cluster_note(size) if size["cell_types"] < FEW_CELL_TYPES else "")
+
+
+def _beats(skill: dict[str, float]) -> str:
+    if skill["low"] > 0:
+        return "beats"
+    return "does worse than" if skill["high"] < 0 else "cannot be told from"
+
+
+def _words(entry: dict[str, float]) -> str:
+    return f"{entry['value']:+.3f} (95% interval {entry['low']:+.3f} to {entry['high']:+.3f})"
+
+
+def _list(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+# --- tables and files ----------------------------------------------------------------------------------------
+
+
+def interval_table(entries: Mapping[str, Mapping[str, dict]], names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return a table of texts "value [low, high]": one row an entry, one column a metric.
+
+    entries: {row: {metric: {"value", "low", "high"}}}; what is no interval is passed over. names: the columns, all that
+    occur if None. "" where an entry lacks a metric, "undefined" where its value is NaN.
+    """
+    known = {row: {n: v for n, v in values.items() if isinstance(v, Mapping) and "value" in v}
+             for row, values in entries.items()}
+    columns = names or list(dict.fromkeys(name for values in known.values() for name in values))
+    return pd.DataFrame(
+        [[_cell(values.get(name)) for name in columns] for values in known.values()],
+        index=[row.replace("_x_", " x ").replace("_", " ") for row in known],
+        columns=[name.replace("_", " ") for name in columns],
+    )
+
+
+def _cell(entry: Mapping[str, float] | None) -> str:
+    if entry is None:
+        return ""
+    if not np.isfinite(entry["value"]):
+        return "undefined"
+    value = f"{entry['value']:.3g}"
+    return f"{value} [{entry['low']:.3g}, {entry['high']:.3g}]" if np.isfinite(entry["low"]) else value
+
+
+def locus_tables(
+    arrays: Arrays, windows: Mapping[str, int], cells: np.ndarray, profile: np.ndarray
+) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, np.ndarray]]]:
+    """Return what `plots.plot_loci` draws: profiles and input tracks of a few windows in a few cell types.
+
+    windows: {why it was chosen: window}. cells: indices, shape=(C,). profile: predicted, shape=(windows, C, B), arcsinh
+    fold. Profiles: {title: table of cell_type, bp (middle of the bin, from the window's start), measured, average,
+    model}.
+    Tracks: {title: {cell type: shape=(tracks, B), z of the bin means, NaN = missing}}.
+    """
+    n_bins, window_bp = arrays.accessibility.shape[2], arrays.sequence.shape[1]
+    middle = (np.arange(n_bins) + 0.5) * window_bp / n_bins
+    profiles, tracks = {}, {}
+    for i, (why, window) in enumerate(windows.items()):
+        place = arrays.windows.iloc[window]
+        title = f"{why}: {place['chrom']}:{place['start']:,}-{place['end']:,}"
+        average = locus_average(arrays.accessibility[[window]], arrays.train_mask)[0]  # (C, B)
+        names = arrays.cell_types["cell_type"].iloc[cells].tolist()
+        profiles[title] = pd.concat([
+            pd.DataFrame({"cell_type": name, "bp": middle, "measured": arrays.accessibility[window, c],
+                          "average": average[c], "model": profile[i, k]})
+            for k, (name, c) in enumerate(zip(names, cells, strict=True))
+        ], ignore_index=True)
+        tracks[title] = {name: _tracks(arrays, window, c) for name, c in zip(names, cells, strict=True)}
+    return profiles, tracks
+
+
+def _tracks(arrays: Arrays, window: int, cell: int) -> np.ndarray:
+    """Return the bin means of every track in one window and cell type, NaN where missing: shape=(tracks, B)."""
+    values = np.concatenate([arrays.histone[window, cell, ..., 0], arrays.tf[window, cell, ..., 0]])
+    observed = np.concatenate([arrays.histone_observed[window, cell], arrays.tf_observed[window, cell]])
+    return np.where(observed[:, None], values, np.nan)
+
+
+def write_metrics(result: dict, path: Path) -> None:
+    """Write the evaluation as JSON, whole or not at all; NaN (undefined) becomes null."""
+    draft = Path(path).with_name(Path(path).name + ".part")
+    draft.write_text(json.dumps(_plain(result), indent=1, allow_nan=False) + "\n")
+    os.replace(draft, path)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as parquet, whole or not at all."""
+    draft = Path(path).with_name(Path(path).name + ".part")
+    table.to_parquet(draft, index=False)
+    os.replace(draft, path)
+
+
+def _plain(value: object) -> object:
+    """Return value with numpy numbers as Python's and NaN as None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,103 @@
+"""Run a trained model: load it from its folder, and predict every window in every cell type of a dataset."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+from tqdm import tqdm
+
+from chromacc_lib import ChromaccError
+from chromacc_lib.batches import RegionData
+from chromacc_lib.dataset import Arrays, locus_average
+from chromacc_lib.model import ChromaccModel, ModelConfig
+
+__all__ = ["load_model", "predict_dataset", "predict_scores", "read_model_config"]
+
+
+def read_model_config(model_dir: str | Path) -> dict:
+    """The content of `config.json`; raises `ChromaccError` when the folder holds no finished model."""
+    path = Path(model_dir) / "config.json"
+    if not path.exists() or not (path.parent / "model.safetensors").exists():
+        raise ChromaccError(
+            f"{model_dir} holds no trained model (config.json and model.safetensors are needed); run the training "
+            "notebook first, or name the model folder of a finished run."
+        )
+    return json.loads(path.read_text())
+
+
+def load_model(model_dir: str | Path, arrays: Arrays | None = None) -> ChromaccModel:
+    """Load weights (safetensors only) into evaluation mode on the CPU.
+
+    With `arrays`, raises `ChromaccError` when the dataset's tracks, features or bins are not those of the model, in
+    its order, by name.
+    """
+    raw = read_model_config(model_dir)["model"]
+    config = ModelConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+    if arrays is not None:
+        _require_match(config, arrays, model_dir)
+    model = ChromaccModel(config)
+    model.load_state_dict(load_file(Path(model_dir) / "model.safetensors"))
+    return model.eval()
+
+
+def _require_match(config: ModelConfig, arrays: Arrays, model_dir: str | Path) -> None:
+    found = {
+        "histone_marks": arrays.histone_marks, "tfs": arrays.tfs, "features": arrays.features,
+        "window_bp": arrays.sequence.shape[1], "n_bins": arrays.accessibility.shape[2],
+    }  # fmt: skip
+    wrong = {name: value for name, value in found.items() if getattr(config, name) != value}
+    if wrong:
+        lines = "; ".join(f"{name}: model {getattr(config, name)}, dataset {value}" for name, value in wrong.items())
+        raise ChromaccError(f"The model in {model_dir} does not fit this dataset ({lines}); train on it, or curate alike.")
+
+
+@torch.no_grad()
+def predict_scores(
+    model: ChromaccModel, data: RegionData, windows: np.ndarray, cell_types: np.ndarray, batch_windows: int = 64
+) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted score (arcsinh fold) and probability of being open, both float32 (len(windows), len(cell_types)).
+
+    Each is the mean over both strands (logits are averaged, then made a probability). Every accessibility token is
+    masked. The model's training mode is restored.
+    """
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    scores, logits = [], []
+    chunks = np.array_split(windows, max(1, -(-len(windows) // batch_windows)))
+    for chunk in tqdm(chunks, desc="predicting", unit="batch", leave=False):
+        batch = data.batch(chunk, cell_types).to(device)
+        both = [model(batch), model(batch.reverse_complement())]
+        scores.append((both[0].score + both[1].score).cpu() / 2)
+        logits.append((both[0].logit + both[1].logit).cpu() / 2)
+    model.train(was_training)
+    return torch.cat(scores).numpy(), torch.cat(logits).sigmoid().numpy()
+
+
+def predict_dataset(model: ChromaccModel, arrays: Arrays, batch_windows: int = 64) -> pd.DataFrame:
+    """One row a (window, cell type), all of them: what was measured, what is predicted, the locus average, the truth.
+
+    Columns as in the project's run contract: cell_type, cell_type_split, window, chrom, start, end (0-based half-open),
+    window_split, kind, gc, score, label, predicted_score, predicted_probability, average_score, average_label, truth.
+    """
+    data = RegionData(arrays)
+    n_windows, n_cells = arrays.score.shape
+    score, probability = predict_scores(model, data, np.arange(n_windows), np.arange(n_cells), batch_windows)
+    label = np.where(arrays.label >= 0, arrays.label, np.nan).astype(np.float32)
+    windows = arrays.windows.reset_index(drop=True).rename(columns={"split": "window_split"})
+    table = windows.loc[np.repeat(np.arange(n_windows), n_cells)].reset_index(drop=True)
+    cells = arrays.cell_types.loc[np.tile(np.arange(n_cells), n_windows)].reset_index(drop=True)
+    table.insert(0, "cell_type", cells["cell_type"])
+    table.insert(1, "cell_type_split", cells["split"])
+    table.insert(2, "window", np.repeat(np.arange(n_windows), n_cells))
+    columns = {
+        "score": arrays.score, "label": arrays.label, "predicted_score": score, "predicted_probability": probability,
+        "average_score": locus_average(arrays.score, arrays.train_mask),
+        "average_label": locus_average(label, arrays.train_mask),
+        "truth": arrays.truth if arrays.truth is not None else np.full(arrays.score.shape, np.nan, np.float32),
+    }  # fmt: skip
+    return table.assign(**{name: values.reshape(-1) for name, values in columns.items()})

@@ -1,0 +1,686 @@
+"""The manifest: one row a file, whoever wrote it; read, checked whole before any long work, and locked.
+
+All coordinates are 0-based half-open, in bp. Nothing here repairs a file: what is wrong is listed, all at
+once, each with its remedy; what is merely worth knowing is listed as a note.
+"""
+
+import gzip
+import hashlib
+import os
+import re
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pandas as pd
+import pyBigWig
+import pyfaidx
+
+from chromacc_lib import ChromaccError, project_path
+
+__all__ = [
+    "COLUMNS",
+    "KINDS",
+    "OPTIONAL_COLUMNS",
+    "BigWigLayout",
+    "FileProblem",
+    "Problem",
+    "bigwig_layout",
+    "check_manifest",
+    "file_md5",
+    "genome_sizes",
+    "is_simulated",
+    "lock_table",
+    "open_genome",
+    "read_expression",
+    "read_intervals",
+    "read_manifest",
+    "require_no_problems",
+    "write_lock",
+]
+
+COLUMNS = (
+    "cell_type",
+    "assay",
+    "target",
+    "kind",
+    "path_or_url",
+    "md5",
+    "accession",
+    "biosample",
+    "donor",
+    "assembly",
+    "output_type",
+)
+OPTIONAL_COLUMNS = ("replicate", "lineage")
+REQUIRED_COLUMNS = ("cell_type", "target", "kind", "path_or_url", "assembly")  # the others may be left out
+KINDS = ("accessibility_signal", "accessibility_peaks", "histone", "tf", "expression")
+BIGWIG_KINDS = ("accessibility_signal", "histone", "tf")
+INPUT_KINDS = ("histone", "tf", "expression")
+BIGWIG_MAGIC, BIGBED_MAGIC, RTREE_MAGIC = 0x888FFC26, 0x8789F2EB, 0x2468ACE0
+GZIP_MAGIC = b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with one file. `row`: 1-based line in `file`, 0 where no line can be named.
+
+    `fatal` False is a note: the data are used all the same, and the reader should know how.
+    """
+
+    file: str
+    row: int
+    what: str
+    got: str
+    needed: str
+    remedy: str
+    fatal: bool = True
+
+    def __str__(self) -> str:
+        place = f"{self.file}, line {self.row}" if self.row else self.file
+        level = "" if self.fatal else "note: "
+        return f"{level}{place}: {self.what}; got {self.got}; needed {self.needed}. {self.remedy}"
+
+
+class FileProblem(ChromaccError):
+    """Raised where a file cannot be used; carries the `Problem`."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+def require_no_problems(problems: Sequence[Problem]) -> None:
+    """Raise one ChromaccError that lists every fatal problem; notes never raise."""
+    fatal = [problem for problem in problems if problem.fatal]
+    if fatal:
+        listing = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(fatal, start=1))
+        raise ChromaccError(f"{len(fatal)} problem(s) in the input; nothing was written:\n{listing}")
+
+
+# --- text ---------------------------------------------------------------------------------------------------
+def _numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """Return (1-based line number, text) of a plain or gzipped UTF-8 file.
+
+    Tolerated: byte-order mark, CRLF, comments (#), blank lines, `track` and `browser` lines.
+    Raises FileProblem when the file is missing, empty, cut, or no text.
+    """
+    data = _read_bytes(path)
+    try:
+        text = (gzip.decompress(data) if data.startswith(GZIP_MAGIC) else data).decode("utf-8-sig")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise FileProblem(Problem(str(path), 0, "truncated or corrupt gzip file", str(error),
+                                  "a whole gzip file", "Fetch the file again.")) from error
+    except UnicodeDecodeError as error:
+        raise FileProblem(Problem(str(path), 0, "not a text file", f"byte {data[error.start]:#04x}",
+                                  "UTF-8 text", "Check that this is the file that you meant.")) from error
+    skip = re.compile(r"\s*(#|track\b|browser\b|$)")
+    lines = [(i, line) for i, line in enumerate(text.splitlines(), start=1) if not skip.match(line)]
+    return lines
+
+
+def _read_bytes(path: Path) -> bytes:
+    _require_file(path)
+    return path.read_bytes()
+
+
+def _require_file(path: Path) -> None:
+    """Raise FileProblem unless `path` is a readable file with something in it."""
+    if not path.is_file():
+        got = "a folder" if path.is_dir() else "nothing there"
+        raise FileProblem(
+            Problem(str(path), 0, "missing file", got, "a file", "Correct the path, or fetch the file."))
+    if not os.access(path, os.R_OK):
+        raise FileProblem(Problem(str(path), 0, "unreadable file", "no permission to read", "read permission",
+                                  "Change its permissions (chmod u+r)."))
+    if path.stat().st_size == 0:
+        raise FileProblem(Problem(str(path), 0, "empty file", "0 bytes", "data", "Fetch the file again."))
+
+
+def file_md5(path: str | Path) -> str:
+    """Return the hex md5 of a file; within one process a file with the same size and time is read once."""
+    stat = os.stat(path)
+    return _md5(str(path), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=100_000)
+def _md5(path: str, size: int, mtime_ns: int) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "md5").hexdigest()
+
+
+# --- the manifest itself ------------------------------------------------------------------------------------
+def read_manifest(path: str | Path) -> pd.DataFrame:
+    """Read a tab-separated manifest; return its rows with all of `COLUMNS` and `OPTIONAL_COLUMNS` as text, ""
+    where nothing was given.
+
+    `path_or_url` becomes an absolute path (relative ones are taken from the manifest's folder); the index,
+    `line`, is the line of each row in the file. Raises ChromaccError for a missing file or column, a row with
+    too many or too few fields, or a web address.
+    """
+    path = project_path(path)
+    lines = _numbered_lines(path)
+    if len(lines) < 2:
+        raise ChromaccError(f"{path}: the manifest has no rows; it needs a header and one row a file")
+    header = [name.strip() for name in lines[0][1].split("\t")]
+    _require_columns(path, header)
+    rows, numbers = [], []
+    for number, text in lines[1:]:
+        fields = [field.strip() for field in text.split("\t")]
+        fields += [""] * (len(header) - len(fields)
+                          )  # editors strip trailing tabs: missing last fields are empty
+        if len(fields) > len(header):
+            raise ChromaccError(f"{path}, line {number}: got {len(fields)} tab-separated fields, needed "
+                                f"{len(header)} as in the header; remove the extra tabs")
+        rows.append(fields)
+        numbers.append(number)
+    manifest = pd.DataFrame(rows, columns=header, index=pd.Index(numbers, name="line"), dtype=str)
+    for column in (*COLUMNS, *OPTIONAL_COLUMNS):
+        if column not in manifest:
+            manifest[column] = ""
+    _refuse_urls(path, manifest)
+    manifest.attrs["path"] = str(path)
+    manifest["path_or_url"] = [_resolve(path.parent, entry) for entry in manifest["path_or_url"]]
+    return manifest
+
+
+def is_simulated(manifest: pd.DataFrame) -> bool:
+    """Tell simulated from real data: the simulator's assembly is called `simulated-...`."""
+    return bool(manifest["assembly"].str.lower().str.startswith("simulated").any())
+
+
+def _require_columns(path: Path, header: list[str]) -> None:
+    missing = [name for name in REQUIRED_COLUMNS if name not in header]
+    if missing:
+        hint = "" if len(header) > 1 else " The header has no tab: columns must be separated by tabs."
+        raise ChromaccError(
+            f"{path}: the manifest lacks the column(s) {', '.join(missing)}; got {header}.{hint} "
+            f"The columns are: {', '.join(COLUMNS)}")
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise ChromaccError(
+            f"{path}: the column(s) {', '.join(twice)} stand twice in the header; keep one of each")
+
+
+def _refuse_urls(path: Path, manifest: pd.DataFrame) -> None:
+    urls = manifest[manifest["path_or_url"].str.contains(r"^[A-Za-z][A-Za-z0-9+.-]+://", regex=True)]
+    if len(urls):
+        lines = ", ".join(map(str, urls.index[:5]))
+        raise ChromaccError(
+            f"{path}: {len(urls)} row(s) name a web address (line {lines}), the first {urls['path_or_url'].iloc[0]}; "
+            "reading tracks over the network (streaming) is not there yet. Download the files, and give their paths"
+        )
+
+
+def _resolve(folder: Path, entry: str) -> str:
+    return os.path.normpath(folder / Path(entry).expanduser()) if entry else ""
+
+
+def lock_table(manifest: pd.DataFrame, references: Mapping[str, str | Path]) -> pd.DataFrame:
+    """Return the manifest with what was really read: `md5` and `bytes` of each file, hashed now.
+
+    references: further files by kind, such as {"genome_fasta": path, "blacklist": path}; they become rows.
+    """
+    extra = pd.DataFrame([{"kind": kind, "path_or_url": str(path)} for kind, path in references.items()])
+    table = pd.concat([manifest[[*COLUMNS, *OPTIONAL_COLUMNS]], extra], ignore_index=True).fillna("")
+    table["md5"] = [file_md5(path) for path in table["path_or_url"]]
+    table["bytes"] = [os.path.getsize(path) for path in table["path_or_url"]]
+    return table
+
+
+def write_lock(manifest: pd.DataFrame, path: str | Path, references: Mapping[str,
+                                                                             str | Path]) -> pd.DataFrame:
+    """Write `lock_table(manifest, references)` to `path` (manifest.lock.tsv) and return it."""
+    table = lock_table(manifest, references)
+    table.to_csv(path, sep="\t", index=False)
+    return table
+
+
+# --- genome -------------------------------------------------------------------------------------------------
+def open_genome(path: str | Path) -> pyfaidx.Fasta:
+    """Open a plain or bgzipped FASTA; slices are upper-case text, 0-based half-open. Builds the index if
+    needed.
+
+    Raises FileProblem when the file is missing, empty, gzipped but not bgzipped, or cannot be indexed.
+    """
+    path = project_path(path)
+    _require_file(path)
+    try:
+        genome = pyfaidx.Fasta(str(path), sequence_always_upper=True, as_raw=True)
+    except (pyfaidx.FastaIndexingError, pyfaidx.UnsupportedCompressionFormat, OSError, ValueError) as error:
+        raise FileProblem(Problem(
+            str(path), 0, "FASTA cannot be indexed", str(error) or type(error).__name__,
+            "a plain or bgzipped FASTA in a folder where its index (.fai) is or can be written",
+            "If it is gzipped: gunzip it, or recompress it with bgzip. If the folder is read-only: "
+            "run `samtools faidx` on a copy.")) from error
+    if not len(genome.keys()):
+        raise FileProblem(Problem(str(path), 0, "no sequence", "no line that starts with >", "a FASTA file",
+                                  "Give the genome's FASTA."))
+    return genome
+
+
+def genome_sizes(path: str | Path) -> dict[str, int]:
+    """Return {chromosome: length in bp} of a FASTA, in the file's order. Raises as `open_genome`."""
+    with open_genome(path) as genome:
+        return {name: len(genome[name]) for name in genome.keys()}
+
+
+# --- BED and narrowPeak -------------------------------------------------------------------------------------
+def read_intervals(path: str | Path,
+                   sizes: Mapping[str, int] | None = None) -> tuple[pd.DataFrame, list[Problem]]:
+    """Read BED3 to narrowPeak, plain or gzipped; return its good rows, in the file's order, and every
+    problem.
+
+    Columns: line, chrom, start, end, strength (narrowPeak and broadPeak: signalValue; BED: score, 0 where
+    there is none), summit (narrowPeak's own, else the midpoint). sizes: {chromosome: length} of the genome,
+    checked if given. Raises FileProblem when the file cannot be read at all.
+    """
+    path = Path(path)
+    lines = _numbered_lines(path)
+    problems: list[Problem] = []
+    table = _interval_table(path, lines, problems)
+    if sizes is not None and len(table):
+        problems += _chromosome_names(path, dict.fromkeys(table["chrom"]), sizes, "intervals")
+        length = table["chrom"].map(sizes)
+        table = _drop(table, path, problems, table["end"] > length, "intervals past the chromosome's end",
+                      "an end within the FASTA's chromosome", "Use peaks of the FASTA's own assembly.")
+    keys = list(zip(table["chrom"], table["start"]))
+    first_seen = {chrom: i for i, chrom in enumerate(dict.fromkeys(table["chrom"]))}
+    order = [(first_seen[chrom], start) for chrom, start in keys]
+    unsorted = [i for i in range(1, len(order)) if order[i] < order[i - 1]]
+    if unsorted:
+        problems.append(Problem(str(path), int(table["line"].iloc[unsorted[0]]), "intervals are not sorted",
+                                f"{len(unsorted)} step(s) back", "order by chromosome and start",
+                                "They are sorted on reading; nothing is lost.", fatal=False))
+    return table.reset_index(drop=True), problems
+
+
+def _interval_table(path: Path, lines: list[tuple[int, str]], problems: list[Problem]) -> pd.DataFrame:
+    """Parse lines into typed columns; append to `problems` and leave out every row that is not a valid
+    interval.
+    """
+    rows = [text.split("\t") if "\t" in text else text.split() for _, text in lines]
+    width = max((len(row) for row in rows), default=0)
+    raw = pd.DataFrame([row + [None] * (width - len(row)) for row in rows], columns=range(width), dtype=str)
+    raw["line"] = [number for number, _ in lines]
+    if width < 3 or not len(raw):
+        problems.append(
+            Problem(str(path), 0, "no intervals", f"{len(raw)} rows of {width} column(s)",
+                    "BED: chrom, start, end, separated by tabs", "Check that this is a BED or peak file."))
+        return pd.DataFrame({"line": [], "chrom": [], "start": [], "end": [], "strength": [], "summit": []})
+    raw = _drop(raw,
+                path,
+                problems,
+                raw[width - 1].isna(),
+                "rows with missing columns",
+                f"{width} columns in each row",
+                "The file may be cut; fetch it again.",
+                got=width - 1)
+    for column in (1, 2):
+        whole = raw[column].str.fullmatch(r"\s*-?\d+\s*")
+        raw = _drop(raw, path, problems, ~whole, "positions that are no whole numbers", "integers",
+                    "Correct the file.", got=column)
+    table = pd.DataFrame({"line": raw["line"], "chrom": raw[0], "start": raw[1].astype("int64"),
+                          "end": raw[2].astype("int64")})
+    table["strength"] = _strength(raw, path, width)
+    offset = pd.to_numeric(raw[9], errors="coerce") if width >= 10 else pd.Series(-1, index=raw.index)
+    middle = (table["start"] + table["end"]) // 2
+    table["summit"] = middle.where(offset < 0, table["start"] + offset)
+    return _drop_bad_intervals(table, path, problems).astype({"summit": "int64"})
+
+
+def _strength(raw: pd.DataFrame, path: Path, width: int) -> pd.Series:
+    """Strength as float64: column 7 of narrowPeak and broadPeak, else the BED score, else 0; NaN = no number."""
+    broad = width == 9 and "broadpeak" in path.name.lower()
+    column = 6 if width == 10 or broad else 4
+    if width <= column:
+        return pd.Series(0.0, index=raw.index)
+    return pd.to_numeric(raw[column].where(raw[column] != ".", "0"), errors="coerce").astype("float64")
+
+
+def _drop_bad_intervals(table: pd.DataFrame, path: Path, problems: list[Problem]) -> pd.DataFrame:
+    """Leave out what cannot be an interval on a chromosome; one problem for each kind of fault."""
+    rules = [
+        (lambda t: t["start"] < 0, "negative starts", "start of at least 0", "start", "Correct the file."),
+        (lambda t: t["start"] > t["end"], "starts exceed ends", "start < end", "start",
+         "Swap the two columns."),
+        (lambda t: t["start"] == t["end"], "zero-length intervals", "start < end", "start",
+         "Remove them, or give each its width."),
+        (lambda t: ~np.isfinite(t["strength"]), "signalValue or score that is no finite number",
+         "a finite number", "strength", "Call the peaks again, or remove these rows."),
+        (lambda t: t["summit"].isna() | (t["summit"] < t["start"]) | (t["summit"] >= t["end"]),
+         "summits outside their peak", "column 10 from 0 to the peak's length - 1, or -1", "summit",
+         "Correct column 10, or give BED without it."),
+    ]
+    for rule, what, needed, got, remedy in rules:
+        table = _drop(table, path, problems, rule(table), what, needed, remedy, got=got)
+    return table
+
+
+def _drop(table: pd.DataFrame, path: Path, problems: list[Problem], bad: pd.Series, what: str, needed: str,
+          remedy: str, got: str | int = "end") -> pd.DataFrame:
+    """Return the rows that are not `bad`, and append one problem that counts those and shows the first."""
+    bad = bad.fillna(True).astype(bool)
+    if not bad.any():
+        return table
+    first = table[bad].iloc[0]
+    problems.append(Problem(str(path), int(first["line"]), f"{what} in {int(bad.sum())} of {len(bad)} row(s)",
+                            f"{first[got]} in the first", needed, remedy))
+    return table[~bad]
+
+
+def _chromosome_names(path: Path, names: Iterable[str], sizes: Mapping[str, int], what: str) -> list[Problem]:
+    """Compare chromosome names with the genome's: none shared is a problem, some unknown is a note."""
+    names = list(names)
+    unknown = [name for name in names if name not in sizes]
+    if not unknown:
+        return []
+    shown, known = ", ".join(unknown[:4]), ", ".join(list(sizes)[:4])
+    if len(unknown) < len(names):
+        return [
+            Problem(str(path),
+                    0,
+                    f"{what} on {len(unknown)} chromosome(s) that the FASTA does not have",
+                    shown,
+                    f"chromosomes of the FASTA ({known})",
+                    "They are not used.",
+                    fatal=False)
+        ]
+    renamed = {name.removeprefix("chr") for name in names} & {name.removeprefix("chr") for name in sizes}
+    if renamed:
+        return [
+            Problem(
+                str(path), 0, "chromosomes are named in another style than in the FASTA", shown, known,
+                f"Rename them in the file ({shown.split(',')[0]} is probably the FASTA's "
+                f"{_other_style(unknown[0])}), or use a FASTA of the same style.")
+        ]
+    return [Problem(str(path), 0, "no chromosome shared with the FASTA", shown, known,
+                    "Use files of the FASTA's own assembly.")]
+
+
+def _other_style(name: str) -> str:
+    return name.removeprefix("chr") if name.startswith("chr") else f"chr{name}"
+
+
+# --- bigWig -------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class BigWigLayout:
+    """What a bigWig's header and index say; read without touching its data.
+
+    chroms: {name: length in bp}, in the file's own numbering. blocks: structured array, one entry a data
+    block, fields start_chrom, start, end_chrom, end (bp), offset, size (bytes). covered: bases with data;
+    minimum, total: of the signal over them.
+    """
+
+    chroms: dict[str, int]
+    blocks: np.ndarray
+    covered: int
+    minimum: float
+    total: float
+
+    @property
+    def chroms_with_data(self) -> tuple[str, ...]:
+        """Chromosomes on which the file has at least one interval."""
+        names = list(self.chroms)
+        present: set[int] = set()
+        for first, last in np.unique(self.blocks[["start_chrom", "end_chrom"]]).tolist():
+            present.update(range(first, last + 1))
+        return tuple(names[i] for i in sorted(present))
+
+
+def bigwig_layout(path: str | Path) -> BigWigLayout:
+    """Read header and index of a bigWig, and prove that no data or zoom block lies past the file's end.
+
+    Format: Kent et al. 2010, Bioinformatics 26:2204, supplement. Raises FileProblem, which says what is
+    wrong.
+    """
+    path = Path(path)
+    _require_file(path)
+    size = path.stat().st_size
+    with open(path, "rb") as handle:
+        order = _bigwig_byte_order(path, handle.read(4))
+        try:
+            return _parse_layout(path, handle, order, size)
+        except struct.error as error:
+            raise _truncated(path, size) from error
+
+
+def _bigwig_byte_order(path: Path, magic: bytes) -> str:
+    for order in ("<", ">"):
+        if magic == struct.pack(order + "I", BIGWIG_MAGIC):
+            return order
+    if magic in (struct.pack("<I", BIGBED_MAGIC), struct.pack(">I", BIGBED_MAGIC)):
+        got, remedy = "a bigBed", "Give the signal (bigWig) of this experiment, not its peaks."
+    elif magic.startswith(GZIP_MAGIC):
+        got, remedy = "a gzip file", "gunzip it."
+    elif all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in magic):
+        got, remedy = f"text that starts with {magic.decode()!r}", "Convert it with bedGraphToBigWig."
+    else:
+        got, remedy = f"bytes {magic.hex()}", "Fetch the file again."
+    raise FileProblem(Problem(str(path), 0, "not a bigWig", got, "a bigWig file", remedy))
+
+
+def _truncated(path: Path, size: int) -> FileProblem:
+    return FileProblem(
+        Problem(str(path), 0, "truncated or corrupt bigWig", f"{size} bytes, and blocks beyond them",
+                "every block that the index names", "Fetch the file again, and compare its md5."))
+
+
+def _parse_layout(path: Path, handle: BinaryIO, order: str, size: int) -> BigWigLayout:
+    handle.seek(0)
+    fields = struct.unpack(order + "IHHQQQHHQQIQ", handle.read(64))
+    n_zooms, index_offset, summary_offset = fields[2], fields[5], fields[9]
+    if summary_offset == 0:
+        raise FileProblem(
+            Problem(str(path), 0, "bigWig without a total summary", f"format version {fields[1]}",
+                    "version 2 or later", "Write it again with bedGraphToBigWig."))
+    zooms = [struct.unpack(order + "IIQQ", handle.read(24))[3] for _ in range(n_zooms)]
+    handle.seek(summary_offset)
+    # the maximum is left alone: libBigWig does not update it where values only fall
+    covered, minimum, _, total, _ = struct.unpack(order + "Qdddd", handle.read(40))
+    blocks = _rtree_leaves(path, handle, order, index_offset, size)
+    for offset in zooms:
+        if offset:
+            _rtree_leaves(path, handle, order, offset, size)
+    try:
+        with pyBigWig.open(str(path)) as bigwig:
+            chroms = dict(bigwig.chroms())
+    except RuntimeError as error:
+        raise _truncated(path, size) from error
+    return BigWigLayout(chroms, blocks, covered, minimum, total)
+
+
+def _rtree_leaves(path: Path, handle: BinaryIO, order: str, offset: int, size: int) -> np.ndarray:
+    """Walk an R-tree index; return its leaf entries. Raises FileProblem if anything lies past `size` bytes."""
+    leaf = np.dtype([("start_chrom", order + "u4"), ("start", order + "u4"), ("end_chrom", order + "u4"),
+                     ("end", order + "u4"), ("offset", order + "u8"), ("size", order + "u8")])
+    inner = np.dtype(leaf.descr[:5])
+    handle.seek(offset)
+    header = struct.unpack(order + "IIQIIIIQII", handle.read(48))
+    if header[0] != RTREE_MAGIC:
+        raise _truncated(path, size)
+    nodes, leaves, visited = [offset + 48], [], set()
+    while nodes:
+        node = nodes.pop()
+        if node in visited or node > size:
+            raise _truncated(path, size)
+        visited.add(node)
+        handle.seek(node)
+        is_leaf, _, count = struct.unpack(order + "BBH", handle.read(4))
+        dtype = leaf if is_leaf else inner
+        data = handle.read(count * dtype.itemsize)
+        if len(data) < count * dtype.itemsize:
+            raise _truncated(path, size)
+        entries = np.frombuffer(data, dtype=dtype)
+        if is_leaf:
+            leaves.append(entries)
+        else:
+            nodes.extend(entries["offset"].tolist())
+    blocks = np.concatenate(leaves) if leaves else np.empty(0, dtype=leaf)
+    if len(blocks) and int((blocks["offset"] + blocks["size"]).max()) > size:
+        raise _truncated(path, size)
+    return blocks
+
+
+# --- expression ---------------------------------------------------------------------------------------------
+def read_expression(path: str | Path) -> pd.Series:
+    """Read a TSV with header `gene  tpm`; return TPM (float64) by gene. Raises FileProblem for any other
+    content.
+    """
+    path = Path(path)
+    lines = _numbered_lines(path)
+    header = [name.strip().lower() for name in lines[0][1].split("\t")] if lines else []
+    if not {"gene", "tpm"} <= set(header):
+        raise FileProblem(
+            Problem(str(path), 1, "not an expression table", str(header), "the columns gene and tpm",
+                    "Give a tab-separated file with that header."))
+    rows = pd.DataFrame([text.split("\t") for _, text in lines[1:]], columns=range(len(header)), dtype=str)
+    gene = rows[header.index("gene")].str.strip()
+    tpm = pd.to_numeric(rows[header.index("tpm")], errors="coerce")
+    bad = np.flatnonzero(~(np.isfinite(tpm) & (tpm >= 0)) | gene.duplicated() | (gene == ""))
+    if len(bad) or not len(rows):
+        first = bad[0] if len(bad) else 0
+        raise FileProblem(
+            Problem(str(path), lines[first + 1][0] if len(bad) else 0,
+                    f"{len(bad)} bad row(s) of {len(rows)}",
+                    repr(lines[first + 1][1]) if len(bad) else "no rows",
+                    "each gene once, with a finite TPM of at least 0", "Correct these rows."))
+    return pd.Series(tpm.to_numpy(), index=gene.to_numpy(), name="tpm")
+
+
+# --- everything at once -------------------------------------------------------------------------------------
+def check_manifest(manifest: pd.DataFrame, genome_fasta: str | Path, blacklist: str | Path | None = None,
+                   for_training: bool = True) -> list[Problem]:
+    """Open every file that the manifest names, and return ALL problems, fatal ones first; [] if there are
+    none.
+
+    manifest: from `read_manifest`. for_training: accessibility is needed in each cell type, and two cell
+    types. Data blocks are not decompressed here (a flipped byte is found by its md5, or when it is read).
+    """
+    name = manifest.attrs.get("path", "manifest")
+    problems = _check_rows(name, manifest) + _check_cell_types(name, manifest, for_training)
+    sizes: dict[str, int] | None = None
+    try:
+        sizes = genome_sizes(genome_fasta)
+    except FileProblem as error:
+        problems.append(error.problem)
+    for line, row in manifest.iterrows():
+        if row["kind"] in KINDS and row["path_or_url"]:
+            problems += _check_file(name, int(line), row, sizes)
+    if blacklist:
+        try:
+            problems += read_intervals(project_path(blacklist), sizes)[1]
+        except FileProblem as error:
+            problems.append(error.problem)
+    return sorted(problems, key=lambda problem: not problem.fatal)
+
+
+def _check_rows(name: str, manifest: pd.DataFrame) -> list[Problem]:
+    """Problems of the table itself: empty fields, unknown kinds, rows or files given twice."""
+    problems = []
+    for column in REQUIRED_COLUMNS:
+        for line in manifest.index[manifest[column] == ""]:
+            problems.append(
+                Problem(name, int(line), f"empty {column}", "nothing", f"a {column}", "Fill it in."))
+    for line, kind in manifest["kind"][~manifest["kind"].isin((*KINDS, ""))].items():
+        problems.append(
+            Problem(name, int(line), "unknown kind", kind, f"one of {', '.join(KINDS)}", "Correct it."))
+    given = manifest[manifest["path_or_url"] != ""]
+    for line, path in given["path_or_url"][given["path_or_url"].duplicated()].items():
+        problems.append(Problem(name, int(line), "the same file is given twice", path, "each file in one row",
+                                "Remove the row, or give the file that was meant."))
+    # Replicates are told apart for accessibility only; one histone or TF track is expected for each cell type.
+    tracks = manifest[manifest["kind"].isin(("histone", "tf", "expression"))]
+    for line, row in tracks[tracks.duplicated(["cell_type", "target", "kind"])].iterrows():
+        problems.append(Problem(name, int(line), f"second {row['kind']} row for one cell type and target",
+                                f"{row['cell_type']}, {row['target']}", "one row",
+                                "Give the file of pooled replicates."))
+    assemblies = sorted(set(manifest["assembly"]) - {""})
+    if len(assemblies) > 1:
+        problems.append(Problem(name, 0, "more than one assembly", ", ".join(assemblies), "one",
+                                "Keep the files of one assembly, the FASTA's."))
+    return problems
+
+
+def _check_cell_types(name: str, manifest: pd.DataFrame, for_training: bool) -> list[Problem]:
+    """Problems of whole cell types: without accessibility (refused for training), or without any input."""
+    problems = []
+    for cell_type, rows in manifest.groupby("cell_type", sort=False):
+        kinds, line = set(rows["kind"]), int(rows.index[0])
+        if not kinds & set(INPUT_KINDS):
+            problems.append(
+                Problem(name, line, f"cell type {cell_type} has no input track", ", ".join(sorted(kinds)),
+                        "at least one histone, tf or expression row", "Add one, or remove it."))
+        if for_training and "accessibility_signal" not in kinds:
+            problems.append(
+                Problem(name, line, f"cell type {cell_type} has no accessibility signal", ", ".join(
+                    sorted(kinds)), "an accessibility_signal row, to train or to evaluate",
+                        "Add it; or keep the cell type for `chromacc predict`."))
+        elif for_training and "accessibility_peaks" not in kinds:
+            problems.append(
+                Problem(name,
+                        line,
+                        f"cell type {cell_type} has no accessibility peaks",
+                        "signal only",
+                        "accessibility_peaks for labels",
+                        "Its labels are left unknown.",
+                        fatal=False))
+    return problems
+
+
+def _check_file(name: str, line: int, row: pd.Series, sizes: Mapping[str, int] | None) -> list[Problem]:
+    """Problems of one file, by its kind; the manifest's line is named in the file's place."""
+    path = Path(row["path_or_url"])
+    try:
+        _require_file(path)
+        problems = _check_md5(path, row["md5"])
+        if row["kind"] in BIGWIG_KINDS:
+            problems += _check_bigwig(path, sizes)
+        elif row["kind"] == "accessibility_peaks":
+            problems += read_intervals(path, sizes)[1]
+        else:
+            read_expression(path)
+    except FileProblem as error:
+        problems = [error.problem]
+    where = f" ({name} line {line}: {row['cell_type']}, {row['target']})"
+    return [Problem(p.file + where, p.row, p.what, p.got, p.needed, p.remedy, p.fatal) for p in problems]
+
+
+def _check_md5(path: Path, expected: str) -> list[Problem]:
+    if not expected or file_md5(path) == expected.lower():
+        return []
+    return [Problem(str(path), 0, "md5 differs from the manifest's", file_md5(path), expected,
+                    "Fetch the file again, or correct the manifest.")]
+
+
+def _check_bigwig(path: Path, sizes: Mapping[str, int] | None) -> list[Problem]:
+    layout = bigwig_layout(path)
+    problems = [] if sizes is None else _check_chromosomes(path, layout, sizes)
+    if not len(layout.blocks):
+        problems.append(Problem(str(path), 0, "bigWig without any interval", "no data", "a signal",
+                                "Leave the row out: a missing track is missing, not zero."))
+    elif not np.isfinite(layout.total):
+        problems.append(Problem(str(path), 0, "bigWig with NaN or infinite values", f"sum {layout.total}",
+                                "finite values", "Write it again without them."))
+    elif layout.minimum < 0 or layout.total <= 0:
+        problems.append(Problem(
+            str(path), 0, "bigWig with negative or only zero signal",
+            f"minimum {layout.minimum:g}, sum {layout.total:g}",
+            "a signal of at least 0 (fold change over control, or read-depth normalised)",
+            "Do not give log ratios; they cannot be scaled by depth."))
+    return problems
+
+
+def _check_chromosomes(path: Path, layout: BigWigLayout, sizes: Mapping[str, int]) -> list[Problem]:
+    differ = [c for c, length in layout.chroms.items() if c in sizes and sizes[c] != length]
+    if differ:
+        chrom = differ[0]
+        return [Problem(str(path), 0, f"{len(differ)} chromosome(s) have another size than in the FASTA: "
+                        "another assembly", f"{chrom} of {layout.chroms[chrom]:,} bp", f"{sizes[chrom]:,} bp",
+                        "Use files of the FASTA's own assembly (or the FASTA of theirs).")]
+    return _chromosome_names(path, layout.chroms, sizes, "signal")

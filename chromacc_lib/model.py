@@ -1,0 +1,385 @@
+"""The multi-modal transformer, read from top to bottom: config, batch, blocks, encoders, model.
+
+One window of DNA is the same in every cell type, so a batch is region-major: B windows, and C cell types for each of
+them. The sequence encoder runs once a window; what it found is multiplied by what the cell type expresses.
+A token is a place: the T tokens of every modality line up with the T bins of the window.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from chromacc_lib import ChromaccError
+
+__all__ = ["Batch", "ChromaccModel", "ModelConfig", "Output", "MODALITIES"]
+
+MODALITIES = ("sequence", "histone", "tf", "cell", "prior")  # the order of the fusion's keys
+N_STATISTICS = 3  # mean, variance, max
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the model and the names, in order, of what it reads. Loading refuses tracks of other names."""
+
+    histone_marks: tuple[str, ...]
+    tfs: tuple[str, ...]
+    features: tuple[str, ...]  # cell metadata: log2(TPM + 1) of these genes
+    window_bp: int = 1500
+    n_bins: int = 15  # tokens a window: cost grows with it, and 100 bp still separates a summit from its flanks
+    d_model: int = 128
+    motif_kernel_bp: int = 19  # as long as CTCF's motif, the longest common one
+    sequence_layers: int = 4
+    sequence_heads: int = 4
+    histone_filters: int = 64
+    histone_blocks: int = 3
+    tf_hidden: int = 128
+    encoder_layers: int = 6
+    encoder_heads: int = 8
+    mlp_ratio: int = 4
+    dropout: float = 0.1
+    score_hidden: int = 64
+    score_mean: float = 0.0  # mean training score: where the heads start when no locus prior is given
+    positive_share: float = 0.5  # training base rate: where the binary head starts
+
+    def __post_init__(self) -> None:
+        if self.window_bp % self.n_bins:
+            divisors = [n for n in range(5, 61) if self.window_bp % n == 0]
+            raise ChromaccError(
+                f"ModelConfig: n_bins={self.n_bins} does not divide window_bp={self.window_bp}, so tokens and bins "
+                f"would not line up; choose one of {divisors}."
+            )
+
+
+@dataclass(eq=False)  # not frozen: Fabric moves and casts the tensors of what it is given
+class Batch:
+    """B windows x C cell types. Signals are normalised (0 where missing); every `*_observed` mask is bool."""
+
+    sequence: Tensor  # uint8 codes (B, L), 0..3 = ACGT, 4 = N; or float one-hot (B, L, 4)
+    histone: Tensor  # (B, C, M, T, 3)
+    histone_observed: Tensor  # (B, C, M)
+    tf: Tensor  # (B, C, F, T, 3)
+    tf_observed: Tensor  # (B, C, F)
+    metadata: Tensor  # (B, C, E)
+    metadata_observed: Tensor  # (B, C)
+    prior: Tensor  # (B, C, T, 2) mean and sd of the training cell types' accessibility, arcsinh fold
+    prior_score: Tensor  # (B, C)
+    prior_observed: Tensor  # (B, C)
+    accessibility: Tensor  # (B, C, T) arcsinh fold
+    accessibility_observed: Tensor  # (B, C, T); all False for a cell type that nobody has assayed
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def reverse_complement(self) -> Batch:
+        """The same windows read from the other strand: bases complemented, every bin axis reversed."""
+        if self.sequence.dtype == torch.uint8:
+            sequence = torch.where(self.sequence < 4, 3 - self.sequence, self.sequence).flip(1)
+        else:
+            sequence = self.sequence.flip(1, 2)
+        flipped = {name: getattr(self, name).flip(2) for name in ("prior", "accessibility", "accessibility_observed")}
+        return replace(self, sequence=sequence, histone=self.histone.flip(3), tf=self.tf.flip(3), **flipped)
+
+
+@dataclass(eq=False)
+class Output:
+    """Predictions of a batch, in arcsinh fold over the genome-wide mean (score, profile) and logits (label)."""
+
+    score: Tensor  # (B, C)
+    logit: Tensor  # (B, C)
+    profile: Tensor  # (B, C, T)
+    attention: dict[str, Tensor] | None = None  # with return_attention: see `ChromaccModel.forward`
+
+
+class ByteDropout(nn.Module):
+    """Dropout whose mask comes from random bytes: on CPUs a third of the time of `F.dropout`, p rounded to 1/256."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.cut = round(p * 256)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zero each value with probability cut/256 and rescale the rest, in training mode only."""
+        if not self.training or self.cut == 0:
+            return x
+        words = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 7) // 8,), device=x.device)
+        keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.cut
+        return x * keep.to(x.dtype).mul_(256 / (256 - self.cut))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one projection; fused by default, explicit when its weights are asked for."""
+
+    def __init__(self, d_model: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(d_model, 3 * d_model)
+        self.out = nn.Linear(d_model, d_model)
+
+    def forward(self, x: Tensor, return_weights: bool = False) -> tuple[Tensor, Tensor | None]:
+        """x (N, T, d) -> (N, T, d), and weights (N, heads, T, T) or None."""
+        n, t, d = x.shape
+        q, k, v = self.qkv(x).view(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # (N, H, T, d/H)
+        weights = None
+        if return_weights:
+            weights = (q @ k.transpose(-2, -1) / math.sqrt(d // self.heads)).softmax(-1)
+            y = weights @ v
+        else:
+            y = F.scaled_dot_product_attention(q, k, v)
+        return self.out(y.transpose(1, 2).reshape(n, t, d)), weights  # (N, H, T, d/H) -> (N, T, d)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer layer; residual branches start scaled down by depth so that deep stacks train."""
+
+    def __init__(self, d_model: int, heads: int, mlp_ratio: int, dropout: float, depth: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
+        self.attention = Attention(d_model, heads)
+        self.up, self.activation = nn.Linear(d_model, mlp_ratio * d_model), nn.GELU()
+        self.down = nn.Linear(mlp_ratio * d_model, d_model)
+        self.dropout = ByteDropout(dropout)
+        for branch in (self.attention.out, self.down):
+            nn.init.normal_(branch.weight, std=0.7 / math.sqrt(branch.in_features) / math.sqrt(2 * depth))
+            nn.init.zeros_(branch.bias)
+
+    def forward(self, x: Tensor, return_weights: bool = False) -> tuple[Tensor, Tensor | None]:
+        """x (N, T, d) -> (N, T, d), and attention weights or None."""
+        attended, weights = self.attention(self.norm1(x), return_weights)
+        x = x + self.dropout(attended)
+        return x + self.dropout(self.down(self.activation(self.up(self.norm2(x))))), weights
+
+
+class TransformerStack(nn.Module):
+    """Blocks in sequence with learned positions added first; returns tokens and, on request, all attention maps."""
+
+    def __init__(self, n_tokens: int, d_model: int, layers: int, heads: int, mlp_ratio: int, dropout: float) -> None:
+        super().__init__()
+        self.position = nn.Parameter(0.02 * torch.randn(n_tokens, d_model))
+        self.blocks = nn.ModuleList(Block(d_model, heads, mlp_ratio, dropout, layers) for _ in range(layers))
+        self.norm = nn.LayerNorm(d_model)
+
+    def forward(self, x: Tensor, return_weights: bool = False) -> tuple[Tensor, Tensor | None]:
+        """x (N, T, d) -> (N, T, d), and weights (N, layer, head, T, T) or None."""
+        x = x + self.position
+        maps = []
+        for block in self.blocks:
+            x, weights = block(x, return_weights)
+            maps.append(weights)
+        return self.norm(x), torch.stack(maps, 1) if return_weights else None
+
+
+class SequenceEncoder(nn.Module):
+    """Patch embedding of one-hot DNA, then a Transformer over patches.
+
+    A patch is embedded by scanning it with motif-sized kernels on both strands and keeping the best match of each
+    kernel (after DeepBind, Alipanahi et al. 2015): a patch of 100 bp is a place, but a motif may stand anywhere in it.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.patch_bp = config.window_bp // config.n_bins
+        self.scan = nn.Conv1d(4, config.d_model, config.motif_kernel_bp, padding=config.motif_kernel_bp // 2)
+        self.best_match = nn.MaxPool2d((2, self.patch_bp))  # over both strands and all positions of a patch
+        self.match_norm = nn.BatchNorm1d(config.d_model)
+        self.activation = nn.GELU()
+        self.embed = nn.Linear(config.d_model, config.d_model)
+        self.stack = TransformerStack(
+            config.n_bins, config.d_model, config.sequence_layers, config.sequence_heads, config.mlp_ratio,
+            config.dropout,
+        )  # fmt: skip
+
+    def forward(self, sequence: Tensor, return_weights: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Codes (B, L) or one-hot (B, L, 4) -> tokens (B, T, d), and attention weights or None."""
+        if sequence.dtype == torch.uint8:
+            table = torch.eye(5, 4, device=sequence.device)  # N is a row of zeros
+            sequence = F.embedding(sequence.int(), table)
+        x = sequence.transpose(1, 2)  # (B, L, 4) -> (B, 4, L)
+        forward = self.scan(x)
+        backward = F.conv1d(x, self.scan.weight.flip(1, 2), self.scan.bias, padding=self.scan.padding)
+        best = self.best_match(torch.stack([forward, backward], 2)).squeeze(2)  # (B, d, 2, L) -> (B, d, T)
+        tokens = self.embed(self.activation(self.match_norm(best)).transpose(1, 2))
+        return self.stack(tokens, return_weights)
+
+
+class HistoneEncoder(nn.Module):
+    """1D CNN over bins: three convolutional blocks of 64 filters; which marks are observed comes in as channels."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        marks, width = len(config.histone_marks), config.histone_filters
+        sizes = [marks * (N_STATISTICS + 1)] + [width] * config.histone_blocks
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({"conv": nn.Conv1d(a, b, 3, padding=1), "norm": nn.GroupNorm(8, b), "activation": nn.GELU()})
+            for a, b in zip(sizes[:-1], sizes[1:])
+        )
+        self.project = nn.Linear(width, config.d_model)
+
+    def forward(self, signal: Tensor, observed: Tensor) -> Tensor:
+        """signal (N, M, T, 3) and observed (N, M) -> tokens (N, T, d)."""
+        n, m, t, s = signal.shape
+        mask = observed[:, :, None].expand(n, m, t).to(signal.dtype)
+        x = torch.cat([signal.transpose(2, 3).reshape(n, m * s, t), mask], 1)
+        for block in self.blocks:
+            x = block["activation"](block["norm"](block["conv"](x)))
+        return self.project(x.transpose(1, 2))
+
+
+class TFEncoder(nn.Module):
+    """MLP over the TF-binding signals of a bin (the statistics of each TF and whether it was assayed), hidden 128."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(len(config.tfs) * (N_STATISTICS + 1), config.tf_hidden)
+        self.activation = nn.GELU()
+        self.project = nn.Linear(config.tf_hidden, config.d_model)
+
+    def forward(self, signal: Tensor, observed: Tensor) -> Tensor:
+        """signal (N, F, T, 3) and observed (N, F) -> tokens (N, T, d)."""
+        n, f, t, s = signal.shape
+        mask = observed[:, None, :].expand(n, t, f).to(signal.dtype)
+        x = torch.cat([signal.transpose(1, 2).reshape(n, t, f * s), mask], 2)
+        return self.project(self.activation(self.hidden(x)))
+
+
+class CellGate(nn.Module):
+    """Meets the sequence multiplicatively: each channel of a sequence token is scaled by what the cell expresses.
+
+    Bilinear in (motif, TF expression) by design: with a dozen cell types to learn from, a deeper gate learns the
+    cell types by heart. Without metadata the gate is 1, and the sequence passes as it is.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.of_cell = nn.Linear(len(config.features), config.d_model)
+        self.of_sequence = nn.Linear(config.d_model, config.d_model)
+        self.out = nn.Linear(config.d_model, config.d_model)
+
+    def forward(self, tokens: Tensor, metadata: Tensor, observed: Tensor) -> Tensor:
+        """tokens (B, T, d), metadata (B, C, E), observed (B, C) -> sequence tokens in each cell type (B, C, T, d)."""
+        gate = 1 + self.of_cell(metadata) * observed[..., None].to(metadata.dtype)
+        gated = self.of_sequence(tokens)[:, None] * gate[:, :, None]  # (B, 1, T, d) * (B, C, 1, d)
+        return tokens[:, None] + self.out(gated)
+
+
+class Fusion(nn.Module):
+    """Cross-modal attention: each accessibility token attends to what every modality says of its place.
+
+    Missing modalities are masked out; a learned null key keeps the softmax defined when all of them are missing.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d, self.heads = config.d_model, config.encoder_heads
+        self.kind = nn.Parameter(0.02 * torch.randn(len(MODALITIES) + 1, d))  # the last one is the null key
+        self.norm_query, self.norm_key = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.query, self.key_value, self.out = nn.Linear(d, d), nn.Linear(d, 2 * d), nn.Linear(d, d)
+
+    def forward(self, query: Tensor, modalities: list[Tensor], observed: Tensor) -> tuple[Tensor, Tensor]:
+        """query (N, T, d), five tokens (N, T, d), observed (N, 5) -> tokens (N, T, d), weights (N, T, heads, 6)."""
+        n, t, d = query.shape
+        null = torch.zeros_like(query)
+        keys = self.norm_key(torch.stack([*modalities, null], 2)) + self.kind  # (N, T, 6, d)
+        k, v = self.key_value(keys).view(n, t, -1, 2, self.heads, d // self.heads).unbind(3)  # (N, T, 6, H, d/H)
+        q = self.query(self.norm_query(query)).view(n, t, 1, self.heads, d // self.heads)
+        logits = (q * k).sum(-1) / math.sqrt(d // self.heads)  # (N, T, 6, H)
+        present = torch.cat([observed, observed.new_ones(n, 1)], 1)[:, None, :, None]
+        weights = logits.masked_fill(~present, float("-inf")).softmax(2)
+        fused = (weights[..., None] * v).sum(2).reshape(n, t, d)
+        return query + self.out(fused), weights.transpose(2, 3)
+
+
+class ChromaccModel(nn.Module):
+    """Sequence, histone marks, TF binding, cell metadata and the locus prior, fused to predict accessibility."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        d = config.d_model
+        self.sequence_encoder = SequenceEncoder(config)
+        self.histone_encoder = HistoneEncoder(config) if config.histone_marks else None
+        self.tf_encoder = TFEncoder(config) if config.tfs else None
+        self.cell_gate = CellGate(config) if config.features else None
+        self.cell_token = nn.Linear(len(config.features), d) if config.features else None
+        self.prior_token = nn.Linear(3, d)
+        self.accessibility_token = nn.Linear(1, d)
+        self.mask_token = nn.Parameter(0.02 * torch.randn(d))
+        self.fusion = Fusion(config)
+        self.encoder = TransformerStack(
+            config.n_bins, d, config.encoder_layers, config.encoder_heads, config.mlp_ratio, config.dropout
+        )
+        self.score_head = nn.Sequential(nn.Linear(d, config.score_hidden), nn.GELU(), nn.Linear(config.score_hidden, 1))
+        self.label_head = nn.Sequential(nn.Linear(d, config.score_hidden), nn.GELU(), nn.Linear(config.score_hidden, 1))
+        self.profile_head = nn.Linear(d, 1)
+        # Heads predict what differs from the locus prior: the score starts as the prior, the label follows it.
+        self.prior_slope = nn.Parameter(torch.tensor([1.0, 3.0, 1.0]))  # score, logit, profile
+        for head in (self.score_head[-1], self.label_head[-1], self.profile_head):
+            nn.init.normal_(head.weight, std=0.02)
+            nn.init.zeros_(head.bias)
+        nn.init.constant_(self.label_head[-1].bias, math.log(config.positive_share / (1 - config.positive_share)))
+
+    def forward(self, batch: Batch, return_attention: bool = False) -> Output:
+        """Predict score (B, C), logit (B, C) and profile (B, C, T).
+
+        With `return_attention`, `attention` holds sequence (B, layer, head, T, T), fusion (B, C, T, head, 6: MODALITIES
+        and the null key) and encoder (B, C, layer, head, T, T); the predictions are the same to within 1e-5.
+        """
+        b, c, t = batch.accessibility.shape
+        sequence, sequence_weights = self.sequence_encoder(batch.sequence, return_attention)
+        modalities, observed = self.modality_tokens(batch, sequence)
+        query = torch.where(
+            batch.accessibility_observed[..., None],
+            self.accessibility_token(batch.accessibility.nan_to_num()[..., None]),
+            self.mask_token,
+        )
+        fused, fusion_weights = self.fusion(
+            (query + self.encoder.position).reshape(b * c, t, -1), [m.reshape(b * c, t, -1) for m in modalities],
+            observed.reshape(b * c, -1),
+        )  # fmt: skip
+        tokens, encoder_weights = self.encoder(fused, return_attention)
+        attention = None
+        if return_attention:
+            attention = {
+                "sequence": sequence_weights,
+                "fusion": fusion_weights.reshape(b, c, *fusion_weights.shape[1:]),
+                "encoder": encoder_weights.reshape(b, c, *encoder_weights.shape[1:]),
+            }
+        return self._heads(tokens.reshape(b, c, t, -1), batch, attention)
+
+    def modality_tokens(self, batch: Batch, sequence: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Tokens (B, C, T, d) of each of MODALITIES, and which are observed (B, C, 5)."""
+        b, c, t = batch.accessibility.shape
+        known = batch.sequence.amin(1) < 4 if batch.sequence.dtype == torch.uint8 else batch.sequence.amax((1, 2)) > 0
+        observed = [known[:, None].expand(b, c)]
+        absent = sequence.new_zeros(b, c, t, sequence.shape[-1])
+        in_cell = self.cell_gate(sequence, batch.metadata, batch.metadata_observed) if self.cell_gate else None
+        tokens = [in_cell if in_cell is not None else sequence[:, None].expand_as(absent)]
+        for encoder, signal, seen in (
+            (self.histone_encoder, batch.histone, batch.histone_observed),
+            (self.tf_encoder, batch.tf, batch.tf_observed),
+        ):
+            tokens.append(encoder(signal.flatten(0, 1), seen.flatten(0, 1)).view(b, c, t, -1) if encoder else absent)
+            observed.append(seen.any(-1))
+        cell = self.cell_token(batch.metadata)[:, :, None].expand_as(absent) if self.cell_token else absent
+        prior = torch.cat([batch.prior, batch.prior_score[..., None, None].expand(b, c, t, 1)], -1)
+        tokens += [cell, self.prior_token(prior)]
+        observed += [batch.metadata_observed, batch.prior_observed]
+        return tokens, torch.stack(observed, -1)
+
+    def _heads(self, tokens: Tensor, batch: Batch, attention: dict[str, Tensor] | None) -> Output:
+        pooled = tokens.mean(2)  # (B, C, T, d) -> (B, C, d)
+        known, centre = batch.prior_observed.to(tokens.dtype), self.config.score_mean
+        away = (batch.prior_score - centre) * known
+        slope_score, slope_logit, slope_profile = self.prior_slope
+        place = torch.where(batch.prior_observed[..., None], batch.prior[..., 0] - centre, 0.0)
+        return Output(
+            score=centre + slope_score * away + self.score_head(pooled).squeeze(-1),
+            logit=slope_logit * away + self.label_head(pooled).squeeze(-1),
+            profile=centre + slope_profile * place + self.profile_head(tokens).squeeze(-1),
+            attention=attention,
+        )

@@ -1,0 +1,534 @@
+"""Figures of the notebooks: one style, one colour-blind-safe palette, and alt text with every figure.
+
+Every `plot_*` function takes tables or arrays, draws, and returns a matplotlib Figure; `show` displays it.
+This is the only module that imports matplotlib or seaborn.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+from sklearn import metrics as sk
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
+
+from chromacc_lib import ChromaccError
+
+__all__ = ["PALETTE", "checks_table", "colour", "plot_calibration", "plot_cell_type_correlation",
+           "plot_checks", "plot_embeddings", "plot_error_by_spread", "plot_gc_match", "plot_intervals",
+           "plot_label_signal", "plot_loci", "plot_modality_drop", "plot_observed", "plot_offset_scan",
+           "plot_openness", "plot_predicted_measured", "plot_prediction_distributions", "plot_quadrants",
+           "plot_roc_pr", "plot_scale", "plot_splits", "plot_training_health", "plot_variance_ratio",
+           "plot_window_tracks", "show", "use_style"]
+
+# Okabe & Ito (2008), "Color Universal Design": told apart under every common colour vision deficiency.
+# Colours have fixed meanings across notebooks, so that a reader learns them once.
+PALETTE: dict[str, str] = {
+    "model": "#0072B2",          # blue: what our model predicts
+    "average": "#E69F00",        # orange: the training-cell-type average at the same locus
+    "measured": "#000000",       # black: what was measured
+    "truth": "#009E73",          # green: noise-free truth, simulated data only
+    "boosting": "#CC79A7",       # purple: gradient boosting
+    "boosting_with_average": "#882255",  # dark red: gradient boosting that also sees the average (Paul Tol)
+    "ridge": "#D55E00",          # vermilion: ridge regression
+    "nearest": "#56B4E9",        # sky blue: nearest training cell type
+    "mean": "#999999",           # grey: the training mean, base rates, reference lines
+    "train": "#0072B2",
+    "validation": "#E69F00",
+    "test": "#D55E00",
+    "A": "#009E73", "C": "#0072B2", "G": "#E69F00", "T": "#D55E00",
+}
+FIGURE_DPI = 110  # sharp at the width of a notebook's text, and still small in a shared HTML file
+
+
+def colour(name: str) -> str:
+    """Return the shared colour for `name`, a key of `PALETTE`; raise ChromaccError for an unknown name."""
+    if name not in PALETTE:
+        raise ChromaccError(f"plots: no colour is called {name!r}; known names: {', '.join(PALETTE)}")
+    return PALETTE[name]
+
+
+def use_style() -> None:
+    """Set the look of all figures of a notebook; call it once, in the cell after the parameters."""
+    sns.set_theme(context="notebook", style="ticks", font_scale=0.85)
+    cycle = [PALETTE[name] for name in ("model", "average", "truth", "boosting", "ridge", "nearest", "mean")]
+    plt.rcParams.update({
+        "axes.prop_cycle": plt.cycler(color=cycle), "axes.spines.top": False, "axes.spines.right": False,
+        "axes.titleweight": "bold", "axes.titlesize": "medium", "legend.frameon": False, "image.cmap": "cividis",
+        "figure.dpi": FIGURE_DPI, "figure.constrained_layout.use": True,
+    })
+
+
+def show(fig: Figure, alt: str, width: int | None = None) -> None:
+    """Display a figure as PNG with its alt text, then close it.
+
+    alt: what a reader who cannot see the figure has to know, one or two sentences.
+    width: display width in CSS pixels; None keeps the figure's own width.
+    Raises ChromaccError when `alt` is empty.
+    """
+    if not alt.strip():
+        raise ChromaccError("plots.show: alt text is empty; say in one or two sentences what the figure shows")
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=FIGURE_DPI, bbox_inches="tight", facecolor="white")
+    plt.close(fig)
+    metadata: dict[str, str | int] = {"alt": alt} if width is None else {"alt": alt, "width": width}
+    bundle = {"image/png": base64.b64encode(buffer.getvalue()).decode("ascii"), "text/plain": alt}
+    display(bundle, raw=True, metadata={"image/png": metadata})
+
+
+# --- figures of one notebook each; every builder appends below -----------------------------------------------
+
+
+# --- 01_data_curation ----------------------------------------------------------------------------------------
+
+
+def plot_observed(observed: pd.DataFrame, splits: pd.Series) -> Figure:
+    """Draw which cell type has which track: share of chromosomes with data, 0 to 1, with cell types as rows.
+
+    splits: train, validation or test, by cell type; it colours the row's name.
+    """
+    fig, ax = plt.subplots(figsize=(1.8 + 0.42 * observed.shape[1], 1.3 + 0.24 * len(observed)))
+    sns.heatmap(observed, ax=ax, cmap="cividis", vmin=0, vmax=1, linewidths=1, linecolor="white",
+                cbar_kws={"label": "share of chromosomes with data"})
+    ax.set(xlabel="track", ylabel="cell type")
+    ax.set_yticks(np.arange(len(observed)) + 0.5, observed.index)
+    for tick, name in zip(ax.get_yticklabels(), observed.index):
+        tick.set_color(PALETTE[splits[name]])
+    ax.set_title("measured tracks; names: train blue, validation orange, test red", fontsize="small")
+    return fig
+
+
+def plot_gc_match(match: dict[str, dict]) -> Figure:
+    """Draw GC of peaks, candidates and chosen background by chromosome split; `match` from curation.json."""
+    fig, axes = plt.subplots(1, len(match), figsize=(3.6 * len(match), 3), squeeze=False, sharex=True)
+    styles = {"peaks": ("measured", "-"), "candidates": ("mean", "--"), "background": ("model", "-")}
+    for ax, (split, one) in zip(axes[0], match.items()):
+        edges = 100 * np.asarray(one["gc_edges"])
+        for name, (shade, line) in styles.items():
+            counts = np.asarray(one[f"gc_{name}"], dtype=float)
+            ax.stairs(100 * counts / max(counts.sum(), 1), edges, color=PALETTE[shade], ls=line, lw=1.5, label=name)
+        ks = [f"{one[key]:.2f}" if one[key] is not None else "–" for key in ("ks_before", "ks_matched")]
+        ax.set(xlabel="GC content (%)", title=f"{split}: KS {ks[0]}, matched {ks[1]}")
+    axes[0, 0].set_ylabel("windows (%)")
+    axes[0, 0].legend(fontsize="small")
+    filled = np.flatnonzero(sum(np.asarray(one["gc_peaks"]) + one["gc_candidates"] for one in match.values()))
+    axes[0, 0].set_xlim(edges[filled[0]] - 2, edges[filled[-1] + 1] + 2)
+    return fig
+
+
+def plot_splits(cell_types: pd.DataFrame, windows: pd.DataFrame) -> Figure:
+    """Draw the two holdouts: cell types (rows) by chromosomes (columns, as wide as they have windows).
+
+    cell_types: cell_type, split. windows: chrom, split. Blue is trained on; red is the headline, unseen x unseen.
+    """
+    chroms = windows.groupby("chrom", sort=False)["split"].agg(["first", "size"]).reset_index()
+    order = ["train", "validation", "test"]
+    chroms = chroms.iloc[np.argsort([order.index(s) for s in chroms["first"]], kind="stable")]
+    cells = cell_types.iloc[np.argsort([order.index(s) for s in cell_types["split"]], kind="stable")]
+    edges = np.append(0, np.cumsum(chroms["size"]))
+    fig, ax = plt.subplots(figsize=(8, 1.4 + 0.2 * len(cells)))
+    for row, cell in enumerate(cells["split"]):
+        for left, width, chrom in zip(edges, chroms["size"], chroms["first"]):
+            split = max(cell, chrom, key=order.index)
+            mixed = cell != chrom
+            ax.add_patch(plt.Rectangle((left, row), width, 1, fc=PALETTE[split], ec="white", lw=1,
+                                       alpha=0.45 if mixed else 1))
+    ax.set(xlim=(0, edges[-1]), ylim=(len(cells), 0), xlabel="windows, chromosome by chromosome", ylabel="cell type")
+    ax.set_yticks(np.arange(len(cells)) + 0.5, cells["cell_type"], fontsize="x-small")
+    ax.set_xticks((edges[:-1] + edges[1:]) / 2, chroms["chrom"], rotation=90, fontsize="x-small")
+    shown = [plt.Rectangle((0, 0), 1, 1, fc=PALETTE[name]) for name in order]
+    ax.legend(shown, ["train", "validation", "test (unseen in both)"], ncol=3, loc="lower center",
+              bbox_to_anchor=(0.5, 1), title="pale: unseen in one of the two only", title_fontsize="small")
+    return fig
+
+
+def plot_scale(before: dict[str, np.ndarray], after: dict[str, np.ndarray], splits: pd.Series, what: str,
+               units: tuple[str, str]) -> Figure:
+    """Draw one value a window, by cell type, before and after scaling, as boxes (whiskers: 5th, 95th percentile).
+
+    before, after: {cell type: values}; splits: by cell type, colours the boxes; what: what the values are; units: of
+    the two panels.
+    """
+    names = list(before)
+    fig, axes = plt.subplots(1, 2, figsize=(9, 1.2 + 0.22 * len(names)), sharey=True)
+    for ax, values, title in ((axes[0], before, "before scaling"), (axes[1], after, "after scaling")):
+        known = [values[name][np.isfinite(values[name])] for name in names]
+        boxes = ax.boxplot(known, orientation="horizontal", whis=(5, 95), showfliers=False, patch_artist=True,
+                           widths=0.7, medianprops={"color": "black"})
+        for box, name in zip(boxes["boxes"], names):
+            box.set(facecolor=PALETTE[splits[name]], alpha=0.6)
+        ax.set(title=title, xlabel=f"{what} ({units[ax is axes[1]]})")
+    axes[0].set_yticks(np.arange(len(names)) + 1, names, fontsize="small")
+    axes[0].invert_yaxis()
+    axes[0].set_ylabel("cell type")
+    return fig
+
+
+def plot_cell_type_correlation(correlation: pd.DataFrame) -> Figure:
+    """Draw Pearson correlation between cell types, alike ones beside each other (average linkage)."""
+    order = list(range(len(correlation)))
+    if len(order) > 2:
+        distance = squareform(1 - correlation.to_numpy(), checks=False)
+        order = leaves_list(linkage(distance, "average", optimal_ordering=True)).tolist()
+    side = 2.2 + 0.24 * len(order)
+    fig, ax = plt.subplots(figsize=(side + 1, side))
+    sns.heatmap(correlation.iloc[order, order], ax=ax, cmap="cividis", vmax=1, square=True, xticklabels=True,
+                yticklabels=True, cbar_kws={"label": "Pearson r", "shrink": 0.6})
+    ax.set(xlabel="cell type", ylabel="cell type")
+    return fig
+
+
+def plot_openness(shares: np.ndarray, n_cell_types: int) -> Figure:
+    """Draw in how many of the training cell types a window is open. shares: open count by window, shape=(W,)."""
+    fig, ax = plt.subplots(figsize=(6, 2.8))
+    ax.bar(np.arange(n_cell_types + 1), np.bincount(shares, minlength=n_cell_types + 1), color=PALETTE["model"])
+    ax.set(xlabel=f"training cell types in which the window is open (of {n_cell_types})", ylabel="windows")
+    return fig
+
+
+def plot_window_tracks(tracks: dict[str, pd.DataFrame], window_bp: int, title: str) -> Figure:
+    """Draw the binned tracks of one window, a column for each cell type and a row for each track.
+
+    tracks: {cell type: table with bins as rows and tracks as columns}, fold over the genome-wide mean, NaN = missing.
+    """
+    names, first = list(tracks), next(iter(tracks.values()))
+    fig, axes = plt.subplots(first.shape[1], len(names), figsize=(3.1 * len(names), 0.62 * first.shape[1] + 0.9),
+                             sharex=True, sharey="row", squeeze=False)
+    edges = np.arange(len(first) + 1) * window_bp // len(first)
+    for column, name in enumerate(names):
+        for row, track in enumerate(first.columns):
+            ax, values = axes[row, column], tracks[name][track].to_numpy(dtype=float)
+            if np.isfinite(values).all():
+                ax.stairs(values, edges, fill=True, color=PALETTE["measured" if row == 0 else "model"])
+                ax.set_ylim(bottom=0)
+            else:
+                ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", va="center", fontsize="small",
+                        color="#555555")
+            ax.locator_params(axis="y", nbins=2)
+        axes[0, column].set_title(name, fontsize="small")
+        axes[-1, column].set_xlabel("position in window (bp)")
+    for row, track in enumerate(first.columns):
+        axes[row, 0].set_ylabel(track, rotation=0, ha="right", va="center", fontsize="small")
+    fig.suptitle(title, fontsize="small")
+    fig.supylabel("fold over the genome-wide mean", fontsize="small")
+    return fig
+
+
+# --- 04_collapse_diagnostics ---------------------------------------------------------------------------------
+
+VERDICT_COLOURS = {"ok": "#009E73", "warn": "#E69F00", "fail": "#D55E00", "not run": "#BBBBBB"}  # always with the word
+
+
+def checks_table(checks: pd.DataFrame) -> Styler:
+    """Return the checks of a diagnosis as an HTML table, verdicts coloured and in words; see `Diagnosis.table`."""
+    shown = checks[["group", "name", "verdict", "value", "sentence", "rule"]]
+    return (shown.style.hide(axis="index").format({"value": "{:.3g}"}, na_rep="").set_properties(
+        **{"text-align": "left", "vertical-align": "top", "white-space": "normal"}).map(
+        lambda verdict: f"background-color: {VERDICT_COLOURS[verdict]}; color: black", subset=["verdict"]))
+
+
+def plot_checks(checks: pd.DataFrame, title: str) -> Figure:
+    """Draw the checks of a diagnosis as traffic lights with words; columns group, name, verdict, value."""
+    fig, ax = plt.subplots(figsize=(8, 0.26 * len(checks) + 0.6))
+    previous = None
+    for row, check in enumerate(checks.itertuples()):
+        y = -row
+        ax.add_patch(plt.Rectangle((3.9, y - 0.42), 0.75, 0.84, color=VERDICT_COLOURS[check.verdict], lw=0))
+        ax.text(4.275, y, check.verdict, ha="center", va="center", color="black")
+        ax.text(1.3, y, check.name, va="center")
+        ax.text(4.85, y, f"{check.value:.3g}" if np.isfinite(check.value) else "", va="center")
+        if check.group != previous:
+            ax.axhline(y + 0.5, color=PALETTE["mean"], lw=0.7)
+            ax.text(0, y, check.group, va="center", weight="bold")
+        previous = check.group
+    for x, head in ((0, "group"), (1.3, "check"), (3.9, "verdict"), (4.85, "value")):
+        ax.text(x, 1, head, va="center", color="#555555")
+    ax.set(xlim=(0, 5.5), ylim=(-len(checks) + 0.4, 1.5))
+    ax.set_title(title, loc="left")
+    ax.axis("off")
+    return fig
+
+
+def plot_prediction_distributions(rows: pd.DataFrame, scope: str) -> Figure:
+    """Draw measured and predicted scores of the same rows over each other; columns score, predicted_score."""
+    fig, ax = plt.subplots(figsize=(6.5, 3.2))
+    both = rows[["score", "predicted_score"]].to_numpy(float)
+    edges = np.linspace(both.min(), both.max(), 61)
+    for column, name, label in ((0, "measured", "measured"), (1, "model", "predicted")):
+        ax.hist(both[:, column], edges, density=True, histtype="stepfilled", alpha=0.35, color=PALETTE[name])
+        ax.hist(both[:, column], edges, density=True, histtype="step", color=PALETTE[name],
+                label=f"{label}: mean {both[:, column].mean():.2f}, std {both[:, column].std():.2f}")
+    ax.set(xlabel="score (arcsinh of fold over the genome-wide mean)", ylabel="density", title=scope)
+    ax.legend()
+    return fig
+
+
+def plot_variance_ratio(cells: pd.DataFrame) -> Figure:
+    """Draw variance ratio against r squared by cell type; columns cell_type, r_squared, variance_ratio."""
+    fig, ax = plt.subplots(figsize=(5, 4.2))
+    top = 1.05 * max(1.0, float(cells["variance_ratio"].max()))
+    ax.plot([0, 1], [0, 1], color=PALETTE["mean"], lw=1, label="smallest squared error: the two agree")
+    ax.fill_between([0, 1], [0, 0.5], color=PALETTE["mean"], alpha=0.2, lw=0, label="shrunk: below half of r²")
+    ax.scatter(cells["r_squared"], cells["variance_ratio"], color=PALETTE["model"], zorder=3)
+    for cell in cells.itertuples():
+        ax.annotate(cell.cell_type, (cell.r_squared, cell.variance_ratio), xytext=(5, 4), textcoords="offset points",
+                    fontsize="small")
+    ax.set(xlim=(0, 1.05), ylim=(0, top), xlabel="r² of prediction and measured score",
+           ylabel="variance of predictions / variance of scores")
+    ax.legend(loc="upper left", fontsize="small")
+    return fig
+
+
+def plot_quadrants(quadrants: pd.DataFrame) -> Figure:
+    """Draw the correlation of model and locus average in the four quadrants; see `checks.quadrant_table`."""
+    fig, ax = plt.subplots(figsize=(7, 3.2))
+    at = np.arange(len(quadrants))
+    for shift, column, name, label in ((-0.2, "r", "model", "model"), (0.2, "average_r", "average", "locus average")):
+        bars = ax.bar(at + shift, quadrants[column].to_numpy(float), 0.38, color=PALETTE[name], label=label)
+        ax.bar_label(bars, fmt="%.2f", fontsize="small")
+    names = [f"{q.cell_types} cell types\n{q.chromosomes} chromosomes" for q in quadrants.itertuples()]
+    ax.set_xticks(at, names, fontsize="small")
+    ax.set(ylabel="Pearson's r with the score\n(median over cell types)", ylim=(min(0, ax.get_ylim()[0]), 1.15))
+    ax.legend(ncols=2, loc="upper right", fontsize="small")
+    return fig
+
+
+def plot_label_signal(checks: dict[str, tuple[float, np.ndarray]]) -> Figure:
+    """Draw, for each check name, the ridge's r against what permuted labels reach: name -> (r, null)."""
+    fig, axes = plt.subplots(1, len(checks), figsize=(4.2 * len(checks), 2.9), squeeze=False)
+    for ax, (name, (r, null)) in zip(axes[0], checks.items()):
+        ax.hist(null, 25, color=PALETTE["mean"], label="permuted labels")
+        ax.axvline(r, color=PALETTE["ridge"], lw=2, label=f"labels as they are: {r:.2f}")
+        ax.set(title=name, xlabel="r on chromosomes not seen (ridge)", ylabel="permutations")
+        ax.legend(fontsize="small")
+    return fig
+
+
+def plot_offset_scan(curves: dict[str, dict[float, float]]) -> Figure:
+    """Draw the agreement of each track with accessibility at each shift; track -> {shift in bp: r}."""
+    fig, ax = plt.subplots(figsize=(6.5, 3.2))
+    for name, curve in curves.items():
+        shifts = sorted(curve)
+        ax.plot(shifts, [curve[s] for s in shifts], marker=".", label=name)
+    ax.axvline(0, color=PALETTE["mean"], lw=0.8)
+    ax.set(xlabel="shift of accessibility against the track (bp)", ylabel="r of profiles within windows")
+    ax.legend(fontsize="small", bbox_to_anchor=(1, 1), loc="upper left")
+    return fig
+
+
+def plot_modality_drop(rise: dict[str, float], change: dict[str, float]) -> Figure:
+    """Draw what masking each modality does: rise in squared error, share of variance, and RMS change, share of std."""
+    fig, axes = plt.subplots(1, 2, figsize=(8, 0.4 * len(rise) + 1.2), sharey=True)
+    titles = ("rise in squared error\n(share of the scores' variance)", "RMS change of the prediction\n"
+              "(share of the scores' std)")
+    for ax, values, title in zip(axes, (rise, change), titles):
+        bars = ax.barh(list(values), list(values.values()), color=PALETTE["model"])
+        ax.bar_label(bars, fmt="%.3f", padding=2, fontsize="small")
+        ax.axvline(0, color="black", lw=0.8)
+        ax.margins(x=0.2)
+        ax.set_xlabel(title)
+    axes[0].set_ylabel("masked modality")
+    axes[0].invert_yaxis()
+    return fig
+
+
+def plot_embeddings(by_depth: dict[str, float], singular_values: np.ndarray) -> Figure:
+    """Draw token similarity by depth ('<stack> <layer>' -> cosine) and the spectrum of the pooled embeddings."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.2))
+    for stack, name in (("sequence", "average"), ("encoder", "model")):
+        layers = {int(key.split()[-1]): value for key, value in by_depth.items() if key.startswith(stack)}
+        left.plot(list(layers), list(layers.values()), marker="o", color=PALETTE[name], label=f"{stack} layers")
+    left.set(xlabel="layer", ylabel="cosine similarity of tokens", ylim=(min(0, *by_depth.values()), 1.02))
+    left.legend()
+    variance = np.asarray(singular_values, float)**2
+    right.semilogy(np.arange(1, len(variance) + 1), np.maximum(variance / variance.sum(), 1e-12), marker=".",
+                   color=PALETTE["model"])
+    right.set(xlabel="direction of the pooled embedding", ylabel="share of variance")
+    return fig
+
+
+def plot_training_health(history: pd.DataFrame) -> Figure:
+    """Draw losses, spread of the predictions and gradient norm by epoch, as far as history.csv has them."""
+    has = [columns for columns in (("train_loss", "validation_loss"), ("prediction_std", "label_std"), ("grad_norm",))
+           if set(columns) <= set(history.columns)]
+    fig, axes = plt.subplots(1, len(has), figsize=(3.6 * len(has), 3), squeeze=False)
+    colours = {"train_loss": "train", "validation_loss": "validation", "prediction_std": "model",
+               "label_std": "measured", "grad_norm": "boosting"}
+    titles = {"train_loss": "loss", "prediction_std": "std of scores (arcsinh fold)", "grad_norm": "gradient norm"}
+    for ax, columns in zip(axes[0], has):
+        for column in columns:
+            ax.plot(history["epoch"], history[column], marker=".", color=PALETTE[colours[column]],
+                    label=column.replace("_", " "))
+        ax.set(xlabel="epoch", ylabel=titles[columns[0]])
+        ax.set_ylim(bottom=0)
+        ax.legend(fontsize="small")
+    return fig
+
+
+# --- 03_evaluation -------------------------------------------------------------------------------------------
+_PREDICTORS = {"model": "model", "average": "average", "training_mean": "mean", "nearest": "nearest", "ridge": "ridge",
+               "boosting": "boosting", "boosting_with_average": "boosting_with_average"}
+MAX_CELL_TYPES = 4  # drawn side by side; further ones are in the tables
+
+
+def _predictor_colour(name: str) -> str:
+    """Return the colour of a predictor; what is not one (a quadrant, a cell type) is drawn as the model."""
+    return PALETTE[_PREDICTORS.get(name, "model")]
+
+
+def _words(name: str) -> str:
+    return name.replace("_x_", " × ").replace("_", " ")
+
+
+def plot_predicted_measured(rows: pd.DataFrame) -> Figure:
+    """Hexagons of predicted against measured score: the average above, the model below, one column a cell type.
+
+    rows: cell_type, score, average_score, predicted_score; the first `MAX_CELL_TYPES` cell types by name are drawn.
+    """
+    cells = sorted(rows["cell_type"].unique())[:MAX_CELL_TYPES]
+    predictors = {"average": "average_score", "model": "predicted_score"}
+    values = rows.loc[rows["cell_type"].isin(cells), ["score", *predictors.values()]].to_numpy()
+    low, high = values.min(), values.max()
+    fig, axes = plt.subplots(2, len(cells), figsize=(3 * len(cells) + 1, 6), squeeze=False, sharex=True, sharey=True)
+    for (predictor, column), line in zip(predictors.items(), axes, strict=True):
+        for cell, ax in zip(cells, line, strict=True):
+            some = rows[rows["cell_type"] == cell]
+            drawn = ax.hexbin(some["score"], some[column], gridsize=35, bins="log", mincnt=1,
+                              extent=(low, high, low, high))
+            ax.plot([low, high], [low, high], color=PALETTE["mean"], linewidth=1)
+            mse = float(((some["score"] - some[column]) ** 2).mean())
+            ax.set_title(f"{cell}: {predictor}\nMSE {mse:.3f}", color=_predictor_colour(predictor))
+        line[0].set_ylabel(f"{predictor}\n(arcsinh fold)")
+        fig.colorbar(drawn, ax=list(line), label="windows", shrink=0.8)
+    for ax in axes[-1]:
+        ax.set_xlabel("measured score (arcsinh fold)")
+    return fig
+
+
+def plot_roc_pr(rows: pd.DataFrame) -> Figure:
+    """ROC and precision-recall curves, pooled (thick) and for each cell type (thin), of the model and the average.
+
+    rows: cell_type, label (-1 is left out), predicted_probability, average_score. The dotted line is the base rate.
+    """
+    rows = rows[rows["label"] >= 0]
+    fig, (roc, pr) = plt.subplots(1, 2, figsize=(9.5, 4.2))
+    for name, column in (("average", "average_score"), ("model", "predicted_probability")):
+        for cell, some in [("", rows), *rows.groupby("cell_type")]:
+            style = {"color": PALETTE[name], "linewidth": 0.8 if cell else 2.2, "alpha": 0.5 if cell else 1}
+            fpr, tpr, _ = sk.roc_curve(some["label"], some[column])
+            precision, recall, _ = sk.precision_recall_curve(some["label"], some[column])
+            roc.plot(fpr, tpr, label=None if cell else f"{name}, AUROC {sk.auc(fpr, tpr):.3f}", **style)
+            area = sk.average_precision_score(some["label"], some[column])
+            pr.plot(recall, precision, label=None if cell else f"{name}, AUPRC {area:.3f}", **style)
+    base = rows["label"].mean()
+    roc.plot([0, 1], [0, 1], ":", color=PALETTE["mean"], label="chance")
+    pr.axhline(base, linestyle=":", color=PALETTE["mean"], label=f"base rate {base:.3f}")
+    roc.set(title="ROC", xlabel="false positive rate", ylabel="true positive rate")
+    pr.set(title="Precision and recall", xlabel="recall", ylabel="precision", ylim=(0, 1.02))
+    for ax in (roc, pr):
+        ax.legend(loc="lower right" if ax is roc else "lower left", fontsize=9)
+    return fig
+
+
+def plot_intervals(panels: dict[str, dict[str, dict]], xlabels: dict[str, str], reference: float = 0.0) -> Figure:
+    """Points with 95% intervals, one panel an entry of `panels`, one line a name; a vertical line at `reference`.
+
+    panels: {title: {name: {"value", "low", "high"}}}. xlabels: {title: label with unit}. A name whose value is
+    undefined is written as such, never left out; without an interval the point stands alone.
+    """
+    names = list(dict.fromkeys(name for entries in panels.values() for name in entries))
+    size = (4.4 * len(panels) + 1.6, 0.42 * len(names) + 1.3)
+    fig, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True)
+    for ax, (title, entries) in zip(axes[0], panels.items(), strict=True):
+        ax.axvline(reference, color=PALETTE["mean"], linewidth=1)
+        for y, name in enumerate(names):
+            value, low, high = (entries.get(name, {}).get(key) for key in ("value", "low", "high"))
+            if value is None or not np.isfinite(value):
+                ax.text(reference, y, " undefined", va="center", color=PALETTE["mean"], fontsize=9)
+                continue
+            ax.plot(value, y, "o", color=_predictor_colour(name))
+            if low is not None and np.isfinite([low, high]).all():
+                ax.plot([low, high], [y, y], color=_predictor_colour(name), linewidth=2)
+        ax.set(title=title, xlabel=xlabels[title])
+    axes[0, 0].set_yticks(range(len(names)), [_words(name) for name in names])
+    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    return fig
+
+
+def plot_error_by_spread(table: pd.DataFrame) -> Figure:
+    """Mean squared error of every predictor against how much a window varies between training cell types.
+
+    table: index = mean standard deviation over training cell types in each group of windows, one column a predictor.
+    """
+    fig, ax = plt.subplots(figsize=(7.5, 4))
+    for name in table:
+        ax.plot(table.index, table[name], "o-", color=_predictor_colour(name), label=_words(name), markersize=4)
+    ax.set(title="Where the error is", xlabel="spread between training cell types (sd of the score, arcsinh fold)",
+           ylabel="mean squared error", ylim=(0, None))
+    ax.legend(fontsize=9)
+    return fig
+
+
+def plot_calibration(curves: dict[str, dict]) -> Figure:
+    """Reliability curves: how often a window is open against the probability predicted for it, one curve a name.
+
+    curves: {name: result of evaluation.calibration}. The diagonal is perfect calibration; dots grow with windows.
+    """
+    fig, ax = plt.subplots(figsize=(5.4, 5))
+    ax.plot([0, 1], [0, 1], ":", color=PALETTE["mean"], label="perfectly calibrated")
+    for i, (name, curve) in enumerate(curves.items()):
+        bins = pd.DataFrame(curve["bins"])
+        shade = sns.color_palette("colorblind", len(curves))[i]
+        label = f"{name}, ECE {curve['expected_calibration_error']:.3f}, Brier {curve['brier']:.3f}"
+        ax.plot(bins["predicted"], bins["observed"], color=shade, label=label)
+        ax.scatter(bins["predicted"], bins["observed"], s=8 + 200 * bins["n"] / bins["n"].sum(), color=shade)
+    ax.set(title="Calibration", xlabel="predicted probability of being open", ylabel="share of windows that are open",
+           xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    ax.legend(loc="upper left", fontsize=8)
+    return fig
+
+
+def plot_loci(loci: dict[str, pd.DataFrame], tracks: dict[str, dict[str, np.ndarray]],
+              track_names: Sequence[str]) -> Figure:
+    """Browser-like panel: profiles of a few loci (columns) in a few cell types (rows), the input tracks under each.
+
+    loci: {title: table with columns cell_type, bp (from the window's start), measured, average, model}, arcsinh fold.
+    tracks: {title: {cell type: shape=(tracks, bins), z of the model's input, NaN = missing}}.
+    """
+    cells = list(next(iter(tracks.values())))[:MAX_CELL_TYPES]
+    fig, axes = plt.subplots(
+        2 * len(cells), len(loci), figsize=(4 * len(loci) + 1, 3.1 * len(cells)), squeeze=False, sharex=True,
+        height_ratios=[2, 1] * len(cells),
+    )
+    for column, (title, table) in enumerate(loci.items()):
+        for row, cell in enumerate(cells):
+            above, below = axes[2 * row, column], axes[2 * row + 1, column]
+            _locus_profile(above, table[table["cell_type"] == cell])
+            above.set_ylim(0, 1.05 * table[["measured", "average", "model"]].to_numpy().max())
+            above.set_title(f"{title}\n{cell}" if row == 0 else cell)
+            ends = (0, table["bp"].max() + table["bp"].min(), len(track_names) - 0.5, -0.5)
+            image = below.imshow(tracks[title][cell], aspect="auto", extent=ends, vmin=-3, vmax=3, cmap="PuOr_r",
+                                 interpolation="nearest")
+            below.set_facecolor("#dddddd")  # shows through where an assay is missing
+            below.set_yticks(range(len(track_names)), track_names if column == 0 else [], fontsize=7)
+            if column == 0:
+                above.set_ylabel("arcsinh fold")
+        axes[-1, column].set_xlabel("bp from the window's start")
+    axes[0, 0].legend(fontsize=8)
+    fig.colorbar(image, ax=list(axes[:, -1]), label="input signal (z; grey = missing)", shrink=0.5)
+    return fig
+
+
+def _locus_profile(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw the measured profile as an area, the average and the model as lines."""
+    ax.fill_between(table["bp"], table["measured"], step="mid", color="#bbbbbb", label="measured")
+    for name in ("average", "model"):
+        ax.plot(table["bp"], table[name], color=PALETTE[name], linewidth=2, label=name)

@@ -1,0 +1,468 @@
+"""Windows: from peaks to non-overlapping windows, GC-matched background, labels, and the two holdouts.
+
+All coordinates are 0-based half-open, in bp. Every filter returns what it kept, of how many, and why.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyfaidx
+from bioframe.core import arrops
+from scipy.stats import ks_2samp
+
+from chromacc_lib import ChromaccError
+from chromacc_lib.manifest import genome_sizes, open_genome, read_intervals, require_no_problems
+
+__all__ = [
+    "SPLITS",
+    "Count",
+    "Selection",
+    "background_windows",
+    "base_content",
+    "cap_windows",
+    "label_windows",
+    "match_gc",
+    "peak_windows",
+    "read_peaks",
+    "sequence_codes",
+    "split_cell_types",
+    "split_chromosomes",
+]
+
+SPLITS = ("train", "validation", "test")
+FRACTIONS = (0.70, 0.15, 0.15)
+NO_VALIDATION = ("none",)  # what to give for validation cell types when there are too few to spare one
+N_CODE = 4
+
+_CODES = np.full(256, N_CODE, dtype=np.uint8)  # IUPAC letters other than ACGT are N
+for _code, _letters in enumerate(("Aa", "Cc", "Gg", "Tt")):
+    _CODES[[ord(letter) for letter in _letters]] = _code
+
+
+@dataclass(frozen=True)
+class Count:
+    """One filter's outcome: kept n of N, because."""
+
+    what: str
+    kept: int
+    of: int
+    because: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: kept {self.kept:,} of {self.of:,}, because {self.because}"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Windows (chrom, start, end, gc, ...), the counts of every filter, and figures of the GC match
+    (background).
+    """
+
+    windows: pd.DataFrame
+    counts: list[Count]
+    match: dict[str, dict] = field(default_factory=dict)
+
+
+# --- peaks and sequence -------------------------------------------------------------------------------------
+def read_peaks(path: str | Path, sizes: Mapping[str, int] | None = None) -> pd.DataFrame:
+    """Read peaks or regions (BED3 to narrowPeak, plain or gzipped), sorted by chromosome and start.
+
+    Returns chrom, start, end, strength (float), summit (bp). sizes: the genome's {chromosome: length}; peaks
+    on other chromosomes are left out. Raises ChromaccError that lists every fault of the file.
+    """
+    table, problems = read_intervals(path, sizes)
+    require_no_problems(problems)
+    if sizes is not None:
+        table = table[table["chrom"].isin(list(sizes))]
+    table = table.sort_values(["chrom", "start", "end", "summit"], kind="stable", ignore_index=True)
+    return table[["chrom", "start", "end", "strength", "summit"]]
+
+
+def sequence_codes(genome: pyfaidx.Fasta, windows: pd.DataFrame) -> np.ndarray:
+    """Return the windows' bases, uint8, shape=(W, L): 0..3 = ACGT, 4 = N or any other letter.
+
+    genome: from `open_genome`. windows: chrom, start, end, all of one length L, in any order.
+    Raises ChromaccError for a window past its chromosome's end.
+    """
+    length = _one_length(windows)
+    codes = np.empty((len(windows), length), dtype=np.uint8)
+    chroms, starts = windows["chrom"].to_numpy(dtype=str), windows["start"].to_numpy()
+    for chrom in np.unique(chroms):
+        rows = np.flatnonzero(chroms == chrom)
+        if chrom not in genome or starts[rows].min() < 0 or starts[rows].max() + length > len(genome[chrom]):
+            raise ChromaccError(
+                f"windows on {chrom} reach outside the FASTA: got starts from {starts[rows].min()} to "
+                f"{starts[rows].max()} with {length} bp; use windows of the FASTA's own assembly")
+        first, last = int(starts[rows].min()), int(starts[rows].max()) + length
+        bases = np.frombuffer(genome[chrom][first:last].encode("ascii"), dtype=np.uint8)
+        views = np.lib.stride_tricks.sliding_window_view(bases, length)  # (last - first - L + 1, L), no copy
+        codes[rows] = _CODES[views[starts[rows] - first]]
+    return codes
+
+
+def _one_length(windows: pd.DataFrame) -> int:
+    lengths = (windows["end"] - windows["start"]).unique()
+    if len(lengths) > 1 or (len(lengths) == 1 and lengths[0] <= 0):
+        raise ChromaccError(
+            f"windows: got lengths {sorted(lengths.tolist())[:5]} bp; all need one length above 0")
+    return int(lengths[0]) if len(lengths) else 0
+
+
+def base_content(genome: pyfaidx.Fasta, windows: pd.DataFrame, chunk: int = 20_000) -> pd.DataFrame:
+    """Return `gc` (GC of the known bases; NaN where all are N) and `n_fraction` of each window, float64."""
+    gc, unknown = np.empty(len(windows)), np.empty(len(windows))
+    for first in range(0, len(windows), chunk):
+        codes = sequence_codes(genome, windows.iloc[first:first + chunk])
+        n = (codes == N_CODE).sum(axis=1)
+        known = codes.shape[1] - n
+        strong = ((codes == 1) | (codes == 2)).sum(axis=1)
+        rows = slice(first, first + len(codes))
+        gc[rows] = np.divide(strong, known, out=np.full(len(codes), np.nan), where=known > 0)
+        unknown[rows] = n / codes.shape[1]
+    return pd.DataFrame({"gc": gc, "n_fraction": unknown}, index=windows.index)
+
+
+# --- windows ------------------------------------------------------------------------------------------------
+def peak_windows(peaks: Mapping[str, pd.DataFrame],
+                 genome_fasta: str | Path,
+                 blacklist: pd.DataFrame | None = None,
+                 window_bp: int = 1500,
+                 max_n_fraction: float = 0.05) -> Selection:
+    """Turn the peaks of TRAINING cell types into non-overlapping windows centred on summits.
+
+    peaks: {cell type: table of `read_peaks`}; give training cell types only. The strongest summit comes
+    first, and takes its window; weaker ones that would overlap it are left out. Strength is the rank within
+    the cell type, since cell types differ in scale. blacklist: chrom, start, end; one shared bp excludes a
+    window. Raises ChromaccError when no window is left.
+    """
+    ranked = [table.assign(rank=table["strength"].rank(pct=True)) for table in peaks.values()]
+    summits = pd.concat(ranked, ignore_index=True) if ranked else pd.DataFrame(
+        columns=["chrom", "summit", "rank"])
+    starts = summits["summit"] - window_bp // 2
+    windows = pd.DataFrame({"chrom": summits["chrom"], "start": starts, "end": starts + window_bp,
+                            "rank": summits["rank"]})
+    counts: list[Count] = []
+    windows = _filter_windows(windows, genome_fasta, blacklist, max_n_fraction, "peak summits", counts)
+    order = windows.sort_values(["rank", "chrom", "start"], ascending=[False, True, True], kind="stable")
+    taken = order[_first_come(order, window_bp)]
+    counts.append(Count("peak summits", len(taken), len(windows),
+                        "no window may overlap a stronger summit's"))
+    if not len(taken):
+        raise ChromaccError(
+            f"no window is left of {len(summits)} peak summits of {len(peaks)} training cell type(s): " +
+            "; ".join(map(str, counts)) + ". Check the peaks, the FASTA and the blacklist")
+    return Selection(_genome_order(taken.drop(columns="rank"), genome_fasta), counts)
+
+
+def _first_come(windows: pd.DataFrame, window_bp: int) -> np.ndarray:
+    """Return a bool mask, shape=(W,): in the given order, keep a window unless it overlaps one kept before."""
+    kept_at: dict[tuple[str, int], int] = {
+    }  # (chrom, start // window_bp) -> start; one kept window fits in a cell
+    keep = np.zeros(len(windows), dtype=bool)
+    for i, (chrom, start) in enumerate(zip(windows["chrom"], windows["start"])):
+        cell = start // window_bp
+        near = (kept_at.get((chrom, cell + step)) for step in (-1, 0, 1))
+        if all(other is None or abs(other - start) >= window_bp for other in near):
+            kept_at[chrom, cell] = start
+            keep[i] = True
+    return keep
+
+
+def _filter_windows(windows: pd.DataFrame, genome_fasta: str | Path, blacklist: pd.DataFrame | None,
+                    max_n_fraction: float, what: str, counts: list[Count]) -> pd.DataFrame:
+    """Leave out windows past an edge, in the blacklist or with too many N; append a count for each; add `gc`."""
+    sizes = genome_sizes(genome_fasta)
+    inside = (windows["start"] >= 0) & (windows["end"] <= windows["chrom"].map(sizes))
+    counts.append(Count(what, int(inside.sum()), len(windows), "a window must lie within its chromosome"))
+    windows = windows[inside]
+    if blacklist is not None:
+        clear = ~_touches(windows, blacklist)
+        counts.append(Count(what, int(clear.sum()), len(windows), "no base may lie in the blacklist"))
+        windows = windows[clear]
+    with open_genome(genome_fasta) as genome:
+        content = base_content(genome, windows)
+    known = (content["n_fraction"] <= max_n_fraction) & content["gc"].notna()
+    counts.append(
+        Count(what, int(known.sum()), len(windows), f"at most {max_n_fraction:.0%} of the bases may be N"))
+    return windows[known].assign(gc=content["gc"][known])
+
+
+def _touches(windows: pd.DataFrame, regions: pd.DataFrame) -> np.ndarray:
+    """Return a bool mask, shape=(W,): the window shares at least 1 bp with a region."""
+    touched = np.zeros(len(windows), dtype=bool)
+    touched[_overlaps(windows, regions)[0]] = True
+    return touched
+
+
+def _overlaps(first: pd.DataFrame, second: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return the row numbers (i in `first`, j in `second`) of every pair that shares at least 1 bp."""
+    pairs = [np.empty((0, 2), dtype=np.int64)]
+    chroms_1, chroms_2 = first["chrom"].to_numpy(dtype=str), second["chrom"].to_numpy(dtype=str)
+    for chrom in np.unique(chroms_1):
+        rows_1, rows_2 = np.flatnonzero(chroms_1 == chrom), np.flatnonzero(chroms_2 == chrom)
+        if len(rows_2):
+            i, j = arrops.overlap_intervals(*_bounds(first, rows_1), *_bounds(second, rows_2))
+            pairs.append(np.stack([rows_1[i], rows_2[j]], axis=1))
+    i, j = np.concatenate(pairs).T
+    return i, j
+
+
+def _bounds(table: pd.DataFrame, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return table["start"].to_numpy(dtype=np.int64)[rows], table["end"].to_numpy(dtype=np.int64)[rows]
+
+
+def _genome_order(windows: pd.DataFrame, genome_fasta: str | Path) -> pd.DataFrame:
+    rank = {chrom: i for i, chrom in enumerate(genome_sizes(genome_fasta))}
+    order = np.lexsort((windows["start"], windows["chrom"].map(rank)))
+    return windows.iloc[order].reset_index(drop=True)
+
+
+def cap_windows(windows: pd.DataFrame, maximum: int, seed: int) -> Selection:
+    """Keep at most `maximum` windows, drawn at random by the seed, in their order; 0 keeps all."""
+    if maximum <= 0 or len(windows) <= maximum:
+        return Selection(windows, [])
+    chosen = np.sort(np.random.default_rng(seed).choice(len(windows), maximum, replace=False))
+    count = Count("peak windows", maximum, len(windows), "max_positive_windows caps them (drawn by the seed)")
+    return Selection(windows.iloc[chosen].reset_index(drop=True), [count])
+
+
+def background_windows(positives: pd.DataFrame, peaks: Mapping[str, pd.DataFrame], genome_fasta: str | Path,
+                       blacklist: pd.DataFrame | None = None, per_positive: float = 1.0, seed: int = 1,
+                       max_n_fraction: float = 0.05, max_gc_difference: float = 0.02) -> Selection:
+    """Draw windows off every training peak, matched in GC to the positives, chromosome split by chromosome
+    split.
+
+    positives: chrom, start, end, gc, split. peaks: as for `peak_windows`. Candidates tile what lies between
+    peaks and chosen windows; each is used once; a positive without a candidate within `max_gc_difference`
+    goes unmatched. `match[split]` holds n, and the Kolmogorov-Smirnov distances of GC before and after.
+    """
+    window_bp = _one_length(positives)
+    busy = [positives, *peaks.values()] + ([] if blacklist is None else [blacklist])
+    sizes = {c: s for c, s in genome_sizes(genome_fasta).items() if c in set(positives["chrom"])}
+    counts: list[Count] = []
+    tiles = _tile_gaps(pd.concat([table[["chrom", "start", "end"]] for table in busy]), sizes, window_bp)
+    pool = _filter_windows(tiles, genome_fasta, blacklist, max_n_fraction, "background candidates", counts)
+    pool = pool.assign(split=pool["chrom"].map(dict(zip(positives["chrom"], positives["split"]))))
+    drawn, match = [], {}
+    for number, split in enumerate(s for s in SPLITS if (positives["split"] == s).any()):
+        wanted = _repeat(positives.loc[positives["split"] == split, "gc"].to_numpy(), per_positive,
+                         seed + number)
+        candidates = pool[pool["split"] == split]
+        gc = candidates["gc"].to_numpy()
+        chosen = match_gc(wanted, gc, seed + number, max_gc_difference)
+        matched = chosen >= 0
+        drawn.append(candidates.iloc[np.sort(chosen[matched])])
+        counts.append(Count(f"background windows ({split})", int(matched.sum()), len(wanted),
+                            f"a match needs an unused candidate within {max_gc_difference} in GC"))
+        match[split] = _match_summary(wanted, matched, gc, gc[chosen[matched]])
+    windows = pd.concat(drawn)[["chrom", "start", "end", "gc", "split"]]
+    return Selection(_genome_order(windows, genome_fasta), counts, match)
+
+
+def _tile_gaps(busy: pd.DataFrame, sizes: Mapping[str, int], window_bp: int) -> pd.DataFrame:
+    """Tile every gap between `busy` intervals, from the gap's start, with windows that do not overlap."""
+    tiles = []
+    for chrom, size in sizes.items():
+        here = busy[busy["chrom"] == chrom].sort_values("start")
+        starts = np.append(here["start"].to_numpy(dtype=np.int64), size)  # where a gap ends
+        ends = np.maximum.accumulate(np.append(0, here["end"].to_numpy(dtype=np.int64)))  # where a gap begins
+        count = np.maximum(starts - ends, 0) // window_bp
+        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        start = np.repeat(ends, count) + within * window_bp
+        tiles.append(pd.DataFrame({"chrom": chrom, "start": start, "end": start + window_bp}))
+    return pd.concat(tiles, ignore_index=True)
+
+
+def _repeat(values: np.ndarray, times: float, seed: int) -> np.ndarray:
+    """Return each value `times` times; the fraction of a time is drawn at random."""
+    whole, rest = divmod(times * len(values), len(values)) if len(values) else (0, 0)
+    extra = np.random.default_rng(seed).choice(values, round(rest), replace=False) if len(values) else values
+    return np.concatenate([np.tile(values, int(whole)), extra])
+
+
+def match_gc(target: np.ndarray, pool: np.ndarray, seed: int, max_difference: float) -> np.ndarray:
+    """For each target GC take the nearest unused pool GC, without replacement.
+
+    target, pool: GC fractions, shape=(T,) and (P,). Targets are served in random order. Returns indices into
+    `pool`, int64, shape=(T,); -1 where no unused candidate lies within `max_difference`. Nearest-neighbour
+    matching with a caliper: Rosenbaum & Rubin 1985, The American Statistician 39:33.
+    """
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(pool))
+    order = shuffled[np.argsort(pool[shuffled], kind="stable")]  # ties in random order, not by position
+    values = pool[order]
+    right = np.arange(
+        len(pool) + 1)  # right[i]: a free slot at or after i is to be looked for there; P = none
+    left = np.arange(len(pool) + 1)   # the same to the left, shifted by one: slot i is left[i + 1]; 0 = none
+    chosen = np.full(len(target), -1, dtype=np.int64)
+    for i in rng.permutation(len(target)):
+        gc = target[i]
+        at = int(np.searchsorted(values, gc))
+        after, before = _free(right, at), _free(left, at) - 1
+        distance_after = values[after] - gc if after < len(pool) else np.inf
+        distance_before = gc - values[before] if before >= 0 else np.inf
+        slot, distance = (after, distance_after) if distance_after < distance_before else (before,
+                                                                                           distance_before)
+        if distance <= max_difference:
+            chosen[i] = order[slot]
+            right[slot], left[slot + 1] = slot + 1, slot
+    return chosen
+
+
+def _free(links: np.ndarray, at: int) -> int:
+    """Follow links to a slot that points to itself, halving the path on the way."""
+    while links[at] != at:
+        links[at] = links[links[at]]
+        at = int(links[at])
+    return at
+
+
+def _match_summary(wanted: np.ndarray, matched: np.ndarray, pool: np.ndarray, drawn: np.ndarray) -> dict:
+    """Return counts, Kolmogorov-Smirnov distances of GC (None without data), and histograms to draw.
+
+    ks_before: all peaks against all candidates; ks_after: all peaks against the background drawn; ks_matched:
+    only those peaks that found a match. A large ks_after beside a small ks_matched: some peaks have no like
+    off peaks.
+    """
+    edges = np.linspace(0, 1, 51)
+    summary = {
+        "wanted": len(wanted),
+        "candidates": len(pool),
+        "matched": len(drawn),
+        "gc_edges": edges.tolist()
+    }
+    for name, values in (("peaks", wanted), ("candidates", pool), ("background", drawn)):
+        summary[f"gc_{name}"] = np.histogram(values, bins=edges)[0].tolist()
+    pairs = {"ks_before": (wanted, pool), "ks_after": (wanted, drawn), "ks_matched": (wanted[matched], drawn)}
+    for name, (first, second) in pairs.items():
+        summary[name] = float(ks_2samp(first, second,
+                                       method="asymp").statistic) if len(first) and len(second) else None
+    return summary
+
+
+def label_windows(windows: pd.DataFrame, peaks: pd.DataFrame, min_overlap_bp: int = 100) -> np.ndarray:
+    """Return int8, shape=(W,): 1 where a peak shares at least min(min_overlap_bp, the whole peak) with the
+    window.
+
+    windows, peaks: chrom, start, end, of one cell type's peaks.
+    """
+    i, j = _overlaps(windows, peaks)
+    start, end = _bounds(windows, i)
+    peak_start, peak_end = _bounds(peaks, j)
+    shared = np.minimum(end, peak_end) - np.maximum(start, peak_start)
+    label = np.zeros(len(windows), dtype=np.int8)
+    label[i[shared >= np.minimum(peak_end - peak_start, min_overlap_bp)]] = 1
+    return label
+
+
+# --- the two holdouts ---------------------------------------------------------------------------------------
+def split_chromosomes(n_windows: Mapping[str, int], seed: int, test: Sequence[str] = (),
+                      validation: Sequence[str] = ()) -> dict[str, str]:
+    """Assign whole chromosomes to train, validation and test, near 70/15/15 of the windows.
+
+    n_windows: {chromosome: number of windows}, those with windows only. test, validation: explicit
+    chromosomes. Raises ChromaccError for an unknown name, or too few chromosomes.
+    """
+    units = [(chrom,) for chrom in n_windows]
+    weights = np.array([[n] for n in n_windows.values()], dtype=float).reshape(-1, 1)
+    return _split("chromosomes", units, weights, seed, tuple(test), tuple(validation), allow_none=False)
+
+
+def split_cell_types(cell_types: pd.DataFrame, seed: int, test: Sequence[str] = (),
+                     validation: Sequence[str] = ()) -> dict[str, str]:
+    """Assign whole cell types to train, validation and test, near 70/15/15, with lineages spread evenly.
+
+    cell_types: one row for each pair of cell_type and donor, and its lineage. Cell types that share a donor
+    stay together. test, validation: explicit names; validation ("none",) = no validation cell types. Raises
+    ChromaccError for an unknown name, an explicit list that parts one donor, or too few cell types.
+    """
+    lineage = cell_types.groupby("cell_type", sort=False)["lineage"].first()
+    units = _donor_groups(cell_types)
+    strata = pd.get_dummies(lineage).astype(float)
+    strata.insert(0, "all", 4.0)  # the total counts most, lineages next
+    weights = np.array([strata.loc[list(unit)].sum(axis=0).to_numpy() for unit in units])
+    return _split("cell types", units, weights, seed, tuple(test), tuple(validation), allow_none=True)
+
+
+def _donor_groups(cell_types: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Join cell types that share a donor, directly or through others; an empty donor joins nothing."""
+    groups: list[set[str]] = [{name} for name in dict.fromkeys(cell_types["cell_type"])]
+    for donor, rows in cell_types[cell_types["donor"] != ""].groupby("donor", sort=False):
+        members = set(rows["cell_type"])
+        joined = set().union(*(group for group in groups if group & members))
+        groups = [group for group in groups if not group & members] + [joined]
+    rank = {name: i for i, name in enumerate(dict.fromkeys(cell_types["cell_type"]))}
+    return sorted((tuple(sorted(group, key=rank.__getitem__)) for group in groups), key=lambda g: rank[g[0]])
+
+
+def _split(what: str, units: list[tuple[str, ...]], weights: np.ndarray, seed: int, test: tuple[str, ...],
+           validation: tuple[str, ...], allow_none: bool) -> dict[str, str]:
+    """Split units (members that stay together), by the explicit lists, and by the seed where a list is empty."""
+    skip_validation = allow_none and validation == NO_VALIDATION
+    given = {"test": test, "validation": () if skip_validation else validation}
+    fixed = _explicit(what, units, given)
+    to_draw = [
+        s for s in ("validation", "test") if not given[s] and not (s == "validation" and skip_validation)
+    ]
+    free = [i for i in range(len(units)) if i not in fixed]
+    if len(free) < 1 + len(to_draw):
+        name = what.replace(" ", "_")
+        none = f', or validation_{name}=["none"] (validation then takes training {what})' if allow_none else ""
+        raise ChromaccError(
+            f"{what} cannot be split: {len(units)} independent {what} (those that share a donor count once), of which "
+            f"{len(free)} are free for {', '.join(['train', *to_draw])}; needed at least {1 + len(to_draw)}. Add data, "
+            f"or give explicit lists: test_{name}=[...], validation_{name}=[...]{none}")
+    drawn = _draw(weights, free, to_draw, seed)
+    chosen = {**fixed, **drawn}
+    return {member: chosen[i] for i, unit in enumerate(units) for member in unit}
+
+
+def _explicit(what: str, units: list[tuple[str, ...]], given: Mapping[str, tuple[str,
+                                                                                 ...]]) -> dict[int, str]:
+    """Return {unit index: split} of the explicit lists, checked."""
+    where = {member: i for i, unit in enumerate(units) for member in unit}
+    unknown = [name for names in given.values() for name in names if name not in where]
+    if unknown:
+        raise ChromaccError(f"{what}: {', '.join(unknown)} named for a split, but not in the data; "
+                            f"known {what}: {', '.join(where)}")
+    twice = set(given["test"]) & set(given["validation"])
+    if twice:
+        raise ChromaccError(
+            f"{what}: {', '.join(sorted(twice))} named for both test and validation; keep one")
+    fixed = {where[name]: split for split, names in given.items() for name in names}
+    for i, split in fixed.items():
+        apart = [member for member in units[i] if member not in given[split]]
+        if apart:
+            raise ChromaccError(f"{what}: {', '.join(units[i])} share a donor and must stay in one split; "
+                                f"add {', '.join(apart)} to the {split} list")
+    return fixed
+
+
+def _draw(weights: np.ndarray,
+          free: list[int],
+          to_draw: list[str],
+          seed: int,
+          tries: int = 4096) -> dict[int, str]:
+    """Draw `tries` random assignments of the free units, and take the first that comes nearest to 70/15/15.
+
+    weights: shape=(U, K), a unit's weight in each of K strata (all, and each lineage). No split is left
+    empty.
+    """
+    if not to_draw:
+        return dict.fromkeys(free, "train")
+    names = ["train", *to_draw]
+    share = np.array([FRACTIONS[SPLITS.index(name)] for name in names])
+    target = share * weights.sum(axis=0)[:, None]  # (K, S): shares of all units, the fixed ones included
+    target[:, 0] = weights[free].sum(axis=0) - target[:, 1:].sum(axis=1)
+    rng = np.random.default_rng(seed)
+    pick = rng.choice(len(names), size=(tries, len(free)), p=share / share.sum())  # (tries, U)
+    rows = np.arange(tries)[:, None]
+    pick[rows, rng.permuted(np.tile(np.arange(len(free)), (tries, 1)), axis=1)[:, :len(names)]] = \
+        np.arange(len(names))  # one random unit for each split, so that none is empty
+    onehot = np.eye(len(names))[pick]  # (tries, U, S)
+    sums = np.einsum("tus,uk->tks", onehot, weights[free])
+    best = int(np.abs(sums - target).sum(axis=(1, 2)).argmin())
+    return {unit: names[choice] for unit, choice in zip(free, pick[best])}

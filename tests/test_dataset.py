@@ -1,0 +1,415 @@
+"""The dataset: hand-worked values, invariants of splits and labels, and the proof that held-out data shape
+nothing.
+"""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pyBigWig
+import pytest
+from conftest import PARAMETERS, write_bigwig, write_lines
+
+from chromacc_lib import ChromaccError
+from chromacc_lib.dataset import (
+    CurationParameters, TrackConstants, curate, load_arrays, locus_average, normalise_metadata, normalise_tracks,
+    open_dataset, read_normalization, track_constants, track_signal, window_tracks,
+)
+from chromacc_lib.signals import binned_signal, genome_mean
+
+
+def silent(line: str) -> None:
+    pass
+
+
+def curate_project(project, parameters=PARAMETERS, **kwargs):
+    kwargs = {"blacklist": project.blacklist, "say": silent} | kwargs
+    return curate(project.manifest, project.genome_fasta, project.folder / "dataset", parameters, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def arrays(curated):
+    return load_arrays(curated[1])
+
+
+@pytest.fixture(scope="module")
+def dataset(curated):
+    return open_dataset(curated[1])
+
+
+# --- the locus average --------------------------------------------------------------------------------------
+def test_locus_average_leaves_one_out_by_hand():
+    values = np.array([[1.0, 2.0, 6.0, 9.0], [1.0, np.nan, 3.0, np.nan]])  # three training cell types, one unseen
+    got = locus_average(values, np.array([True, True, True, False]))
+    assert got.dtype == np.float32
+    assert got.tolist() == [[4.0, 3.5, 1.5, 3.0], [3.0, 2.0, 1.0, 2.0]]
+
+
+def test_locus_average_without_any_other_training_cell_type_is_unknown():
+    got = locus_average(np.array([[1.0, np.nan, 5.0]]), np.array([True, True, False]))
+    assert np.isnan(got[0, 0]) and got[0, 1] == 1.0 and got[0, 2] == 1.0
+    assert np.isnan(locus_average(np.array([[1.0, 2.0]]), np.array([False, False]))).all()
+
+
+def test_a_cell_type_never_enters_its_own_average():
+    rng = np.random.default_rng(0)
+    values, train = rng.normal(1e6, 1, (50, 8, 4)), np.arange(8) < 6
+    before = locus_average(values, train)
+    for cell in range(8):
+        changed = values.copy()
+        changed[:, cell] = rng.normal(0, 1e9, (50, 4))
+        after = locus_average(changed, train)
+        assert np.array_equal(after[:, cell], before[:, cell])  # bit for bit
+        assert np.array_equal(after, before) == (not train[cell])  # and an unseen one enters nobody's
+
+
+def test_locus_average_equals_a_plain_loop():
+    rng = np.random.default_rng(1)
+    values, train = rng.normal(size=(20, 7, 3)), np.array([1, 0, 1, 1, 1, 0, 1], bool)
+    values[rng.random(values.shape) < 0.3] = np.nan
+    got = locus_average(values, train)
+    for cell in range(7):
+        others = [i for i in range(7) if train[i] and i != cell]
+        known = np.isfinite(values[:, others])
+        count = known.sum(axis=1)
+        mean = np.where(known, values[:, others], 0).sum(axis=1) / np.maximum(count, 1)
+        np.testing.assert_allclose(got[:, cell], np.where(count > 0, mean, np.nan), rtol=1e-6)
+
+
+# --- normalisation ------------------------------------------------------------------------------------------
+def test_normalise_tracks_by_hand():
+    raw = np.array([4.0, 9.0, 8.0], np.float32).reshape(1, 1, 1, 1, 3)  # mean 4, variance 9 (sd 3), max 8
+    constants = TrackConstants(np.array([[1.0, 0.5, 0.0]]), np.array([[2.0, 1.0, 4.0]]))
+    values, observed = normalise_tracks(raw, np.array([[2.0]]), constants)
+    expected = [(np.arcsinh(2.0) - 1) / 2, np.arcsinh(1.5) - 0.5, np.arcsinh(4.0) / 4]
+    np.testing.assert_allclose(values.ravel(), expected, rtol=1e-6)
+    assert values.dtype == np.float32 and observed.tolist() == [[[True]]]
+
+
+def test_missing_tracks_are_zero_and_not_observed():
+    raw = np.ones((2, 2, 1, 3, 3), np.float32)
+    raw[:, 1] = np.nan
+    raw[1, 0] = np.nan
+    constants = TrackConstants(np.zeros((1, 3)), np.ones((1, 3)))
+    values, observed = normalise_tracks(raw, np.array([[1.0], [np.nan]]), constants)
+    assert observed[:, :, 0].tolist() == [[True, False], [False, False]]
+    assert (values[~observed[:, :, 0]] == 0).all() and (values[0, 0] != 0).all()
+
+
+def test_constants_come_by_name_and_unknown_tracks_are_refused(curated):
+    normalization = read_normalization(curated[1])
+    constants = track_constants(normalization, ["CTCF", "H3K27ac"])
+    assert constants.mean[0].tolist() == normalization["tracks"]["CTCF"]["mean"]
+    assert constants.sd[1].tolist() == normalization["tracks"]["H3K27ac"]["sd"]
+    assert track_constants(normalization, []).mean.shape == (0, 3)
+    with pytest.raises(ChromaccError, match="no constants for GATA1; it was fitted for H3K27ac, H3K4me3, CTCF"):
+        track_constants(normalization, ["CTCF", "GATA1"])
+
+
+def test_training_values_are_standardised(curated, arrays):
+    cells, rows = arrays.train_mask, (arrays.windows["split"] == "train").to_numpy()
+    for values, observed in ((arrays.histone, arrays.histone_observed), (arrays.tf, arrays.tf_observed)):
+        for m in range(values.shape[2]):
+            known = values[rows][:, cells, m][observed[rows][:, cells, m]]  # (n, B, 3)
+            np.testing.assert_allclose(known.mean(axis=(0, 1), dtype=np.float64), 0, atol=1e-4)
+            np.testing.assert_allclose(known.std(axis=(0, 1), dtype=np.float64), 1, atol=1e-4)
+    assert read_normalization(curated[1])["fitted_on"]["cell_types"] == ["A", "B", "C", "F"]
+
+
+def test_metadata_is_z_of_log2_tpm_over_training_cell_types(arrays, dataset):
+    raw = np.log2(np.array([[n + 1, 10 * n] for n in range(6)]) + 1)
+    np.testing.assert_allclose(dataset["metadata"], raw, rtol=1e-6)
+    train = raw[arrays.train_mask]
+    np.testing.assert_allclose(arrays.metadata, (raw - train.mean(axis=0)) / train.std(axis=0), rtol=1e-5)
+    assert arrays.features == ("CTCF", "GATA1") and arrays.metadata_observed.all()
+    values, observed = normalise_metadata(np.array([[np.nan, np.nan], [1.0, np.nan]]), {
+        "metadata": {"a": {"mean": 0.0, "sd": 2.0}, "b": {"mean": 5.0, "sd": 1.0}}}, ["a", "b"])
+    assert values.tolist() == [[0, 0], [0.5, 0]] and observed.tolist() == [False, True]
+
+
+def test_held_out_cell_types_and_chromosomes_shape_nothing(project):
+    """Change every file of the test and the validation cell type: windows and constants stay what they were."""
+    first = curate_project(project)
+    before = open_dataset(first.path).load()
+    constants = (first.path / "normalization.json").read_text()
+    rng = np.random.default_rng(9)
+    for cell in ("D", "E"):
+        for path in sorted((project.folder / cell).glob("*.bw")):
+            write_bigwig(path, project.sizes, {c: [(i * 100, i * 100 + 100, float(v)) for i, v in enumerate(
+                rng.gamma(9, 99, size // 100))] for c, size in project.sizes.items()})
+        write_lines(project.folder / cell / "peaks.narrowPeak", "chrT1\t20100\t20300", "chrT6\t50000\t50900")
+        write_lines(project.folder / cell / "expression.tsv", "gene\ttpm", "CTCF\t9999", "GATA1\t9999", "NEW\t5")
+    second = curate_project(project)
+    assert second.fresh
+    after = open_dataset(second.path).load()
+    assert (second.path / "normalization.json").read_text() == constants
+    for name in ("chrom", "start", "kind", "window_split", "gc", "cell_type_split", "feature", "sequence"):
+        assert after[name].equals(before[name]), name
+    seen = [name for name in "ABCF"]
+    for name in ("histone", "tf", "accessibility", "score", "label", "metadata"):
+        assert after[name].sel(cell_type=seen).equals(before[name].sel(cell_type=seen)), name
+        assert not after[name].sel(cell_type="D").equals(before[name].sel(cell_type="D")), name
+    arrays = load_arrays(second.path)
+    first_prior = locus_average(before["score"].values, arrays.train_mask)
+    assert np.array_equal(locus_average(arrays.score, arrays.train_mask), first_prior)
+
+
+def test_training_files_do_shape_the_constants(project):
+    first = curate_project(project)
+    constants = (first.path / "normalization.json").read_text()
+    shutil.copy(project.folder / "D/H3K27ac.bw", project.folder / "A/H3K27ac.bw")
+    second = curate_project(project)
+    assert (second.path / "normalization.json").read_text() != constants
+
+
+# --- what is in the dataset ---------------------------------------------------------------------------------
+def test_shapes_types_and_names(dataset, arrays):
+    w, c, b = len(arrays.windows), 6, 10
+    assert dict(dataset.sizes) == {"window": w, "cell_type": c, "position": 1000, "histone_mark": 2, "tf_name": 1,
+                                   "bin": b, "statistic": 3, "feature": 2, "replicate": 2, "track": 3, "chrom_name": 6}
+    assert arrays.sequence.shape == (w, 1000) and arrays.sequence.dtype == np.uint8
+    assert arrays.histone.shape == (w, c, 2, b, 3) and arrays.tf.shape == (w, c, 1, b, 3)
+    assert arrays.accessibility.shape == (w, c, b) and arrays.score.shape == arrays.label.shape == (w, c)
+    assert arrays.score_replicate.shape == (w, c, 2) and arrays.truth is None and arrays.simulated is False
+    assert arrays.histone_marks == ("H3K27ac", "H3K4me3") and arrays.tfs == ("CTCF",)
+    assert arrays.windows.columns.tolist() == ["chrom", "start", "end", "gc", "kind", "split"]
+    assert arrays.cell_types["cell_type"].tolist() == list("ABCDEF")
+    assert arrays.cell_types["split"].tolist() == ["train", "train", "train", "test", "validation", "train"]
+    assert arrays.cell_types["donor"].tolist() == [f"donor{name}" for name in "ABCDEF"]
+    assert dataset.attrs["assembly"] == "tiny1" and dataset.attrs["window_bp"] == 1000
+
+
+def test_stored_numbers_are_the_files_own(curated, dataset, arrays):
+    project, _ = curated
+    path = project.folder / "F/H3K4me3.bw"
+    expected = binned_signal(path, arrays.windows, 10)
+    assert np.array_equal(track_signal(dataset, "H3K4me3").sel(cell_type="F").values, expected)
+    assert float(dataset["genome_mean"].sel(cell_type="F", track="H3K4me3")) == genome_mean(path)
+    folds = []
+    for replicate in ("1", "2"):
+        with pyBigWig.open(str(project.folder / f"A/ATAC{replicate}.bw")) as bigwig:
+            row = arrays.windows.iloc[7]
+            values = bigwig.values(row["chrom"], int(row["start"]), int(row["end"]), numpy=True).astype(float)
+            total = sum((e - s) * v for chrom in bigwig.chroms() for s, e, v in bigwig.intervals(chrom))
+        folds.append(values / (total / 360_000))
+    np.testing.assert_allclose(arrays.score_replicate[7, 0], [np.arcsinh(f.mean()) for f in folds], rtol=1e-5)
+    both = np.mean(folds, axis=0)  # replicates are averaged before arcsinh
+    np.testing.assert_allclose(arrays.score[7, 0], np.arcsinh(both.mean()), rtol=1e-5)
+    np.testing.assert_allclose(arrays.accessibility[7, 0], np.arcsinh(both.reshape(10, 100).mean(axis=1)), rtol=1e-5)
+
+
+def test_missing_is_missing_never_zero(dataset, arrays, curated):
+    assert np.isnan(track_signal(dataset, "H3K4me3").sel(cell_type="B")).all()
+    assert not arrays.histone_observed[:, 1, 1].any() and arrays.histone_observed[:, 1, 0].all()
+    on_chr2 = (arrays.windows["chrom"] == "chrT2").to_numpy()
+    assert on_chr2.any() and np.array_equal(arrays.tf_observed[:, 2, 0], ~on_chr2)
+    assert not dataset["observed"].sel(cell_type="C", track="CTCF", chrom_name="chrT2")
+    assert dataset["observed"].sel(cell_type="C", track="CTCF").sum() == 5
+    summary = json.loads((curated[1] / "curation.json").read_text())
+    assert summary["missing_tracks"] == ["B, H3K4me3"] and summary["missing_on_chromosomes"] == ["C, CTCF, chrT2"]
+
+
+def test_windows_and_labels(curated, arrays):
+    windows = arrays.windows
+    by_place = windows.sort_values(["chrom", "start"])
+    assert (by_place.groupby("chrom")["start"].diff().dropna() >= 1000).all()
+    assert (windows.groupby("chrom")["split"].nunique() == 1).all()
+    assert set(windows["split"]) == {"train", "validation", "test"}
+    peak, train = (windows["kind"] == "peak").to_numpy(), arrays.train_mask
+    assert (arrays.label[peak][:, train] == 1).any(axis=1).all()  # a peak window is a training cell type's
+    assert (arrays.label[~peak][:, train] == 0).all()  # background lies off all of them
+    project, _ = curated
+    peaks = pd.read_csv(project.folder / "D/peaks.narrowPeak", sep="\t", header=None)
+    for row, label in zip(windows.itertuples(), arrays.label[:, 3]):
+        here = peaks[peaks[0] == row.chrom]
+        shared = np.minimum(here[2], row.end) - np.maximum(here[1], row.start)
+        assert label == int((shared >= 100).any())
+    blacklisted = (windows["chrom"] == "chrT1") & (windows["start"] < 4000) & (windows["end"] > 2000)
+    assert not blacklisted.any()
+
+
+def test_cell_types_without_peaks_have_unknown_labels(project):
+    lines = [line for line in project.manifest.read_text().splitlines() if "F/peaks" not in line]
+    write_lines(project.manifest, *lines)
+    said = []
+    arrays = load_arrays(curate_project(project, say=said.append).path)
+    assert (arrays.label[:, 5] == -1).all() and (arrays.label[:, :5] >= 0).all() and np.isfinite(arrays.score).all()
+    assert any(line.startswith("note: ") and "cell type F has no accessibility peaks" in line for line in said)
+
+
+def test_accessibility_missing_on_a_chromosome_is_unknown_there(project):
+    for replicate in ("1", "2"):
+        path = project.folder / f"F/ATAC{replicate}.bw"
+        with pyBigWig.open(str(path)) as bigwig:
+            kept = {chrom: bigwig.intervals(chrom) for chrom in bigwig.chroms() if chrom != "chrT3"}
+        path.unlink()
+        write_bigwig(path, project.sizes, kept)
+    arrays = load_arrays(curate_project(project).path)
+    there = (arrays.windows["chrom"] == "chrT3").to_numpy()
+    assert np.array_equal(np.isnan(arrays.score[:, 5]), there)
+    assert np.array_equal(arrays.label[:, 5] == -1, there) and np.isnan(arrays.accessibility[there, 5]).all()
+    assert np.isfinite(arrays.prior_score).all() and arrays.prior_observed.all()  # the others still know
+
+
+def test_priors(arrays):
+    train = arrays.train_mask
+    others = [1, 2, 5]  # the training cell types beside A
+    np.testing.assert_allclose(arrays.prior_profile[:, 0, :, 0], arrays.accessibility[:, others].mean(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(arrays.prior_profile[:, 0, :, 1], arrays.accessibility[:, others].std(axis=1), atol=2e-3)
+    np.testing.assert_allclose(arrays.prior_score[:, 3], arrays.score[:, train].mean(axis=1), rtol=1e-5)
+    assert arrays.prior_profile.shape == (*arrays.score.shape, 10, 2) and arrays.prior_observed.all()
+
+
+def test_window_tracks_are_folds(dataset, arrays):
+    table = window_tracks(dataset, 4, "B")
+    assert table.columns.tolist() == ["accessibility", "H3K27ac", "H3K4me3", "CTCF"] and len(table) == 10
+    np.testing.assert_allclose(table["accessibility"], np.sinh(arrays.accessibility[4, 1]), rtol=1e-5)
+    assert table["H3K4me3"].isna().all() and table["CTCF"].notna().all()
+    with pytest.raises(ChromaccError, match="no track is called 'GATA1'; the dataset has: H3K27ac, H3K4me3, CTCF"):
+        track_signal(dataset, "GATA1")
+
+
+def test_truth_is_scaled_like_the_score(project):
+    manifest = pd.read_csv(project.manifest, sep="\t", dtype=str)
+    truth = manifest[(manifest["kind"] == "accessibility_signal") & (manifest["replicate"] == "1")]
+    truth = truth[truth["cell_type"] != "B"].assign(assembly="simulated-tiny")
+    manifest.assign(assembly="simulated-tiny").to_csv(project.manifest, sep="\t", index=False)
+    truth.to_csv(project.folder / "truth.tsv", sep="\t", index=False)
+    arrays = load_arrays(curate_project(project, truth_manifest=project.folder / "truth.tsv").path)
+    assert arrays.simulated is True
+    np.testing.assert_allclose(arrays.truth[:, 0], arrays.score_replicate[:, 0, 0], rtol=1e-6)
+    assert np.isnan(arrays.truth[:, 1]).all() and np.isfinite(arrays.truth[:, 2:]).all()
+
+
+# --- choices and refusals -----------------------------------------------------------------------------------
+def test_tracks_that_training_cannot_teach_are_left_out_aloud(project):
+    lines = [line for line in project.manifest.read_text().splitlines()
+             if not ("CTCF.bw" in line and line[0] in "ABCF")]
+    write_lines(project.manifest, *lines)
+    said = []
+    result = curate_project(project, say=said.append)
+    dataset = open_dataset(result.path)
+    assert dataset.sizes["tf_name"] == 0 and load_arrays(result.path).tf.shape[2:] == (0, 10, 3)
+    assert any("tf tracks: kept 0 of 1" in line and "CTCF left out" in line for line in said)
+
+
+def test_tracks_can_be_chosen_and_unknown_ones_are_refused(project):
+    arrays = load_arrays(curate_project(project, replace(PARAMETERS, histone_marks=("H3K4me3",))).path)
+    assert arrays.histone_marks == ("H3K4me3",)
+    with pytest.raises(ChromaccError, match="H3K9me3 are asked for, but not in the manifest; it has: H3K27ac, H3K4me3"):
+        curate_project(project, replace(PARAMETERS, histone_marks=("H3K9me3",)))
+
+
+def test_without_expression_there_is_no_metadata(project):
+    lines = [line for line in project.manifest.read_text().splitlines() if "\texpression\t" not in line]
+    write_lines(project.manifest, *lines)
+    arrays = load_arrays(curate_project(project).path)
+    assert arrays.metadata.shape == (6, 0) and not arrays.metadata_observed.any() and arrays.features == ()
+
+
+def test_no_background_and_no_validation_cell_types(project):
+    parameters = replace(PARAMETERS, negatives_per_positive=0.0, validation_cell_types=("none",))
+    arrays = load_arrays(curate_project(project, parameters).path)
+    assert set(arrays.windows["kind"]) == {"peak"} and set(arrays.cell_types["split"]) == {"train", "test"}
+
+
+def test_the_cap_is_kept_and_counted(project):
+    result = curate_project(project, replace(PARAMETERS, max_positive_windows=12))
+    assert sum(n for name, n in result.summary["windows"].items() if name.endswith("peak")) == 12
+    assert any(c["kept"] == 12 and "max_positive_windows" in c["because"] for c in result.summary["counts"])
+
+
+def test_bad_input_leaves_nothing_behind(project):
+    (project.folder / "A/CTCF.bw").write_bytes(b"not a bigwig")
+    (project.folder / "B/peaks.narrowPeak").write_text("chrT1\t9\t5\n")
+    with pytest.raises(ChromaccError, match="(?s)2 problem.*nothing was written.*A/CTCF.bw.*B/peaks.narrowPeak"):
+        curate_project(project)
+    assert not list(project.folder.glob("dataset*"))
+
+
+def test_too_few_training_cell_types(project):
+    parameters = replace(PARAMETERS, test_cell_types=tuple("ABC"), validation_cell_types=tuple("DE"))
+    with pytest.raises(ChromaccError, match="1 training cell type of 6; at least 2 are needed"):
+        curate_project(project, parameters)
+
+
+# --- rerun, and folders that appear whole -------------------------------------------------------------------
+def test_nothing_changed_does_nothing_and_says_so(project):
+    first = curate_project(project)
+    before = {path: path.stat().st_mtime_ns for path in first.path.rglob("*")}
+    said = []
+    second = curate_project(project, say=said.append)
+    assert first.fresh and not second.fresh and second.summary == json.loads(json.dumps(first.summary))
+    assert said == [f"Nothing has changed since {first.path} was curated; it is used as it is."]
+    assert before == {path: path.stat().st_mtime_ns for path in first.path.rglob("*")}
+
+
+@pytest.mark.parametrize("change", ["parameter", "bigwig", "blacklist"])
+def test_any_change_curates_again(project, change):
+    curate_project(project)
+    parameters = PARAMETERS
+    if change == "parameter":
+        parameters = replace(PARAMETERS, seed=2)
+    elif change == "bigwig":
+        shutil.copy(project.folder / "A/ATAC1.bw", project.folder / "A/ATAC2.bw")
+    else:
+        write_lines(project.blacklist, "chrT1\t2000\t4001")
+    assert curate_project(project, parameters).fresh
+    assert not list(project.folder.glob("dataset.*"))  # neither .partial nor .old
+
+
+def test_same_seed_same_bytes(project):
+    first = curate_project(project)
+    before = open_dataset(first.path).load()
+    texts = [(first.path / name).read_text() for name in ("curation.json", "normalization.json", "manifest.lock.tsv")]
+    shutil.rmtree(first.path)
+    second = curate_project(project, workers=2)
+    assert open_dataset(second.path).load().identical(before)
+    assert texts == [(second.path / name).read_text()
+                     for name in ("curation.json", "normalization.json", "manifest.lock.tsv")]
+
+
+def test_what_an_interrupted_run_left_is_removed_aloud(project):
+    partial = project.folder / "dataset.partial"
+    partial.mkdir()
+    (partial / "rubbish").touch()
+    said = []
+    result = curate_project(project, say=said.append)
+    assert any("left by a run that was interrupted" in line for line in said)
+    assert not partial.exists() and not (result.path / "rubbish").exists()
+
+
+def test_a_dataset_that_is_not_there(tmp_path):
+    with pytest.raises(ChromaccError, match="no dataset there; run notebook 01_data_curation"):
+        open_dataset(tmp_path)
+    with pytest.raises(ChromaccError, match="no dataset there"):
+        load_arrays(tmp_path)
+
+
+# --- real tracks --------------------------------------------------------------------------------------------
+def test_real_tracks(real_folder, tmp_path):
+    """K562 is held out; HepG2 has no histone marks, and TF data everywhere but on chr1."""
+    parameters = CurationParameters(test_cell_types=("K562",), validation_cell_types=("none",), max_positive_windows=0,
+                                    test_chromosomes=("chr17", "chr20"), validation_chromosomes=("chr2",))
+    result = curate(real_folder / "tracks.tsv", real_folder / "hg38_subset.fa.gz", tmp_path / "dataset", parameters,
+                    say=silent)
+    arrays, dataset = load_arrays(result.path), open_dataset(result.path)
+    cell = {name: i for i, name in enumerate(arrays.cell_types["cell_type"])}
+    assert not arrays.simulated and arrays.cell_types["split"].tolist().count("train") == 3
+    assert "GATA1" not in arrays.tfs  # measured in K562 only, which is held out
+    on_chr1 = (arrays.windows["chrom"] == "chr1").to_numpy()
+    assert not arrays.histone_observed[:, cell["HepG2"]].any()
+    ctcf = arrays.tf_observed[:, cell["HepG2"], arrays.tfs.index("CTCF")]
+    assert np.array_equal(ctcf, ~on_chr1)
+    assert arrays.histone_observed[:, cell["K562"]].mean() > 0.9
+    assert len(arrays.windows) > 2000 and (arrays.sequence < 4).mean() > 0.99
+    open_share = (arrays.label == 1).mean(axis=0)
+    assert ((open_share > 0.1) & (open_share < 0.6)).all()
+    for row in (0, len(arrays.windows) // 2, len(arrays.windows) - 1):
+        window = arrays.windows.iloc[row]
+        with pyBigWig.open(str(real_folder / "K562/CTCF.bw")) as bigwig:
+            values = np.nan_to_num(bigwig.values(window["chrom"], int(window["start"]), int(window["end"]), numpy=True))
+        got = track_signal(dataset, "CTCF").sel(cell_type="K562", statistic="mean").values[row]
+        np.testing.assert_allclose(got, values.reshape(15, 100).mean(axis=1, dtype=float), rtol=1e-6)

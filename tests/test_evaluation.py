@@ -1,0 +1,435 @@
+"""Evaluation: metrics against scikit-learn and scipy, skill against itself, invariances, verdicts, clear errors."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from sklearn import metrics as sk
+
+from chromacc_lib import ChromaccError
+from chromacc_lib import evaluation as ev
+
+SPLITS = ["train"] * 6 + ["validation"] * 2 + ["test"] * 3
+SHORT = {"n_bootstrap": 60, "block_bp": 100_000}
+
+
+def make_tables(strength: float = 0.7, seed: int = 1, splits: list[str] = SPLITS) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return predictions and baselines of 400 windows whose truth is locus + cell-type-specific part + noise.
+
+    The model sees `strength` of the specific part, the baselines `weak` and `strong` see 0.2 and 0.5 of it.
+    """
+    rng = np.random.default_rng(seed)
+    n_windows, n_cells = 400, len(splits)
+    windows = pd.DataFrame({"chrom": np.repeat([f"chr{i}" for i in range(1, 9)], 50)})
+    windows["start"] = np.tile(np.arange(50) * 10_000, 8)
+    windows["window_split"] = np.repeat(["train"] * 4 + ["validation"] * 2 + ["test"] * 2, 50)
+    specific = rng.normal(0, 0.6, (n_windows, n_cells))
+    truth = 1 + rng.normal(0, 1, (n_windows, 1)) + specific
+    score = truth + rng.normal(0, 0.2, truth.shape)
+    label = (score > 1.5).astype(int)
+    train = np.array(splits) == "train"
+    average, share_open = (
+        (values[:, train].sum(axis=1, keepdims=True) - values * train) / (train.sum() - train) for values in (score, label)
+    )
+    predicted, weak, strong = (
+        average + share * specific + rng.normal(0, 0.1, truth.shape) for share in (strength, 0.2, 0.5)
+    )
+    columns = {
+        "score": score, "label": label, "predicted_score": predicted,
+        "predicted_probability": 1 / (1 + np.exp(-3 * (predicted - 1.5))), "average_score": average,
+        "average_label": share_open, "truth": truth, "weak": weak, "strong": strong,
+    }
+    table = windows.loc[np.repeat(np.arange(n_windows), n_cells)].reset_index(names="window")
+    table["cell_type"] = np.tile([f"cell{i:02d}" for i in range(n_cells)], n_windows)
+    table["cell_type_split"] = np.tile(splits, n_windows)
+    table = table.assign(end=table["start"] + 1500, kind="peak", gc=0.5, **{k: v.ravel() for k, v in columns.items()})
+    return table[list(ev.COLUMNS)], table[["cell_type", "window", "weak", "strong"]]
+
+
+@pytest.fixture(scope="module")
+def result() -> dict:
+    return ev.evaluate(*make_tables(), simulated=True, **SHORT)
+
+
+def headline_rows(predictions: pd.DataFrame) -> pd.DataFrame:
+    return ev.quadrant_rows(predictions, ev.HEADLINE)
+
+
+# --- metrics -------------------------------------------------------------------------------------------------
+
+
+def test_metrics_equal_scikit_learn_and_scipy(result):
+    rows = headline_rows(make_tables()[0])
+    called = rows["predicted_probability"] >= result["threshold"]
+    y, p, label = rows["score"], rows["predicted_score"], rows["label"]
+    expected = {
+        "mse": sk.mean_squared_error(y, p), "roc_auc": sk.roc_auc_score(label, rows["predicted_probability"]),
+        "pr_auc": sk.average_precision_score(label, rows["predicted_probability"]),
+        "pearson": stats.pearsonr(y, p)[0], "pearson_p": stats.pearsonr(y, p)[1],
+        "spearman": stats.spearmanr(y, p)[0], "spearman_p": stats.spearmanr(y, p)[1],
+        "accuracy": sk.accuracy_score(label, called), "precision": sk.precision_score(label, called),
+        "recall": sk.recall_score(label, called), "f1": sk.f1_score(label, called), "base_rate": label.mean(),
+        "prediction_std": np.std(p), "label_std": np.std(y), "std_ratio": np.std(p) / np.std(y),
+        "skill": 1 - sk.mean_squared_error(y, p) / sk.mean_squared_error(y, rows["average_score"]),
+    }
+    got = {name: result["quadrants"][ev.HEADLINE][name]["value"] for name in expected}
+    assert got == pytest.approx(expected)
+
+
+def test_a_hand_worked_case():
+    got = ev.metrics(
+        measured=[0.0, 1.0, 2.0, 3.0], predicted=[0.0, 2.0, 2.0, 4.0], label=[0, 1, 0, 1],
+        probability=[0.1, 0.4, 0.6, 0.9], threshold=0.5,
+    )
+    assert got["mse"] == pytest.approx(0.5)
+    assert (got["accuracy"], got["precision"], got["recall"], got["f1"]) == (0.5, 0.5, 0.5, 0.5)
+    assert got["roc_auc"] == pytest.approx(0.75)          # 3 of 4 pairs in order
+    assert got["pr_auc"] == pytest.approx((1 + 2 / 3) / 2)  # precision at the two positives
+    assert got["pearson"] == pytest.approx(6 / np.sqrt(5 * 8))
+    assert got["base_rate"] == 0.5
+
+
+def test_a_perfect_predictor():
+    predictions, baselines = make_tables()
+    predictions["predicted_score"] = predictions["score"]
+    predictions["predicted_probability"] = predictions["label"].astype(float)
+    got = ev.evaluate(predictions, baselines, simulated=True, **SHORT)["quadrants"][ev.HEADLINE]
+    names = ("skill", "pearson", "spearman", "roc_auc", "pr_auc", "accuracy", "f1", "residual_pearson", "std_ratio")
+    for name in names:
+        assert got[name]["value"] == pytest.approx(1), name
+    assert got["mse"]["value"] == 0
+
+
+def test_a_constant_predictor_is_evaluated_and_found_wanting():
+    predictions, baselines = make_tables()
+    predictions["predicted_score"], predictions["predicted_probability"] = 1.0, 0.3
+    result = ev.evaluate(predictions, baselines, simulated=True, **SHORT)
+    got = result["quadrants"][ev.HEADLINE]
+    assert got["skill"]["high"] < 0
+    assert got["roc_auc"]["value"] == 0.5
+    assert got["pr_auc"]["value"] == pytest.approx(got["base_rate"]["value"])
+    assert got["prediction_std"]["value"] == 0 and np.isnan(got["pearson"]["value"])
+    assert result["correlations"]["model"]["across_cell_types"]["value"] == 0
+    assert "does worse than the training-cell-type average" in result["verdict"]
+
+
+# --- skill and baselines -------------------------------------------------------------------------------------
+
+
+def test_the_average_has_exactly_no_skill_over_itself(result):
+    for quadrant in ev.QUADRANTS:
+        assert result["baselines"]["average"][quadrant]["skill"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_a_model_that_copies_the_average_has_exactly_no_skill():
+    predictions, baselines = make_tables()
+    predictions["predicted_score"] = predictions["average_score"]
+    result = ev.evaluate(predictions, baselines, simulated=True, **SHORT)
+    assert result["headline"]["skill"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert result["headline"]["pearson"]["value"] > 0.5
+    assert np.isnan(result["correlations"]["model"]["residual"]["value"])
+    assert "cannot be told from the training-cell-type average" in result["verdict"]
+
+
+def test_the_difference_to_a_baseline_is_that_of_the_skills_and_paired(result):
+    model = result["headline"]["skill"]
+    for name in ("weak", "strong"):
+        entry = result["baselines"][name][ev.HEADLINE]
+        difference = entry["skill_difference"]
+        assert difference["value"] == pytest.approx(model["value"] - entry["skill"]["value"])
+        apart = (model["high"] - model["low"]) + (entry["skill"]["high"] - entry["skill"]["low"])
+        assert difference["high"] - difference["low"] < 0.8 * apart  # the same windows are hard for both
+
+
+def test_the_gain_in_auprc_is_over_the_better_ranking_of_the_average(result):
+    rows = headline_rows(make_tables()[0])
+    best = max(sk.average_precision_score(rows["label"], rows[c]) for c in ("average_score", "average_label"))
+    model = sk.average_precision_score(rows["label"], rows["predicted_probability"])
+    assert result["headline"]["pr_auc_gain"]["value"] == pytest.approx(model - best)
+    entry = result["baselines"]["average"][ev.HEADLINE]
+    assert entry["pr_auc"]["value"] == pytest.approx(best)
+    assert entry["pr_auc_difference"] == pytest.approx(result["headline"]["pr_auc_gain"])
+
+
+@pytest.mark.parametrize("strength, words", [
+    (0.9, ["beats the training-cell-type average", "beats every other baseline", "the nearest is strong"]),
+    (0.5, ["beats the training-cell-type average", "It beats weak", "cannot be told from strong"]),
+    (0.2, ["cannot be told from weak", "worse than strong"]),
+])
+def test_the_verdict_says_so_in_either_direction(strength, words):
+    verdict = ev.evaluate(*make_tables(strength), simulated=True, **SHORT)["verdict"]
+    assert verdict.startswith("On simulated data, 3 unseen cell types")
+    for word in words:
+        assert word in verdict
+
+
+def test_real_data_is_called_real():
+    assert ev.evaluate(*make_tables(), simulated=False, **SHORT)["verdict"].startswith("On real data")
+
+
+def test_a_baseline_without_predictions_is_named_and_not_compared():
+    predictions, baselines = make_tables()
+    baselines.loc[baselines["cell_type"] == "cell10", "weak"] = np.nan
+    result = ev.evaluate(predictions, baselines, simulated=True, **SHORT)
+    assert result["baselines"]["weak"][ev.HEADLINE] == {"undefined": "weak has no prediction in 100 of 300 rows"}
+    assert "skill" in result["baselines"]["weak"]["seen_cell_type_x_unseen_chromosome"]
+    assert "Not compared, because undefined here: weak." in result["verdict"]
+
+
+# --- what may not matter -------------------------------------------------------------------------------------
+
+
+def test_row_order_does_not_matter(result):
+    predictions, baselines = make_tables()
+    shuffled = ev.evaluate(
+        predictions.sample(frac=1, random_state=3), baselines.sample(frac=1, random_state=4), simulated=True, **SHORT
+    )
+    for quadrant, values in result["quadrants"].items():
+        for name, entry in values.items():
+            assert shuffled["quadrants"][quadrant][name] == pytest.approx(entry, nan_ok=True), (quadrant, name)
+    assert shuffled["correlations"]["model"]["residual"] == pytest.approx(result["correlations"]["model"]["residual"])
+    assert shuffled["verdict"] == result["verdict"]
+
+
+def test_same_seed_same_result(result):
+    again = ev.evaluate(*make_tables(), simulated=True, **SHORT)
+    assert json.dumps(again, default=str) == json.dumps(result, default=str)
+
+
+def test_test_labels_do_not_move_the_threshold():
+    predictions, _ = make_tables()
+    threshold, source = ev.choose_threshold(predictions)
+    held_out = predictions["cell_type_split"] == "test"
+    predictions.loc[held_out, "label"] = 1 - predictions.loc[held_out, "label"]
+    assert ev.choose_threshold(predictions) == (threshold, source)
+    assert "validation cell types x validation chromosomes" in source
+
+
+def test_the_threshold_has_the_highest_f1_on_validation_rows():
+    predictions, _ = make_tables()
+    threshold, _ = ev.choose_threshold(predictions)
+    rows = predictions[(predictions["cell_type_split"] == "validation") & (predictions["window_split"] == "validation")]
+    best = sk.f1_score(rows["label"], rows["predicted_probability"] >= threshold)
+    others = [sk.f1_score(rows["label"], rows["predicted_probability"] >= t) for t in rows["predicted_probability"]]
+    assert best == pytest.approx(max(others))
+
+
+def test_without_validation_cell_types_the_threshold_says_where_it_is_from():
+    splits = ["train"] * 8 + ["test"] * 3
+    _, source = ev.choose_threshold(make_tables(splits=splits)[0])
+    assert "training cell types (no validation cell types) x validation chromosomes" in source
+
+
+# --- correlations, strata, ceiling, calibration --------------------------------------------------------------
+
+
+def test_within_cell_type_correlation_is_the_mean_over_cell_types(result):
+    rows = headline_rows(make_tables()[0])
+    expected = np.mean([np.corrcoef(g["score"], g["predicted_score"])[0, 1] for _, g in rows.groupby("cell_type")])
+    assert result["correlations"]["model"]["within_cell_type"]["value"] == pytest.approx(expected)
+
+
+def test_across_cell_types_correlation_is_the_mean_over_varying_windows(result):
+    predictions, _ = make_tables()
+    windows, _ = ev.specific_windows(predictions)
+    rows = headline_rows(predictions)
+    rows = rows[rows["window"].isin(windows)]
+    each = [np.corrcoef(g["score"], g["predicted_score"])[0, 1] for _, g in rows.groupby("window")]
+    entry = result["correlations"]["model"]["across_cell_types"]
+    assert entry["n_windows"] == len(each)
+    assert entry["value"] == pytest.approx(np.mean(each))
+    assert result["correlations"]["average"]["across_cell_types"]["value"] == 0
+
+
+def test_two_unseen_cell_types_have_no_correlation_across_cell_types():
+    splits = ["train"] * 7 + ["validation"] * 2 + ["test"] * 2
+    entry = ev.evaluate(*make_tables(splits=splits), simulated=True, **SHORT)["correlations"]["model"]
+    assert np.isnan(entry["across_cell_types"]["value"]) and entry["across_cell_types"]["n_windows"] == 0
+
+
+def test_residual_correlation_cannot_be_had_from_the_average_alone():
+    """Subtracting an average twice the right size from both sides would give a correlation near 1."""
+    rng = np.random.default_rng(2)
+    locus, cell = rng.normal(size=3000), np.repeat(["a", "b", "c"], 1000)
+    score, average, knows_nothing = locus + rng.normal(size=3000), 2 * locus, rng.normal(size=3000)
+    assert abs(np.corrcoef(score - average, knows_nothing - average)[0, 1]) > 0.5
+    left = [ev.residual(v, average, cell) for v in (score, knows_nothing)]
+    assert abs(np.corrcoef(*left)[0, 1]) < 0.1
+    assert (ev.residual(3 * average + 1, average, cell) == 0).all()
+
+
+def test_specific_windows_come_from_training_cell_types_alone():
+    predictions, _ = make_tables()
+    windows, rule = ev.specific_windows(predictions)
+    spread = predictions[predictions["cell_type_split"] == "train"].groupby("window")["score"].std()
+    assert set(windows) == set(spread.nlargest(len(windows)).index)
+    assert len(windows) == pytest.approx(400 / 3, abs=1.5)
+    assert "6 training cell types" in rule
+    predictions.loc[predictions["cell_type_split"] != "train", "score"] = 7.0
+    assert np.array_equal(ev.specific_windows(predictions)[0], windows)
+
+
+def test_the_stratum_is_where_the_average_fails(result):
+    rows = headline_rows(make_tables()[0])
+    rows = rows[rows["window"].isin(ev.specific_windows(make_tables()[0])[0])]
+    expected = 1 - sk.mean_squared_error(rows["score"], rows["predicted_score"]) / sk.mean_squared_error(
+        rows["score"], rows["average_score"])
+    assert result["cell_type_specific"]["model"]["skill"]["value"] == pytest.approx(expected)
+    assert result["cell_type_specific"]["sizes"]["rows"] == len(rows)
+
+
+def test_the_ceiling_is_the_truth_where_there_is_one(result):
+    rows = headline_rows(make_tables()[0])
+    top, reached = (np.corrcoef(rows["score"], rows[c])[0, 1] for c in ("truth", "predicted_score"))
+    assert result["ceiling"]["kind"] == "noise-free truth of the simulation"
+    assert result["ceiling"]["pearson"]["value"] == pytest.approx(top)
+    assert result["ceiling"]["fraction_of_pearson"]["value"] == pytest.approx(reached / top)
+
+
+def test_the_ceiling_from_replicates_finds_the_truth():
+    """Two replicates of known noise: the ceiling must be the correlation of their mean with the noise-free value."""
+    predictions, baselines = make_tables()
+    rng = np.random.default_rng(5)
+    order = predictions.sort_values(["window", "cell_type"])
+    truth = order["truth"].to_numpy().reshape(400, len(SPLITS))
+    replicates = truth[:, :, None] + rng.normal(0, 0.6, (*truth.shape, 2))
+    predictions = order.assign(score=replicates.mean(axis=2).ravel(), truth=np.nan)
+    names = sorted(predictions["cell_type"].unique())
+    table = ev.replicate_table(replicates, names)
+    got = ev.evaluate(predictions, baselines, simulated=True, replicates=table, **SHORT)["ceiling"]
+    rows = headline_rows(predictions.assign(truth=truth.ravel()))
+    assert got["kind"] == "replicate concordance (Spearman-Brown)"
+    assert got["pearson"]["value"] == pytest.approx(np.corrcoef(rows["score"], rows["truth"])[0, 1], abs=0.02)
+
+
+def test_no_ceiling_is_said_plainly():
+    predictions, baselines = make_tables()
+    got = ev.evaluate(predictions.assign(truth=np.nan), baselines, simulated=False, **SHORT)["ceiling"]
+    assert got["kind"] == "none" and got["sentence"].startswith("No ceiling known")
+
+
+def test_one_replicate_is_no_concordance():
+    assert ev.replicate_table(np.ones((5, 2, 1)), ["a", "b"]).empty
+    partly = np.ones((5, 2, 2))
+    partly[:, 1, 1] = np.nan
+    assert set(ev.replicate_table(partly, ["a", "b"])["cell_type"]) == {"a"}
+
+
+def test_calibration_of_a_hand_worked_case():
+    rows = pd.DataFrame({"label": [0, 1, 1, 1, -1], "predicted_probability": [0.25, 0.25, 0.75, 1.0, 0.5]})
+    got = ev.calibration(rows, n_bins=2)
+    assert got["brier"] == pytest.approx((0.0625 + 0.5625 + 0.0625 + 0) / 4)
+    assert got["bins"] == [{"predicted": 0.25, "observed": 0.5, "n": 2}, {"predicted": 0.875, "observed": 1.0, "n": 2}]
+    assert got["expected_calibration_error"] == pytest.approx((2 * 0.25 + 2 * 0.125) / 4)
+
+
+def test_example_windows_are_those_of_the_rule():
+    rows = pd.DataFrame({
+        "window": [1, 1, 2, 2, 3], "score": 0.0, "average_score": [1, 1, 1, 1, 1.0],
+        "predicted_score": [0, 0, 2, 1, 1.0],
+    })
+    got = ev.example_windows(rows, np.array([1, 2, 3]), seed=1)
+    assert (got["best"], got["worst"]) == (1, 2) and got["random"] in (1, 2, 3)
+    assert ev.example_windows(rows, np.array([3]), seed=1) == {"best": 3, "random": 3, "worst": 3}
+
+
+def test_error_by_spread_is_mse_by_group():
+    predictions, _ = make_tables()
+    rows = headline_rows(predictions)
+    table = ev.error_by_spread(rows, predictions, {"model": "predicted_score"}, n_groups=1)
+    assert table["model"].tolist() == pytest.approx([sk.mean_squared_error(rows["score"], rows["predicted_score"])])
+    parts = ev.error_by_spread(rows, predictions, {"model": "predicted_score"}, n_groups=3)
+    assert parts.index.is_monotonic_increasing and parts["model"].mean() == pytest.approx(table["model"].iloc[0])
+
+
+# --- one unseen cell type, missing measurements --------------------------------------------------------------
+
+
+def test_one_unseen_cell_type_says_that_only_blocks_are_resampled():
+    splits = ["train"] * 3 + ["test"]
+    result = ev.evaluate(*make_tables(0.9, splits=splits), simulated=False, **SHORT)
+    assert result["sizes"][ev.HEADLINE]["cell_types"] == 1
+    assert "nothing about other cell types" in result["verdict"]
+    assert "no validation cell types" in result["threshold_source"]
+    skill = result["headline"]["skill"]
+    assert skill["low"] < skill["value"] < skill["high"]
+
+
+def test_rows_without_a_measured_score_are_left_out_and_counted():
+    predictions, baselines = make_tables()
+    gap = (predictions["cell_type"] == "cell09") & (predictions["chrom"] == "chr8")
+    predictions.loc[gap, "score"] = np.nan
+    size = ev.evaluate(predictions, baselines, simulated=True, **SHORT)["sizes"][ev.HEADLINE]
+    assert (size["rows"], size["rows_without_score"]) == (250, 50)
+
+
+def test_a_cell_type_without_peaks_has_no_label_metrics_but_all_others():
+    predictions, baselines = make_tables()
+    predictions.loc[predictions["cell_type"] == "cell09", "label"] = -1
+    result = ev.evaluate(predictions, baselines, simulated=True, **SHORT)
+    entry = result["per_cell_type"]["cell09"]["unseen_chromosome"]
+    assert np.isnan(entry["roc_auc"]["value"]) and np.isfinite(entry["skill"]["low"])
+    assert result["sizes"][ev.HEADLINE]["labelled_rows"] == 200
+
+
+def test_written_file_is_strict_json_with_null_for_undefined(tmp_path, result):
+    path = tmp_path / "evaluation_metrics.json"
+    ev.write_metrics(result, path)
+    read = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in the file"))
+    assert read["quadrants"][ev.HEADLINE]["pearson_p"]["low"] is None
+    assert read["headline"]["skill"] == pytest.approx(result["headline"]["skill"])
+    assert set(read["quadrants"]) == set(ev.QUADRANTS)
+    assert [p.name for p in tmp_path.iterdir()] == ["evaluation_metrics.json"]
+
+
+def test_every_cell_type_and_every_metric_is_there(result):
+    seed_metrics = {"mse", "roc_auc", "pr_auc", "pearson", "pearson_p", "spearman", "spearman_p", "accuracy",
+                    "precision", "recall", "f1"}
+    assert len(result["per_cell_type"]) == 9  # training and test; validation rows serve the threshold alone
+    for entry in [*result["quadrants"].values(), *[e for c in result["per_cell_type"].values() for e in c.values()]]:
+        assert seed_metrics <= set(entry)
+        for name in seed_metrics - {"pearson_p", "spearman_p"}:
+            assert entry[name]["low"] <= entry[name]["value"] <= entry[name]["high"]
+
+
+# --- errors --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda t: t.drop(columns="average_score"), r"columns \['average_score'\] are missing"),
+    (lambda t: pd.concat([t, t.iloc[:1]]), "1 rows repeat a window x cell type"),
+    (lambda t: t.assign(predicted_score=np.nan), "predicted_score is NaN or infinite in 4400 of 4400 rows"),
+    (lambda t: t.assign(label=2), "label must be 1, 0, or -1"),
+    (lambda t: t.assign(label=1), "all labelled 1"),
+    (lambda t: t.assign(label=t["label"].where(t["cell_type_split"] != "test", 0)), "all labelled 0"),
+    (lambda t: t.assign(score=t["score"].where(t["cell_type"] != "cell09")), r"\['cell09'\] have no window"),
+    (lambda t: t[~((t["cell_type"] == "cell09") & (t["window_split"] == "test"))], r"\['cell09'\] have no window"),
+    (lambda t: t.assign(cell_type_split=t["cell_type_split"].replace("test", "validation")), "no rows in unseen"),
+    (lambda t: t.assign(window_split=t["window_split"].replace("test", "validation")), "no rows in seen_cell_type_x_un"),
+    (lambda t: t[(t["cell_type_split"] != "train") | (t["cell_type"] == "cell00")], "at least 2 training cell types"),
+])  # fmt: skip
+def test_bad_predictions_are_refused(change, message):
+    predictions, baselines = make_tables()
+    with pytest.raises(ChromaccError, match=message):
+        ev.evaluate(change(predictions), baselines, simulated=True, **SHORT)
+
+
+def test_baselines_of_another_dataset_are_refused():
+    predictions, baselines = make_tables()
+    with pytest.raises(ChromaccError, match="the baselines lack 11 of 4,400 rows"):
+        ev.evaluate(predictions, baselines[baselines["window"] != 7], simulated=True, **SHORT)
+    with pytest.raises(ChromaccError, match=r"baselines \['average'\] have the name"):
+        ev.evaluate(predictions, baselines.rename(columns={"weak": "average"}), simulated=True, **SHORT)
+
+
+@pytest.mark.parametrize("measured, predicted, label, message", [
+    ([np.nan, 1.0], [0.0, 1.0], [0, 1], "1 of 2 measured scores are NaN"),
+    ([0.0, 1.0], [0.0, np.inf], [0, 1], "1 of 2 predicted scores are NaN"),
+    ([], [], [], "0 of 0 measured scores"),
+    ([0.0, 1.0], [0.0, 1.0], [1, 1], "2 windows, all labelled 1"),
+])
+def test_metrics_refuse_what_they_cannot_measure(measured, predicted, label, message):
+    with pytest.raises(ChromaccError, match=message):
+        ev.metrics(measured, predicted, label, np.full(len(label), 0.5), 0.5)

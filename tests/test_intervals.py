@@ -1,0 +1,142 @@
+"""Intervals: exact statistics on the data, exact reweighting, and coverage of a known truth with few clusters."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics as sk
+
+from chromacc_lib import intervals as iv
+
+
+@pytest.fixture
+def rows() -> dict[str, np.ndarray]:
+    """Return 240 rows in 4 cell types and 6 blocks, with ties in x."""
+    rng = np.random.default_rng(7)
+    x = np.round(rng.normal(size=240), 1)
+    return {
+        "cell": np.repeat(list("abcd"), 60), "block": np.tile(np.arange(6), 40), "x": x,
+        "y": x + rng.normal(size=240), "label": (x + rng.normal(size=240) > 0.3).astype(int),
+    }
+
+
+def _repeat(rows: dict[str, np.ndarray], weights: np.ndarray, name: str) -> np.ndarray:
+    return np.repeat(rows[name], weights.astype(int))
+
+
+def test_first_weighting_is_the_data_itself(rows):
+    plan = iv.resampling(rows["cell"], rows["block"], 20, seed=1)
+    assert iv.mse(plan, rows["y"], rows["x"])[0] == pytest.approx(sk.mean_squared_error(rows["y"], rows["x"]))
+    assert iv.pearson(plan, rows["x"], rows["y"])[0] == pytest.approx(stats.pearsonr(rows["x"], rows["y"])[0])
+    assert iv.spearman(plan, rows["x"], rows["y"])[0] == pytest.approx(stats.spearmanr(rows["x"], rows["y"])[0])
+    assert iv.standard_deviation(plan, rows["y"])[0] == pytest.approx(np.std(rows["y"]))
+
+
+@pytest.mark.parametrize("r", [0, 1, 2, 21, 25])  # the data, two draws, a cell type left out, a block left out
+def test_every_weighting_equals_repeating_the_rows(rows, r):
+    plan = iv.resampling(rows["cell"], rows["block"], 20, seed=1)
+    weights = plan.weights(r)
+    x, y, label = (_repeat(rows, weights, name) for name in ("x", "y", "label"))
+    roc_auc, pr_auc = iv.ranking(plan, rows["label"], rows["x"])
+    assert roc_auc[r] == pytest.approx(sk.roc_auc_score(label, x))
+    assert pr_auc[r] == pytest.approx(sk.average_precision_score(label, x))
+    assert iv.mse(plan, rows["y"], rows["x"])[r] == pytest.approx(sk.mean_squared_error(y, x))
+    assert iv.pearson(plan, rows["x"], rows["y"])[r] == pytest.approx(np.corrcoef(x, y)[0, 1])
+    called = iv.classification(plan, rows["label"], rows["x"] > 0.3)
+    expected = {
+        "accuracy": sk.accuracy_score(label, x > 0.3), "precision": sk.precision_score(label, x > 0.3),
+        "recall": sk.recall_score(label, x > 0.3), "f1": sk.f1_score(label, x > 0.3), "base_rate": label.mean(),
+    }
+    assert {name: values[r] for name, values in called.items()} == pytest.approx(expected)
+
+
+def test_leaving_one_out_leaves_exactly_that_cluster_out(rows):
+    plan = iv.resampling(rows["cell"], rows["block"], 5, seed=1)
+    for c, name in enumerate("abcd"):
+        assert np.array_equal(plan.weights(1 + 5 + c), (rows["cell"] != name).astype(float))
+    for b in range(6):
+        assert np.array_equal(plan.weights(1 + 5 + 4 + b), (rows["block"] != b).astype(float))
+    assert len(plan) == 1 + 5 + 4 + 6
+
+
+def test_ranking_with_grouped_thresholds_is_exact_on_the_data_and_close_elsewhere(monkeypatch):
+    rng = np.random.default_rng(3)
+    score, cell, block = rng.normal(size=3000), rng.integers(0, 3, 3000), rng.integers(0, 5, 3000)
+    label = (score + rng.normal(size=3000) > 0.8).astype(int)
+    plan = iv.resampling(cell, block, 30, seed=1)
+    grouped = iv.ranking(plan, label, score)
+    monkeypatch.setattr(iv, "MAX_GROUPS", 10_000)
+    exact = iv.ranking(plan, label, score)
+    for a, b in zip(grouped, exact, strict=True):
+        assert a[0] == pytest.approx(b[0], abs=1e-12)
+        assert np.abs(a - b).max() < 1e-3
+        assert np.std(b) > 3e-3  # so the difference allowed above is small against the spread
+
+
+def test_same_seed_same_draws_and_another_seed_others(rows):
+    first, again, other = (iv.resampling(rows["cell"], rows["block"], 50, seed) for seed in (1, 1, 2))
+    assert np.array_equal(first.cell_weights, again.cell_weights)
+    assert not np.array_equal(first.block_weights, other.block_weights)
+
+
+def test_one_cell_type_resamples_blocks_only(rows):
+    plan = iv.resampling(np.zeros(240), rows["block"], 200, seed=1)
+    assert (plan.cell_weights[:201] == 1).all()
+    result = iv.interval(iv.pearson(plan, rows["x"], rows["y"]), plan)
+    assert result["low"] < result["value"] < result["high"]
+
+
+def test_one_cell_type_in_one_block_has_no_interval(rows):
+    plan = iv.resampling(np.zeros(240), np.zeros(240), 50, seed=1)
+    result = iv.interval(iv.pearson(plan, rows["x"], rows["y"]), plan)
+    assert np.isfinite(result["value"]) and np.isnan(result["low"]) and np.isnan(result["high"])
+
+
+def test_interval_is_never_narrower_than_the_jackknife_t():
+    """Three cell types in one block whose means are 1, 2, 3: the jackknife of a mean is the plain t-interval."""
+    plan = iv.resampling(np.repeat([0, 1, 2], 10), np.zeros(30), 500, seed=1)
+    error = np.sqrt(np.repeat([1.0, 2.0, 3.0], 10))
+    result = iv.interval(iv.mse(plan, error, np.zeros(30)), plan)
+    half = stats.t.ppf(0.975, 2) * 1 / np.sqrt(3)
+    assert (result["low"], result["high"]) == pytest.approx((2 - half, 2 + half))
+
+
+def test_bounds_cut_the_interval():
+    plan = iv.resampling(np.repeat([0, 1, 2], 10), np.zeros(30), 500, seed=1)
+    error = np.sqrt(np.repeat([1.0, 2.0, 3.0], 10))
+    result = iv.interval(iv.mse(plan, error, np.zeros(30)), plan, (0, 4))
+    assert (result["low"], result["high"]) == (0, 4)
+
+
+def test_constant_values_have_no_correlation_and_half_an_auroc(rows):
+    plan = iv.resampling(rows["cell"], rows["block"], 20, seed=1)
+    constant = np.full(240, 0.1)
+    assert np.isnan(iv.pearson(plan, constant, rows["y"])).all()
+    assert iv.ranking(plan, rows["label"], constant)[0] == pytest.approx(np.full(len(plan), 0.5))
+    assert iv.standard_deviation(plan, constant)[0] == 0
+
+
+def _difference_is_covered(rng: np.random.Generator, truth: float) -> tuple[bool, bool]:
+    """Draw 3 cell types x 8 blocks whose error differs by cell type and block; is the true skill in the interval?
+
+    The second answer is for an interval that takes every window for independent.
+    """
+    n_cells, n_blocks, n_windows = 3, 8, 20
+    scale = np.exp(rng.normal(0, 0.15, (n_cells, 1, 1)) + rng.normal(0, 0.1, (1, n_blocks, 1)))
+    predicted = (scale * rng.normal(size=(n_cells, n_blocks, n_windows))).ravel()
+    average = 2 * rng.normal(size=predicted.size)
+    cell, block = (v.ravel() for v in np.indices((n_cells, n_blocks, n_windows))[:2])
+    covered = []
+    for clusters in ((cell, block), (np.zeros(cell.size), np.arange(cell.size))):
+        plan = iv.resampling(*clusters, 100, seed=1)
+        result = iv.interval(iv.skill(plan, np.zeros(cell.size), predicted, average), plan)
+        covered.append(result["low"] <= truth <= result["high"])
+    return covered[0], covered[1]
+
+
+def test_interval_covers_a_known_skill_where_single_windows_do_not():
+    """E[scale^2] = exp(2 * 0.15^2 + 2 * 0.1^2), the average's MSE is 4."""
+    truth = 1 - np.exp(2 * 0.15**2 + 2 * 0.1**2) / 4
+    rng = np.random.default_rng(11)
+    clustered, single = np.mean([_difference_is_covered(rng, truth) for _ in range(150)], axis=0)
+    assert clustered >= 0.90  # nominal 0.95
+    assert single < 0.80      # so the simulation does tell a broken interval from a sound one

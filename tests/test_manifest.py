@@ -1,0 +1,334 @@
+"""The manifest: what is read, and every fault of the input planted for real."""
+
+import gzip
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyBigWig
+import pytest
+from conftest import TinyProject, write_bigwig, write_fasta, write_lines, write_manifest
+
+from chromacc_lib import ChromaccError
+from chromacc_lib.manifest import (
+    COLUMNS, FileProblem, bigwig_layout, check_manifest, file_md5, genome_sizes, is_simulated, open_genome,
+    read_expression, read_intervals, read_manifest, require_no_problems, write_lock,
+)
+
+SIZES = {"chr1": 10_000, "chr2": 5_000}
+
+
+def change(path: Path, old: str, new: str) -> None:
+    """Replace text in a file that must contain it."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def problems_of(project: TinyProject, **kwargs: object) -> list[str]:
+    """All problems of a project, as text, fatal ones first."""
+    return [str(p) for p in check_manifest(read_manifest(project.manifest), project.genome_fasta, project.blacklist,
+                                           **kwargs)]
+
+
+def peak_problems(tmp_path: Path, *lines: str, name: str = "p.narrowPeak") -> list:
+    """Problems of a peak file with the given lines on a genome of `SIZES`."""
+    return read_intervals(write_lines(tmp_path / name, *lines), SIZES)[1]
+
+
+# --- reading the manifest -----------------------------------------------------------------------------------
+def test_a_sound_project_has_no_problem(project):
+    assert problems_of(project) == []
+
+
+def test_paths_are_resolved_and_optional_columns_filled(project):
+    table = read_manifest(project.manifest)
+    assert set(COLUMNS) <= set(table.columns)
+    assert table["path_or_url"].iloc[0] == str(project.folder / "A/ATAC1.bw")
+    assert table.index[0] == 2 and table["accession"].iloc[0] == "" and table["replicate"].iloc[1] == "2"
+    assert not is_simulated(table) and is_simulated(table.assign(assembly="simulated-pilot-v1"))
+
+
+def test_bom_crlf_comments_and_blank_lines_are_tolerated(project):
+    plain = read_manifest(project.manifest)
+    text = "# my tracks\n\n" + project.manifest.read_text()
+    project.manifest.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    table = read_manifest(project.manifest)
+    assert table.reset_index(drop=True).equals(plain.reset_index(drop=True))
+    assert table.index[0] == plain.index[0] + 2  # the line in the file is still right
+
+
+def test_a_path_with_spaces_and_umlauts_or_that_climbs_is_fine(project):
+    folder = project.folder.parent / "Zellen für alle"
+    folder.mkdir()
+    shutil.move(project.folder / "A" / "H3K27ac.bw", folder / "H3K27ac.bw")
+    change(project.manifest, "A/H3K27ac.bw", "../Zellen für alle/H3K27ac.bw")
+    assert problems_of(project) == []
+
+
+@pytest.mark.parametrize("url", ["https://example.org/x.bw", "http://example.org/x.bw", "s3://bucket/x.bw"])
+def test_web_addresses_are_refused_until_streaming_is_there(project, url):
+    change(project.manifest, "A/H3K27ac.bw", url)
+    with pytest.raises(ChromaccError, match=f"streaming.*not there yet.*Download") as error:
+        read_manifest(project.manifest)
+    assert url in str(error.value)
+
+
+@pytest.mark.parametrize("header, message", [
+    ("cell_type\ttarget\tkind\tassembly", "lacks the column.s. path_or_url"),
+    ("cell_type,target,kind,path_or_url,assembly", "separated by tabs"),
+    ("cell_type\tcell_type\ttarget\tkind\tpath_or_url\tassembly", "cell_type stand twice"),
+])
+def test_bad_headers(tmp_path, header, message):
+    with pytest.raises(ChromaccError, match=message):
+        read_manifest(write_lines(tmp_path / "m.tsv", header, "x"))
+
+
+def test_rows_with_too_many_fields_and_empty_manifests(tmp_path):
+    header = "cell_type\ttarget\tkind\tpath_or_url\tassembly"
+    with pytest.raises(ChromaccError, match="line 2: got 6 tab-separated fields, needed 5"):
+        read_manifest(write_lines(tmp_path / "m.tsv", header, "a\tb\tc\td\te\tf"))
+    with pytest.raises(ChromaccError, match="no rows"):
+        read_manifest(write_lines(tmp_path / "m.tsv", header))
+    with pytest.raises(ChromaccError, match="missing file"):
+        read_manifest(tmp_path / "nowhere.tsv")
+
+
+# --- the table as a whole -----------------------------------------------------------------------------------
+def test_all_problems_are_listed_at_once(project):
+    (project.folder / "A" / "H3K27ac.bw").unlink()
+    (project.folder / "B" / "CTCF.bw").write_text("track type=bedGraph\nchrT1 0 10 1\n")
+    (project.folder / "C" / "ATAC1.bw").write_bytes(b"")
+    change(project.manifest, "\ttf\tD/CTCF.bw", "\ttranscription\tD/CTCF.bw")
+    line = next(i for i, text in enumerate(project.manifest.read_text().splitlines(), 1) if "transcription" in text)
+    found = problems_of(project)
+    assert len(found) == 4
+    assert any("A/H3K27ac.bw" in p and "missing file" in p for p in found)
+    assert any("B/CTCF.bw" in p and "not a bigWig" in p and "text that starts with 'trac'" in p for p in found)
+    assert any("C/ATAC1.bw" in p and "empty file" in p for p in found)
+    assert any("unknown kind" in p and "transcription" in p and f"line {line}:" in p for p in found)
+    with pytest.raises(ChromaccError, match="4 problem.s. in the input; nothing was written"):
+        require_no_problems(check_manifest(read_manifest(project.manifest), project.genome_fasta))
+
+
+def test_duplicate_rows_second_tracks_and_mixed_assemblies(project):
+    line = next(x for x in project.manifest.read_text().splitlines() if "A/CTCF.bw" in x)
+    shutil.copy(project.folder / "A/CTCF.bw", project.folder / "A/CTCF_again.bw")
+    second = line.replace("A/CTCF.bw", "A/CTCF_again.bw").replace("tiny1", "tiny2")
+    project.manifest.write_text(project.manifest.read_text() + line + "\n" + second + "\n")
+    found = problems_of(project)
+    assert sum("the same file is given twice" in p for p in found) == 1
+    assert sum("second tf row for one cell type and target" in p for p in found) == 2
+    assert sum("more than one assembly" in p and "tiny1, tiny2" in p for p in found) == 1
+
+
+def test_cell_types_without_accessibility_or_without_input(project):
+    lines = project.manifest.read_text().splitlines()
+    kept = [x for x in lines if not (x.startswith("A\t") and "ATAC" in x)
+            and not (x.startswith("B\t") and ("\thistone\t" in x or "\ttf\t" in x or "\texpression\t" in x))]
+    write_lines(project.manifest, *kept)
+    training = problems_of(project)
+    assert any("cell type A has no accessibility signal" in p for p in training)
+    assert any("cell type B has no input track" in p for p in training)
+    prediction = problems_of(project, for_training=False)
+    assert not any("accessibility signal" in p for p in prediction)
+    assert any("cell type B has no input track" in p for p in prediction)
+
+
+def test_a_cell_type_without_peaks_is_a_note(project):
+    lines = [x for x in project.manifest.read_text().splitlines() if "F/peaks" not in x]
+    write_lines(project.manifest, *lines)
+    (note,) = check_manifest(read_manifest(project.manifest), project.genome_fasta)
+    assert not note.fatal and "cell type F has no accessibility peaks" in str(note) and str(note).startswith("note: ")
+    require_no_problems([note])  # does not raise
+
+
+def test_md5_is_compared_when_given(project):
+    target = project.folder / "A/CTCF.bw"
+    rows = project.manifest.read_text()
+    right = hashlib.md5(target.read_bytes()).hexdigest()
+    assert file_md5(target) == right
+    project.manifest.write_text(rows.replace("A/CTCF.bw\t", f"A/CTCF.bw\t{right.upper()}"))
+    assert problems_of(project) == []
+    project.manifest.write_text(rows.replace("A/CTCF.bw\t", "A/CTCF.bw\t" + "0" * 32))
+    (found,) = problems_of(project)
+    assert "md5 differs" in found and right in found
+
+
+def test_the_lock_names_what_was_read(project, tmp_path):
+    table = write_lock(read_manifest(project.manifest), tmp_path / "lock.tsv", {"genome_fasta": project.genome_fasta})
+    lines = (tmp_path / "lock.tsv").read_text().splitlines()
+    assert len(lines) == 1 + len(table) == 1 + len(read_manifest(project.manifest)) + 1
+    last = dict(zip(lines[0].split("\t"), lines[-1].split("\t")))
+    assert last["kind"] == "genome_fasta" and last["md5"] == hashlib.md5(project.genome_fasta.read_bytes()).hexdigest()
+    assert int(last["bytes"]) == project.genome_fasta.stat().st_size
+
+
+# --- genome -------------------------------------------------------------------------------------------------
+def test_genome_sizes_soft_masking_and_iupac(tmp_path):
+    fasta = write_fasta(tmp_path / "g.fa", {"chr1": "acgtNRYacgt", "chr2": "TT"})
+    assert genome_sizes(fasta) == {"chr1": 11, "chr2": 2}
+    with open_genome(fasta) as genome:
+        assert genome["chr1"][0:11] == "ACGTNRYACGT"
+
+
+def test_genome_that_is_missing_empty_gzipped_or_no_fasta(tmp_path):
+    with pytest.raises(FileProblem, match="missing file"):
+        genome_sizes(tmp_path / "no.fa")
+    (tmp_path / "empty.fa").write_bytes(b"")
+    with pytest.raises(FileProblem, match="empty file"):
+        genome_sizes(tmp_path / "empty.fa")
+    (tmp_path / "g.fa.gz").write_bytes(gzip.compress(b">chr1\nACGT\n"))
+    with pytest.raises(FileProblem, match="bgzip"):
+        genome_sizes(tmp_path / "g.fa.gz")
+    with pytest.raises(FileProblem, match="g.txt"):
+        genome_sizes(write_lines(tmp_path / "g.txt", "no sequence here"))
+
+
+# --- bigWig -------------------------------------------------------------------------------------------------
+def test_layout_agrees_with_pybigwig(tmp_path):
+    path = write_bigwig(tmp_path / "x.bw", SIZES, {"chr2": [(10, 20, 1.5), (100, 200, 0.25)]})
+    layout = bigwig_layout(path)
+    assert layout.chroms == SIZES and layout.chroms_with_data == ("chr2",)
+    assert layout.covered == 110 and layout.total == 10 * 1.5 + 100 * 0.25
+    assert layout.minimum == 0.25
+
+
+def test_a_bigwig_cut_anywhere_is_found(tmp_path):
+    rows = [(10 * i, 10 * i + 5, float(i % 7 + 1)) for i in range(900)]
+    whole = write_bigwig(tmp_path / "whole.bw", SIZES, {"chr1": rows}).read_bytes()
+    assert len(bigwig_layout(tmp_path / "whole.bw").blocks)
+    cut = tmp_path / "cut.bw"
+    for length in np.linspace(1, len(whole) - 5, 60).astype(int):  # the last 4 bytes repeat the magic number
+        cut.write_bytes(whole[:length])
+        with pytest.raises(FileProblem, match="cut.bw"):
+            bigwig_layout(cut)
+
+
+def test_bigwigs_of_another_kind_assembly_or_naming(project):
+    target = project.folder / "A/CTCF.bw"
+    for data, message in ((gzip.compress(b"x" * 100), "a gzip file"), (bytes.fromhex("ebf28987") + b"\0" * 60, "bigBed"),
+                          (b"\x00\x01\x02\x03", "bytes 00010203")):
+        target.write_bytes(data)
+        (found,) = problems_of(project)
+        assert "not a bigWig" in found and message in found
+    longer = {chrom: size + 1 for chrom, size in project.sizes.items()}
+    write_bigwig(target, longer, {"chrT1": [(0, 10, 1.0)]})
+    (found,) = problems_of(project)
+    assert "another assembly" in found and "60,001 bp" in found and "60,000 bp" in found
+    write_bigwig(target, {"T1": 60_000, "T2": 60_000}, {"T1": [(0, 10, 1.0)]})
+    (found,) = problems_of(project)
+    assert "another style" in found and "T1 is probably the FASTA's chrT1" in found
+    write_bigwig(target, {"contig": 60_000}, {"contig": [(0, 10, 1.0)]})
+    (found,) = problems_of(project)
+    assert "no chromosome shared" in found
+
+
+@pytest.mark.parametrize("values, message", [
+    ([np.nan, 1.0], "NaN or infinite"), ([np.inf, 1.0], "NaN or infinite"), ([-1.0, 2.0], "negative"),
+    ([0.0, 0.0], "only zero"),
+])
+def test_bigwigs_with_values_that_no_signal_has(project, values, message):
+    write_bigwig(project.folder / "A/CTCF.bw", project.sizes, {"chrT1": [(0, 10, values[0]), (10, 20, values[1])]})
+    (found,) = problems_of(project)
+    assert message in found
+
+
+def test_a_bigwig_without_intervals_is_refused(project):
+    with pyBigWig.open(str(project.folder / "A/CTCF.bw"), "w") as handle:
+        handle.addHeader(list(project.sizes.items()))
+    (found,) = problems_of(project)
+    assert "A/CTCF.bw" in found
+
+
+# --- peaks --------------------------------------------------------------------------------------------------
+def test_bed3_to_narrowpeak(tmp_path):
+    bed3, _ = read_intervals(write_lines(tmp_path / "a.bed", "chr1\t100\t200"))
+    assert bed3.loc[0, ["start", "end", "strength", "summit"]].tolist() == [100, 200, 0.0, 150]
+    bed6, _ = read_intervals(write_lines(tmp_path / "b.bed", "chr1 100 200 name 7 +"))
+    assert bed6.loc[0, ["strength", "summit"]].tolist() == [7.0, 150]
+    narrow, _ = read_intervals(write_lines(tmp_path / "c.bed", "chr1\t100\t200\tn\t7\t.\t3.5\t-1\t-1\t20",
+                                           "chr1\t300\t401\tn\t7\t.\t4.5\t-1\t-1\t-1"))
+    assert narrow["strength"].tolist() == [3.5, 4.5] and narrow["summit"].tolist() == [120, 350]
+    broad, _ = read_intervals(write_lines(tmp_path / "d.broadPeak", "chr1\t100\t200\tn\t7\t.\t3.5\t-1\t-1"))
+    assert broad.loc[0, ["strength", "summit"]].tolist() == [3.5, 150]
+
+
+def test_gzip_bom_crlf_comments_and_track_lines(tmp_path):
+    text = "# c\r\ntrack name=x\r\nbrowser hide all\r\nchr1\t100\t200\r\n\r\nchr2\t5\t9\r\n"
+    path = tmp_path / "p.bed.gz"
+    path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + text.encode()))
+    table, problems = read_intervals(path, SIZES)
+    assert problems == [] and table["chrom"].tolist() == ["chr1", "chr2"] and table["line"].tolist() == [4, 6]
+
+
+@pytest.mark.parametrize("line, message, got", [
+    ("chr1\t300\t200", "starts exceed ends", "300"), ("chr1\t-5\t200", "negative starts", "-5"),
+    ("chr1\t9000\t10001", "past the chromosome's end", "10001"), ("chr1\t200\t200", "zero-length", "200"),
+    ("chr1\t1.5\t200", "no whole numbers", "1.5"), ("chr1\t1e2\t200", "no whole numbers", "1e2"),
+    ("chr1\t100", "missing columns", "nan"),
+])
+def test_impossible_intervals_name_file_line_and_value(tmp_path, line, message, got):
+    (problem,) = peak_problems(tmp_path, "chr1\t10\t20", line)
+    assert problem.fatal and message in problem.what and "1 of 2" in problem.what
+    assert problem.row == 2 and got in problem.got and problem.file.endswith("p.narrowPeak")
+
+
+@pytest.mark.parametrize("value", ["nan", "NA", "inf", "-inf", "high"])
+def test_signal_values_must_be_finite(tmp_path, value):
+    (problem,) = peak_problems(tmp_path, f"chr1\t100\t200\tn\t7\t.\t{value}\t-1\t-1\t20")
+    assert "no finite number" in problem.what
+
+
+def test_summit_outside_its_peak(tmp_path):
+    (problem,) = peak_problems(tmp_path, "chr1\t100\t200\tn\t7\t.\t1\t-1\t-1\t100")
+    assert "summits outside" in problem.what
+
+
+def test_unsorted_peaks_are_noted_and_lose_nothing(tmp_path):
+    table, (note,) = read_intervals(write_lines(tmp_path / "p.bed", "chr1\t500\t600", "chr1\t10\t20"), SIZES)
+    assert not note.fatal and "not sorted" in note.what and note.row == 2 and len(table) == 2
+
+
+def test_peaks_in_another_naming_style_or_partly_unknown(tmp_path):
+    (problem,) = peak_problems(tmp_path, "1\t10\t20")
+    assert problem.fatal and "another style" in problem.what and "chr1" in problem.remedy
+    (note,) = peak_problems(tmp_path, "chr1\t10\t20", "chrUn_7\t10\t20")
+    assert not note.fatal and "chrUn_7" in note.got
+
+
+def test_empty_and_cut_peak_files(tmp_path):
+    (problem,) = peak_problems(tmp_path, "# nothing")
+    assert "no intervals" in problem.what
+    whole = gzip.compress("".join(f"chr1\t{i}\t{i + 5}\n" for i in range(0, 9000, 7)).encode())
+    cut = tmp_path / "cut.bed.gz"
+    for length in np.linspace(11, len(whole) - 1, 20).astype(int):
+        cut.write_bytes(whole[:length])
+        with pytest.raises(FileProblem, match="truncated or corrupt gzip"):
+            read_intervals(cut)
+    (tmp_path / "binary.bed").write_bytes(b"\x80\x81\x82")
+    with pytest.raises(FileProblem, match="not a text file"):
+        read_intervals(tmp_path / "binary.bed")
+
+
+def test_blacklist_faults_are_found(project):
+    write_lines(project.blacklist, "chrT1\t400\t300")
+    (found,) = problems_of(project)
+    assert "blacklist.bed" in found and "starts exceed ends" in found
+
+
+# --- expression ---------------------------------------------------------------------------------------------
+def test_expression_is_read_by_header(tmp_path):
+    series = read_expression(write_lines(tmp_path / "e.tsv", "TPM\tgene", "1.5\tCTCF", "0\tGATA1"))
+    assert series.to_dict() == {"CTCF": 1.5, "GATA1": 0.0}
+
+
+@pytest.mark.parametrize("lines, message", [
+    (("CTCF\t1.5",), "columns gene and tpm"), (("gene\ttpm", "CTCF\t-1"), "line 2"),
+    (("gene\ttpm", "CTCF\t1", "CTCF\t2"), "line 3"), (("gene\ttpm", "CTCF\tnan"), "finite TPM"),
+    (("gene\ttpm",), "no rows"),
+])
+def test_bad_expression_tables(tmp_path, lines, message):
+    with pytest.raises(FileProblem, match=message):
+        read_expression(write_lines(tmp_path / "e.tsv", *lines))

@@ -1,0 +1,83 @@
+"""The six real notebooks, run in sequence with the smoke profile: the whole road from tracks to report."""
+
+import json
+
+import pandas as pd
+import pytest
+from test_report import Links, assert_offline
+from test_structure import NOTEBOOKS
+
+from chromacc_lib.pipeline import run
+
+PREDICTION_COLUMNS = {
+    "cell_type", "cell_type_split", "window", "chrom", "start", "end", "window_split", "kind", "gc", "score", "label",
+    "predicted_score", "predicted_probability", "average_score", "average_label", "truth",
+}
+ARTEFACTS = [
+    "run.json", "index.html", "model/model.safetensors", "model/config.json", "model/normalization.json", "model/history.csv",
+    "model/model_card.md", "predictions.parquet", "baselines.parquet", "evaluation_metrics.json", "collapse_diagnostics.json",
+    "interpretation/attributions.npz", "interpretation/motifs.csv", "interpretation/patterns.meme", "prediction/summary.json",
+]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """The settings that keep a run of the real notebooks out of the project's own data and reports."""
+    base = tmp_path_factory.mktemp("smoke")
+    return [f"run_dir={base / 'reports'}", f"dataset_dir={base / 'dataset'}", f"raw_dir={base / 'raw'}"]
+
+
+@pytest.fixture(scope="module")
+def smoke(places):
+    """The folder of a finished run of the smoke profile."""
+    return run("smoke", places)
+
+
+def test_every_stage_is_done(smoke):
+    stages = json.loads((smoke / "run.json").read_text())["stages"]
+    assert {name: entry["state"] for name, entry in stages.items()} == dict.fromkeys(NOTEBOOKS, "done")
+
+
+@pytest.mark.parametrize("name", ARTEFACTS + [f"{n}.{kind}" for n in NOTEBOOKS for kind in ("ipynb", "html")])
+def test_artefact_is_there(smoke, name):
+    assert (smoke / name).stat().st_size > 0
+
+
+def test_a_track_of_an_unseen_cell_type_is_written(smoke):
+    assert list((smoke / "prediction").glob("*.bw")) and list((smoke / "prediction").glob("*.bed"))
+
+
+def test_nothing_half_written_is_left(smoke):
+    assert [p.name for p in smoke.rglob("*") if p.name.endswith((".part", ".running.ipynb", ".failed.ipynb"))] == []
+
+
+def test_predictions_hold_every_window_and_cell_type(smoke):
+    table = pd.read_parquet(smoke / "predictions.parquet")
+    assert set(table.columns) == PREDICTION_COLUMNS
+    assert len(table) == table["window"].nunique() * table["cell_type"].nunique()
+    assert table["predicted_score"].notna().all()
+
+
+@pytest.mark.parametrize("name", ["index", *NOTEBOOKS])
+def test_page_is_offline_says_simulated_and_has_alt_text(smoke, name):
+    text = (smoke / f"{name}.html").read_text()
+    assert_offline(text)
+    page = Links(text)
+    assert page.scripts == 0
+    assert "SIMULATED DATA" in text
+    assert [alt for alt in page.alts if not alt or alt.startswith("No description")] == []
+    for anchor in page.anchors:
+        assert anchor.startswith(("#", "http")) or (smoke / anchor).exists(), anchor
+
+
+def test_the_report_shows_four_figures_or_more(smoke):
+    assert len(Links((smoke / "index.html").read_text()).alts) >= 4
+
+
+def test_the_pages_fit_in_a_mail(smoke):
+    assert sum(path.stat().st_size for path in smoke.glob("*.html")) < 15e6
+
+
+def test_a_second_run_does_nothing(smoke, places, capsys):
+    run("smoke", places)
+    assert capsys.readouterr().out.count("up to date") == len(NOTEBOOKS)

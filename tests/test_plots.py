@@ -1,0 +1,136 @@
+"""Figures: alt text reaches the notebook, figures are closed, axes are labelled, undefined values are said to be so."""
+
+import base64
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+
+from chromacc_lib import ChromaccError, plots
+
+
+@pytest.fixture(autouse=True)
+def no_figure_left_open():
+    plots.use_style()
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def rows() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    score = rng.normal(1, 1, 200)
+    return pd.DataFrame({
+        "cell_type": np.repeat(["a", "b"], 100), "score": score, "average_score": score + rng.normal(size=200),
+        "predicted_score": score + 0.5 * rng.normal(size=200), "label": (score > 1).astype(int),
+        "predicted_probability": rng.uniform(size=200),
+    })
+
+
+def texts(fig) -> str:
+    """Return all that is written in a figure."""
+    return "\n".join(text.get_text() for text in fig.findobj(plt.Text))
+
+
+def assert_labelled(fig) -> None:
+    """Every row has a label at its left, every column one below."""
+    fig.canvas.draw()
+    for ax in fig.axes:
+        spec = ax.get_subplotspec()
+        if spec is not None and spec.is_last_row():
+            assert ax.get_xlabel(), ax.get_title()
+
+
+def test_show_sends_a_png_with_its_alt_text_and_closes_the_figure():
+    InteractiveShell.instance()
+    fig, _ = plt.subplots()
+    with capture_output() as captured:
+        plots.show(fig, alt="A line that rises.", width=300)
+    (output,) = captured.outputs
+    assert output.metadata == {"image/png": {"alt": "A line that rises.", "width": 300}}
+    assert base64.b64decode(output.data["image/png"]).startswith(b"\x89PNG")
+    assert output.data["text/plain"] == "A line that rises."
+    assert not plt.fignum_exists(fig.number)
+
+
+def test_show_refuses_a_figure_without_alt_text():
+    fig, _ = plt.subplots()
+    with pytest.raises(ChromaccError, match="alt text is empty"):
+        plots.show(fig, alt=" ")
+
+
+def test_colours_go_by_name_and_unknown_names_are_refused():
+    assert plots.colour("model") == plots.PALETTE["model"]
+    with pytest.raises(ChromaccError, match="no colour is called 'modell'; known names: model"):
+        plots.colour("modell")
+
+
+def _lightness(colour: str) -> float:
+    red, green, blue = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in
+                        matplotlib.colors.to_rgb(colour))
+    return 116 * (0.2126 * red + 0.7152 * green + 0.0722 * blue) ** (1 / 3) - 16
+
+
+@pytest.mark.parametrize("pair", [("model", "average"), ("average", "measured"), ("model", "measured")])
+def test_what_stands_side_by_side_differs_in_lightness_too(pair):
+    """So that print in grey and every colour vision keep them apart; 10 of 100 steps of CIE lightness at least."""
+    assert abs(_lightness(plots.PALETTE[pair[0]]) - _lightness(plots.PALETTE[pair[1]])) > 10
+
+
+def test_predicted_against_measured_has_a_panel_a_cell_type_and_predictor(rows):
+    fig = plots.plot_predicted_measured(rows)
+    mse = ((rows["score"] - rows["predicted_score"]) ** 2)[:100].mean()
+    assert f"a: model\nMSE {mse:.3f}" in texts(fig) and "b: average" in texts(fig)
+    assert_labelled(fig)
+
+
+def test_roc_pr_gives_areas_and_base_rate_and_leaves_unknown_labels_out(rows):
+    rows.loc[:9, "label"] = -1
+    fig = plots.plot_roc_pr(rows)
+    assert f"base rate {rows['label'][10:].mean():.3f}" in texts(fig)
+    assert "model, AUROC" in texts(fig) and "average, AUPRC" in texts(fig)
+    assert_labelled(fig)
+
+
+def test_intervals_draw_points_and_say_undefined():
+    panels = {"Skill": {"model": {"value": 0.4, "low": 0.2, "high": 0.6},
+                        "average": {"value": 0.0, "low": 0.0, "high": 0.0},
+                        "nearest": {"value": np.nan, "low": np.nan, "high": np.nan}, "ridge": {}}}
+    fig = plots.plot_intervals(panels, {"Skill": "1 - MSE / MSE"})
+    ax = fig.axes[0]
+    lines = {tuple(np.ravel(line.get_xdata())) for line in ax.lines}
+    assert (0.2, 0.6) in lines and (0.4,) in lines
+    assert sum("undefined" in text.get_text() for text in ax.texts) == 2
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["model", "average", "nearest", "ridge"]
+    assert_labelled(fig)
+
+
+def test_error_by_spread_has_a_line_a_predictor():
+    table = pd.DataFrame({"model": [0.1, 0.2], "average": [0.1, 0.5]}, index=[0.2, 0.9])
+    fig = plots.plot_error_by_spread(table)
+    assert [line.get_label() for line in fig.axes[0].lines] == ["model", "average"]
+    assert_labelled(fig)
+
+
+def test_calibration_names_each_cell_type():
+    curve = {"brier": 0.1, "expected_calibration_error": 0.02, "bins": [{"predicted": 0.2, "observed": 0.3, "n": 9}]}
+    fig = plots.plot_calibration({"K562": curve})
+    assert "K562, ECE 0.020, Brier 0.100" in texts(fig)
+    assert_labelled(fig)
+
+
+def test_loci_have_a_profile_and_tracks_a_cell_type():
+    table = pd.DataFrame({"cell_type": np.repeat(["a", "b"], 3), "bp": [50, 150, 250] * 2, "measured": 1.0,
+                          "average": 0.5, "model": 0.8})
+    tracks = {"best: chr1:0-300": {"a": np.zeros((2, 3)), "b": np.full((2, 3), np.nan)}}
+    fig = plots.plot_loci({"best: chr1:0-300": table}, tracks, ["H3K27ac", "CTCF"])
+    assert len(fig.axes) == 5  # two profiles, two heat maps, one colour bar
+    assert "best: chr1:0-300\na" in texts(fig) and "H3K27ac" in texts(fig)
+    assert_labelled(fig)

@@ -1,0 +1,215 @@
+"""Pages that leave the lab: offline, escaped, with alt text, and honest about what is missing."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import nbformat
+import pandas as pd
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from chromacc_lib import ChromaccError, report
+
+HOSTILE = "<script>alert('x')</script>"
+PNG = ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class Links(HTMLParser):
+    """Collects what a browser would load or run: (tag, address) of each resource, scripts, and images' alt texts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.resources, self.scripts, self.alts, self.anchors = [], 0, [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.scripts += tag == "script"
+        if tag == "a":
+            self.anchors.append(attributes.get("href", ""))
+        else:
+            self.resources += [(tag, attributes[name]) for name in ("src", "href", "data", "srcset") if attributes.get(name)]
+        if tag == "img":
+            self.alts.append(attributes.get("alt"))
+
+
+def assert_offline(text):
+    outside = [resource for resource in Links(text).resources if not resource[1].startswith("data:")]
+    assert outside == []
+    assert re.findall(r"@import|url\(\s*['\"]?(?:https?:)?//", text) == []
+
+
+def estimate(value, low=None, high=None):
+    return {"value": value, "low": value - 0.1 if low is None else low, "high": value + 0.1 if high is None else high}
+
+
+def metrics(simulated=True):
+    quadrant = "unseen_cell_type_x_unseen_chromosome"
+    seen = "seen_cell_type_x_seen_chromosome"
+    return {
+        "simulated": simulated, "threshold": 0.5, "verdict": "The model beats the average & boosting.",
+        "headline": {"quadrant": quadrant, "skill": estimate(0.412)},
+        "quadrants": {seen: {"skill": estimate(0.5), "pearson": estimate(0.9)},
+                      quadrant: {"skill": estimate(0.412), "pearson": estimate(0.8), "odd_one": {"value": None}}},
+        "baselines": {"average": {quadrant: {"skill": estimate(0.0, 0.0, 0.0)}},
+                      "boosting": {quadrant: {"skill": estimate(-3.0)}},
+                      "nearest": {quadrant: {"undefined": "nearest has no prediction in 3 of 9 rows"}}},
+        "ceiling": {"fraction_of_skill": estimate(0.7)},
+    }
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """The folder of a run that has only begun."""
+    stages = {"01_data_curation": {"state": "failed", "seconds": 1.5, "error": f"ValueError: {HOSTILE}", "outputs": {}}}
+    (tmp_path / "run.json").write_text(json.dumps({
+        "run_id": "trial", "profile": "mine", "created": "2026-01-01T00:00:00+00:00", "git_commit": None, "git_modified": None,
+        "versions": {"python": "3.11.9"}, "parameters": {"predict_cell_type": HOSTILE, "tfs": ["CTCF"]},
+        "parameters_set": {"tfs": ["CTCF"]}, "inputs": {f"{HOSTILE}.bw": {"sha256": "ab" * 32, "bytes": 12345}},
+        "stages": stages}))
+    return tmp_path
+
+
+@pytest.fixture
+def finished(bare):
+    """The folder of a finished run, with a hostile name wherever a name from outside can come in."""
+    record = json.loads((bare / "run.json").read_text())
+    record["stages"] = {"01_data_curation": {"state": "done", "seconds": 1.5, "error": None, "outputs": {}},
+                        "03_evaluation": {"state": "done", "seconds": 2.0, "error": None,
+                                          "outputs": {"reports/trial/evaluation_metrics.json": "ab"}}}
+    (bare / "run.json").write_text(json.dumps(record))
+    (bare / "evaluation_metrics.json").write_text(json.dumps(metrics()))
+    (bare / "collapse_diagnostics.json").write_text(json.dumps({
+        "verdict": "healthy", "cause": "", "confidence": "high", "sentence": "It follows the cell type.", "next_step": "None.",
+        "checks": [{"name": "std_ratio", "value": 0.8, "rule": "at least 0.5", "verdict": "ok", "sentence": ""}]}))
+    rows = [(cell, split, w, ws, f"chr{ws}") for cell, split in (("A", "train"), ("B", "train"), (HOSTILE, "test"))
+            for w, ws in enumerate(["train", "train", "test"])]
+    pd.DataFrame(rows, columns=["cell_type", "cell_type_split", "window", "window_split", "chrom"]).to_parquet(
+        bare / "predictions.parquet")
+    (bare / "interpretation").mkdir()
+    pd.DataFrame({"pattern": [HOSTILE, *(f"p{i}" for i in range(11))], "seqlets": range(12)}).to_csv(
+        bare / "interpretation" / "motifs.csv", index=False)
+    (bare / "prediction").mkdir()
+    (bare / "prediction" / "summary.json").write_text(json.dumps({"cell_type": HOSTILE, "windows": 3}))
+    output = new_output("display_data", {"image/png": PNG}, metadata={"image/png": {"alt": f'Skill "{HOSTILE}"'}})
+    cells = [new_markdown_cell(f"# Evaluation\n\n## Skill {HOSTILE}"),
+             new_code_cell("plots.show(fig)", outputs=[output], metadata={"tags": ["report-figure"]})]
+    nbformat.write(new_notebook(cells=cells), bare / "03_evaluation.ipynb")
+    return bare
+
+
+def test_index_of_a_finished_run(finished):
+    text = report.write_index(finished).read_text()
+    assert_offline(text)
+    shown = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", text.partition("<body>")[2]))
+    assert shown.strip().startswith("SIMULATED DATA"), "the first line says what data this is"
+    assert "The model beats the average &amp; boosting." in shown
+    assert "0.412" in shown and "95% interval 0.312 to 0.512" in shown
+    assert "boosting" in shown and "-3 [-3.1, -2.9]" in shown
+    assert "nearest has no prediction in 3 of 9 rows" in shown
+    assert "3: 2 train, 1 test" in shown and "chrtest" in shown
+    assert "not defined here" in shown, "a metric that one quadrant lacks"
+    assert "Missing" not in shown.replace("Missing: the dataset has not been finished", "")
+    assert "The first 10 of 12" in shown
+
+
+def test_index_escapes_names_from_outside(finished):
+    text = report.write_index(finished).read_text()
+    page = Links(text)
+    assert page.scripts == 0
+    assert text.count("&lt;script&gt;alert(") >= 6  # figure, heading, motif, prediction, parameter, input, cell type
+    assert page.alts == [f'Skill "{HOSTILE}"']
+
+
+def test_index_says_what_is_missing(bare):
+    text = report.write_index(bare).read_text()
+    assert_offline(text)
+    for missing in ("evaluation_metrics.json", "collapse_diagnostics.json", "interpretation/motifs.csv",
+                    "prediction/summary.json", "no executed notebook holds a figure", "the dataset has not been finished"):
+        assert re.search(f"Missing:[^<]*{re.escape(missing)}", text), missing
+    assert "SIMULATED OR REAL IS NOT KNOWN" in text
+    assert "ValueError: &lt;script&gt;" in text
+    assert Links(text).scripts == 0
+
+
+def test_real_data_is_called_real(finished):
+    (finished / "evaluation_metrics.json").write_text(json.dumps(metrics(simulated=False)))
+    text = report.write_index(finished).read_text()
+    assert "REAL DATA" in text and "SIMULATED" not in text
+
+
+def test_the_dataset_says_whether_it_is_simulated(bare, tmp_path):
+    record = json.loads((bare / "run.json").read_text())
+    record["parameters"]["dataset_dir"] = str(tmp_path / "dataset")
+    (bare / "run.json").write_text(json.dumps(record))
+    assert report.is_simulated(bare) is None
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "curation.json").write_text(json.dumps({"simulated": False}))
+    assert report.is_simulated(bare) is False
+    (bare / "evaluation_metrics.json").write_text(json.dumps(metrics(simulated=True)))
+    assert report.is_simulated(bare) is None, "the evaluation is of other data"
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(ChromaccError, match="no run.json there"):
+        report.write_index(tmp_path)
+
+
+def test_a_damaged_file_is_named(finished):
+    (finished / "evaluation_metrics.json").write_text('{"simulated": tr')
+    with pytest.raises(ChromaccError, match="evaluation_metrics.json: no readable JSON"):
+        report.write_index(finished)
+
+
+def test_headline_warns_of_an_older_verdict(finished):
+    assert report.headline(finished) == "The model beats the average & boosting."
+    record = json.loads((finished / "run.json").read_text())
+    record["stages"]["03_evaluation"]["state"] = "outdated"
+    (finished / "run.json").write_text(json.dumps(record))
+    assert report.headline(finished).startswith("(from before the last change)")
+
+
+def executed_notebook(path):
+    cells = [
+        new_markdown_cell("# Look\n\nInline math stays text: $x^2$."),
+        new_code_cell("x", outputs=[
+            new_output("display_data", {"image/png": PNG}, metadata={"image/png": {"alt": f'A "figure" {HOSTILE}', "width": 5}}),
+            new_output("display_data", {"text/markdown": f"**{HOSTILE}** and `{HOSTILE}`, a < b"}),
+            new_output("stream", name="stdout", text=HOSTILE),
+            new_output("display_data", {"application/javascript": "alert(1)"}),
+        ]),
+    ]
+    metadata = {"widgets": {"application/vnd.jupyter.widget-state+json": {}}, "kernelspec": {"name": "python3", "display_name": "P"}}
+    nbformat.write(new_notebook(cells=cells, metadata=metadata), path)
+
+
+def test_a_notebooks_page_is_offline_and_escaped(tmp_path):
+    executed_notebook(tmp_path / "03_look.ipynb")
+    report.export_page(tmp_path / "03_look.ipynb", tmp_path / "03_look.html", True)
+    text = (tmp_path / "03_look.html").read_text()
+    assert_offline(text)
+    page = Links(text)
+    assert page.scripts == 0
+    assert page.alts == [f'A "figure" {HOSTILE}']
+    assert page.anchors[0] == "index.html"
+    assert "SIMULATED DATA" in text and "<title>Look</title>" in text
+    assert "a &lt; b" in text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the pages are not looked at in a browser")
+def test_pages_open_in_a_browser_without_network(finished):
+    executed_notebook(finished / "01_data_curation.ipynb")
+    report.export_page(finished / "01_data_curation.ipynb", finished / "01_data_curation.html", True)
+    index = report.write_index(finished)
+    for page in (index, finished / "01_data_curation.html"):
+        done = subprocess.run(
+            [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0",
+             "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={finished / 'browser'}", "--dump-dom", page.as_uri()],
+            capture_output=True, text=True, timeout=120)
+        assert "</main>" in done.stdout, done.stderr
+        assert "SIMULATED DATA" in done.stdout
+        assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
