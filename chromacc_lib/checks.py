@@ -129,10 +129,12 @@ def _match_arrays(predictions: pd.DataFrame, arrays: Arrays) -> None:
     if unknown:
         raise ChromaccError(f"diagnose: cell types {', '.join(unknown[:5])} of the predictions are not in the "
                             "dataset; give the dataset that the predictions were made for.")
-    last, n_windows = predictions["window"].max(), len(arrays.windows)
-    if last >= n_windows:
-        raise ChromaccError(f"diagnose: the predictions name window {last}, the dataset has {n_windows} windows "
-                            "(index from 0); give the dataset that the predictions were made for.")
+    n_windows = len(arrays.windows)
+    wrong = ~predictions["window"].isin(range(n_windows))
+    if wrong.any():
+        raise ChromaccError(f"diagnose: {int(wrong.sum())} rows name windows such as "
+                            f"{predictions['window'][wrong].iloc[0]}; the dataset has {n_windows} windows, 0 to "
+                            f"{n_windows - 1}. Give the dataset that the predictions were made for.")
 
 
 def _headline(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:

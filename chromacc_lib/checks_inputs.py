@@ -33,9 +33,9 @@ N_PERMUTATIONS = 200
 MARGIN = 0.05           # a correlation must win by this much before a shift is named
 SAME_FILE = 0.999       # correlation above which two tracks are one file, rescaled or not
 
-DATA_NAMES = ("ambiguous bases", "repeated sequences", "constant tracks", "missing tracks", "duplicated tracks",
-              "swapped tracks", "track scale", "label leak", "track offset", "score follows its profile",
-              "label signal", "cell-type signal")
+DATA_NAMES = ("scores are the dataset's", "ambiguous bases", "repeated sequences", "constant tracks", "missing tracks",
+              "duplicated tracks", "swapped tracks", "track scale", "label leak", "track offset",
+              "score follows its profile", "label signal", "cell-type signal")
 MODEL_NAMES = ("model reproduces predictions", "cell-type swap", "modality drop", "effective rank",
                "tokens made alike")
 
@@ -63,9 +63,10 @@ def data_checks(arrays: Arrays | None, table: Table, seed: int) -> list[Check]:
     if arrays is None:
         return [not_run(name, "data", "no dataset was given") for name in DATA_NAMES]
     sample = _take(arrays, seed)
-    return [*_check_sequences(arrays, seed), _check_constant_tracks(sample), _check_missing_tracks(arrays),
-            _check_duplicates(sample), _check_swaps(sample), _check_track_scale(sample), _check_leak(sample),
-            _check_offset(sample), _check_own_profile(sample), *_check_label_signal(sample, seed)]
+    return [_check_same_scores(arrays, table), *_check_sequences(arrays, seed), _check_constant_tracks(sample),
+            _check_missing_tracks(arrays), _check_duplicates(sample), _check_swaps(sample), _check_track_scale(sample),
+            _check_leak(sample), _check_offset(sample), _check_own_profile(sample),
+            *_check_label_signal(sample, seed)]
 
 
 def _take(arrays: Arrays, seed: int) -> _Sample:
@@ -97,6 +98,19 @@ def _prefer_unseen(split: np.ndarray, n: int, rng: np.random.Generator) -> np.nd
     test = _draw(np.flatnonzero(split == "test"), max(1, n // 2), rng)
     rest = np.setdiff1d(np.arange(len(split)), test)
     return np.sort(np.concatenate([test, _draw(rest, n - len(test), rng)]))
+
+
+def _check_same_scores(arrays: Arrays, table: Table) -> Check:
+    """Are the measured scores of the table those of the dataset, row by row?"""
+    cells = pd.Index(arrays.cell_types["cell_type"]).get_indexer(table.rows["cell_type"])
+    own = arrays.score[table.rows["window"].to_numpy(int), cells].astype(float)
+    known = np.isfinite(own)
+    off = np.abs(table.rows["score"].to_numpy(float) - own)[known] > 1e-3
+    value = float(off.mean()) if known.any() else math.nan
+    return Check("scores are the dataset's", "data", value, "share of rows that differ by more than 0.001: fail above "
+                 "0.01", "ok" if value <= 0.01 else "fail",
+                 f"{int(off.sum())} of {int(known.sum())} scores differ from the dataset's at the same window and cell "
+                 "type.")
 
 
 def _check_sequences(arrays: Arrays, seed: int) -> list[Check]:

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from chromacc_lib import ChromaccError
 from chromacc_lib.checks import (Check, Table, auc_half_width, history_checks, prediction_checks, prepare,
                                  quadrant_table, variance_table)
 from chromacc_lib.checks_inputs import data_checks, model_checks
@@ -108,6 +107,8 @@ CAUSES: tuple[Cause, ...] = (
           "Look for NaN in the inputs and in the training losses; predict again from the best checkpoint."),
     Cause("the predictions were not made by this model", "cannot tell", ("model reproduces predictions",),
           "Predict again with the checkpoint that is to be judged, then run this diagnosis again."),
+    Cause("the predictions belong to another dataset", "cannot tell", ("scores are the dataset's",),
+          "Give the dataset that the predictions were made for, with its windows in the same order."),
     Cause("labels and inputs are shifted against each other", "underperforming", ("track offset",),
           "Check the assembly, the coordinate base and the read shift of the files that are named; curate again.",
           supports=("label signal", "association")),

@@ -1,5 +1,4 @@
-"""The dataset: curated once into one labelled zarr store, normalised from training data only, loaded as
-arrays.
+"""The dataset: curated once into a labelled zarr store, normalised from training data, loaded as arrays.
 
 Raw numbers are stored in file units; what a model reads is scaled by constants in normalization.json, which
 are fitted on training cell types x training chromosomes, and which serve an unseen cell type unchanged.
@@ -21,27 +20,13 @@ import xarray as xr
 import chromacc_lib
 from chromacc_lib import ChromaccError, project_path
 from chromacc_lib.manifest import (
-    check_manifest,
-    genome_sizes,
-    is_simulated,
-    lock_table,
-    open_genome,
-    read_expression,
-    read_manifest,
+    check_manifest, genome_sizes, is_simulated, lock_table, open_genome, read_expression, read_manifest,
     require_no_problems,
 )
 from chromacc_lib.signals import STATISTICS, binned_signals, chroms_with_data, genome_mean, window_mean
 from chromacc_lib.windows import (
-    Count,
-    Selection,
-    background_windows,
-    cap_windows,
-    label_windows,
-    peak_windows,
-    read_peaks,
-    sequence_codes,
-    split_cell_types,
-    split_chromosomes,
+    Count, Selection, background_windows, cap_windows, label_windows, peak_windows, read_peaks,
+    sequence_codes, split_cell_types, split_chromosomes,
 )
 
 __all__ = [
@@ -52,8 +37,7 @@ __all__ = [
 
 MAX_FEATURES = 2_000  # metadata features (genes); more than that is a transcriptome, not a description
 CHUNK_WINDOWS = 512   # windows a zarr chunk: some MB for the largest variable
-_SOURCES = (
-    "__init__", "manifest", "windows", "signals", "dataset")  # the code whose change asks for a new curation
+_SOURCES = ("__init__", "manifest", "windows", "signals", "dataset")  # code whose change curates again
 
 
 # --- parameters and result ----------------------------------------------------------------------------------
@@ -96,13 +80,12 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
            parameters: CurationParameters = CurationParameters(), *, blacklist: str | Path = "",
            truth_manifest: str | Path = "", workers: int | None = None,
            say: Callable[[str], None] = print) -> Curation:
-    """Curate a manifest into `dataset_dir`: dataset.zarr, manifest.lock.tsv, normalization.json,
-    curation.json.
+    """Curate a manifest into `dataset_dir`, unless it is there already, from the very same input.
 
-    The folder appears only when it is whole; with nothing changed since the last time, nothing is done, and
-    said so. blacklist, truth_manifest: paths, "" = none; the truth (simulated data only) is a manifest of
-    noise-free signals. say: gets one line for each filter, "kept n of N, because". Raises ChromaccError that
-    lists every problem.
+    Writes dataset.zarr, manifest.lock.tsv, normalization.json and curation.json. The folder appears only when
+    it is whole; with nothing changed since the last time, nothing is done, and said so. blacklist,
+    truth_manifest: paths, "" = none; the truth (simulated data only) is a manifest of noise-free signals.
+    say: gets one line for each filter, "kept n of N, because". Raises ChromaccError that lists every problem.
     """
     target = project_path(dataset_dir)
     table = read_manifest(manifest)
@@ -151,10 +134,8 @@ def _references(genome_fasta: str | Path, blacklist: str | Path, manifest: str |
     if blacklist:
         references["blacklist"] = project_path(blacklist)
     if truth is not None:
-        references |= {
-            f"truth:{name}": Path(path)
-            for name, path in zip(truth["cell_type"], truth["path_or_url"])
-        }
+        named = zip(truth["cell_type"], truth["path_or_url"])
+        references |= {f"truth:{name}": Path(path) for name, path in named}
     return references
 
 
@@ -169,9 +150,7 @@ def _fingerprint(parameters: CurationParameters, lock: pd.DataFrame) -> str:
 def _build(table: pd.DataFrame, truth: pd.DataFrame | None, genome_fasta: str | Path, blacklist: str | Path,
            parameters: CurationParameters, workers: int | None, say: Callable[[str], None]
            ) -> tuple[xr.Dataset, dict]:
-    """Return the dataset and its summary. Cell types are split first: nothing after may look at the held-out
-    ones.
-    """
+    """Return the dataset and its summary. Cell types are split first: windows see only the training ones."""
     cells = _cell_types(table, parameters)
     sizes = genome_sizes(genome_fasta)
     peaks = _read_all_peaks(table, sizes)
@@ -226,10 +205,8 @@ def _choose_windows(cells: pd.DataFrame, peaks: Mapping[str, pd.DataFrame], geno
                     blacklist: str | Path, parameters: CurationParameters
                     ) -> tuple[pd.DataFrame, list[Count], dict]:
     """Return windows (chrom, start, end, gc, kind, split) in genome order, every count, and the GC match."""
-    training = {
-        name: peaks[name]
-        for name in cells.loc[cells["split"] == "train", "cell_type"] if name in peaks
-    }
+    names = cells.loc[cells["split"] == "train", "cell_type"]
+    training = {name: peaks[name] for name in names if name in peaks}
     regions = read_peaks(project_path(blacklist), genome_sizes(genome_fasta)) if blacklist else None
     union = peak_windows(training, genome_fasta, regions, parameters.window_bp)
     n_windows = union.windows["chrom"].value_counts(sort=False).to_dict()
@@ -239,7 +216,7 @@ def _choose_windows(cells: pd.DataFrame, peaks: Mapping[str, pd.DataFrame], geno
                          parameters.max_positive_windows, parameters.seed)
     background = Selection(capped.windows.iloc[:0], [])
     if parameters.negatives_per_positive > 0:
-        # off all of the union's windows, also those that the cap left out: they are peaks of training cell types
+        # off all of the union's windows, also those that the cap left out: they are training peaks
         off = {**training, "union": union.windows}
         background = background_windows(capped.windows, off, genome_fasta, regions,
                                         parameters.negatives_per_positive, parameters.seed)
@@ -257,15 +234,14 @@ def _bigwigs(table: pd.DataFrame) -> pd.DataFrame:
 def _selected(rows: pd.DataFrame, tracks: Mapping[str, tuple[str, ...]]) -> pd.Series:
     """Return a bool mask of the rows whose (kind, target) is among the chosen tracks."""
     chosen = {(kind, target) for kind, targets in tracks.items() for target in targets}
-    return pd.Series([pair in chosen for pair in zip(rows["kind"], rows["target"])],
-                     index=rows.index,
-                     dtype=bool)
+    is_chosen = [pair in chosen for pair in zip(rows["kind"], rows["target"])]
+    return pd.Series(is_chosen, index=rows.index, dtype=bool)
 
 
 def _choose_tracks(table: pd.DataFrame, cells: pd.DataFrame, windows: pd.DataFrame,
                    coverage: Mapping[str, Sequence[str]], parameters: CurationParameters
                    ) -> tuple[dict[str, tuple[str, ...]], list[Count]]:
-    """Return {"histone": marks, "tf": TFs} that training data can teach, and a count where some are left out."""
+    """Return {"histone": marks, "tf": TFs} that training data can teach, and a count of those left out."""
     training = set(cells.loc[cells["split"] == "train", "cell_type"])
     chroms = set(windows.loc[windows["split"] == "train", "chrom"])
     tracks, counts = {}, []
@@ -282,10 +258,9 @@ def _choose_tracks(table: pd.DataFrame, cells: pd.DataFrame, windows: pd.DataFra
         tracks[kind] = tuple(name for name in names if name in taught)
         dropped = [name for name in names if name not in taught]
         if dropped:
-            counts.append(
-                Count(
-                    f"{kind} tracks", len(tracks[kind]), len(names), "a track needs data in a training "
-                    f"cell type on a training chromosome ({', '.join(dropped)} left out)"))
+            because = "a track needs data in a training cell type on a training chromosome"
+            counts.append(Count(f"{kind} tracks", len(tracks[kind]), len(names),
+                                f"{because} ({', '.join(dropped)} left out)"))
     return tracks, counts
 
 
@@ -322,8 +297,8 @@ def _add_tracks(dataset: xr.Dataset, rows: pd.DataFrame, tracks: Mapping[str, tu
     observed = np.zeros((len(cells), len(names), len(chroms)), dtype=bool)
     means = np.full((len(cells), len(names)), np.nan)
     for kind, dim in (("histone", "histone_mark"), ("tf", "tf_name")):
-        values = np.full((n_windows, len(cells), len(tracks[kind]), n_bins, len(STATISTICS)), np.nan,
-                         np.float32)
+        shape = (n_windows, len(cells), len(tracks[kind]), n_bins, len(STATISTICS))
+        values = np.full(shape, np.nan, dtype=np.float32)
         for _, row in rows[rows["kind"] == kind].iterrows():
             cell, path = cells.index(row["cell_type"]), row["path_or_url"]
             number = tracks[kind].index(row["target"])
@@ -374,7 +349,7 @@ def _mean_of_known(profile: np.ndarray) -> np.ndarray:
 
 def _truth(truth: pd.DataFrame, cells: Sequence[str], signals: Mapping[str, np.ndarray],
            length: int) -> np.ndarray:
-    """Return the noise-free score, (W, C) float32, in the unit of `score`; NaN for a cell type without truth."""
+    """Return the noise-free score, (W, C) float32, in the unit of `score`; NaN for cell types without it."""
     columns = []
     for name in cells:
         paths = truth.loc[truth["cell_type"] == name, "path_or_url"].tolist()
@@ -387,14 +362,10 @@ def _truth(truth: pd.DataFrame, cells: Sequence[str], signals: Mapping[str, np.n
 
 
 def _add_metadata(dataset: xr.Dataset, table: pd.DataFrame) -> None:
-    """Add metadata = log2(TPM + 1) of the genes that training cell types' expression files have; NaN =
-    missing.
-    """
+    """Add metadata: log2(TPM + 1) of the genes in training cell types' expression files; NaN = missing."""
     rows = table[table["kind"] == "expression"]
-    values = {
-        row["cell_type"]: np.log2(read_expression(row["path_or_url"]) + 1)
-        for _, row in rows.iterrows()
-    }
+    paths = zip(rows["cell_type"], rows["path_or_url"])
+    values = {name: np.log2(read_expression(path) + 1) for name, path in paths}
     cells = dataset["cell_type"].values.tolist()
     training = [name for name, split in zip(cells, dataset["cell_type_split"].values) if split == "train"]
     genes = list(dict.fromkeys(gene for name in training if name in values for gene in values[name].index))
@@ -412,15 +383,8 @@ def _add_metadata(dataset: xr.Dataset, table: pd.DataFrame) -> None:
 
 def _window_table(dataset: xr.Dataset) -> pd.DataFrame:
     """Return chrom, start, end, gc, kind, split of every window."""
-    names = {
-        "chrom": "chrom",
-        "start": "start",
-        "end": "end",
-        "gc": "gc",
-        "kind": "kind",
-        "window_split": "split"
-    }
-    return pd.DataFrame({new: dataset[old].values for old, new in names.items()})
+    columns = {name: dataset[name].values for name in ("chrom", "start", "end", "gc", "kind")}
+    return pd.DataFrame(columns | {"split": dataset["window_split"].values})
 
 
 def _summary(dataset: xr.Dataset, counts: list[Count], match: dict) -> dict:
@@ -435,24 +399,15 @@ def _summary(dataset: xr.Dataset, counts: list[Count], match: dict) -> dict:
                 for s in ("train", "validation", "test")}
     chroms = windows.groupby("split", sort=False)["chrom"].unique()
     table = windows.groupby(["split", "kind"]).size()
+    label = dataset["label"].values
+    open_fraction = (label == 1).sum(axis=0) / np.maximum((label >= 0).sum(axis=0), 1)
     return {
         "simulated": bool(dataset.attrs["simulated"]),
-        "counts": [{
-            **_as_dict(c), "text": str(c)
-        } for c in counts],
+        "counts": [_as_dict(count) | {"text": str(count)} for count in counts],
         "cell_types": by_split,
-        "chromosomes": {
-            s: list(map(str, names))
-            for s, names in chroms.items()
-        },
-        "windows": {
-            f"{split}, {kind}": int(n)
-            for (split, kind), n in table.items()
-        },
-        "open_fraction": {
-            name: float((label == 1).sum() / max((label >= 0).sum(), 1))
-            for name, label in zip(dataset["cell_type"].values.tolist(), dataset["label"].values.T)
-        },
+        "chromosomes": {split: list(map(str, names)) for split, names in chroms.items()},
+        "windows": {f"{split}, {kind}": int(n) for (split, kind), n in table.items()},
+        "open_fraction": dict(zip(dataset["cell_type"].values.tolist(), open_fraction.tolist())),
         "missing_tracks": missing,
         "missing_on_chromosomes": absent,
         "gc_match": match,
@@ -508,9 +463,9 @@ def track_constants(normalization: Mapping, names: Sequence[str]) -> TrackConsta
     if unknown:
         raise ChromaccError(f"normalisation has no constants for {', '.join(unknown)}; it was fitted for "
                             f"{', '.join(known) or 'no track'}; leave these tracks out")
-    mean, sd = (np.array([known[name][key] for name in names], dtype=np.float64).reshape(
-        len(names), len(STATISTICS)) for key in ("mean", "sd"))
-    return TrackConstants(mean, sd)
+    shape = (len(names), len(STATISTICS))
+    return TrackConstants(np.array([known[name]["mean"] for name in names], dtype=np.float64).reshape(shape),
+                          np.array([known[name]["sd"] for name in names], dtype=np.float64).reshape(shape))
 
 
 def normalise_tracks(raw: np.ndarray, scales: np.ndarray, constants: TrackConstants
@@ -533,8 +488,9 @@ def normalise_tracks(raw: np.ndarray, scales: np.ndarray, constants: TrackConsta
 
 def normalise_metadata(raw: np.ndarray, normalization: Mapping, features: Sequence[str]
                        ) -> tuple[np.ndarray, np.ndarray]:
-    """Scale metadata: raw (C, E), log2(TPM + 1), NaN = missing -> z, float32, 0 where missing; observed bool
-    (C,).
+    """Scale metadata: raw, shape=(C, E), log2(TPM + 1), NaN = missing.
+
+    Returns z over training cell types, float32, same shape, 0 where missing; and observed, bool, shape=(C,).
     """
     constants = [normalization["metadata"][name] for name in features]
     mean = np.array([c["mean"] for c in constants], dtype=np.float64)
@@ -605,8 +561,9 @@ class Arrays:
 
     @cached_property
     def prior_profile(self) -> np.ndarray:
-        """float32, shape=(W, C, B, 2): mean and sd of accessibility over (other) training cell types; 0 =
-        unknown.
+        """float32, shape=(W, C, B, 2): accessibility's mean and sd over (other) training cell types.
+
+        0 where `prior_observed` is False.
         """
         mean = locus_average(self.accessibility, self.train_mask)
         square = locus_average(self.accessibility.astype(np.float64) ** 2, self.train_mask)
@@ -629,9 +586,7 @@ class Arrays:
 
 
 def open_dataset(path: str | Path) -> xr.Dataset:
-    """Open a dataset lazily; path: its folder, or dataset.zarr itself. Raises ChromaccError when there is
-    none.
-    """
+    """Open a dataset lazily. path: its folder, or dataset.zarr itself. Raises ChromaccError without one."""
     store = project_path(path)
     store = store if store.name.endswith(".zarr") else store / "dataset.zarr"
     if not store.is_dir():
@@ -657,13 +612,11 @@ def window_tracks(dataset: xr.Dataset, window: int, cell_type: str) -> pd.DataFr
 
     Unit: bin mean as fold over the file's genome-wide mean; NaN = not measured.
     """
-    columns = {
-        "accessibility": np.sinh(dataset["accessibility"].isel(window=window).sel(cell_type=cell_type).values)
-    }
+    here = dataset.isel(window=window).sel(cell_type=cell_type)
+    columns = {"accessibility": np.sinh(here["accessibility"].values)}
     for name in dataset["track"].values.tolist():
-        signal = track_signal(dataset, name).isel(window=window).sel(cell_type=cell_type,
-                                                                     statistic="mean").values
-        columns[name] = signal / float(dataset["genome_mean"].sel(cell_type=cell_type, track=name))
+        signal = track_signal(here, name).sel(statistic="mean").values
+        columns[name] = signal / float(here["genome_mean"].sel(track=name))
     return pd.DataFrame(columns)
 
 
@@ -676,8 +629,9 @@ def read_normalization(path: str | Path) -> dict:
 
 
 def load_arrays(path: str | Path) -> Arrays:
-    """Load a dataset's folder into memory, normalised by its own constants. Raises ChromaccError if it is not
-    there.
+    """Load a dataset's folder into memory, normalised by its own constants.
+
+    Raises ChromaccError if it is not there.
     """
     dataset, normalization = open_dataset(path), read_normalization(path)
     marks, tfs = (tuple(dataset[dim].values.tolist()) for dim in ("histone_mark", "tf_name"))
@@ -690,27 +644,15 @@ def load_arrays(path: str | Path) -> Arrays:
     metadata, metadata_observed = normalise_metadata(dataset["metadata"].values, normalization, features)
     cells = {"cell_type": "cell_type", "split": "cell_type_split", "lineage": "lineage", "donor": "donor"}
     several = dataset.sizes["replicate"] > 1
-    return Arrays(sequence=dataset["sequence"].values,
-                  histone=histone,
-                  histone_observed=histone_observed,
-                  tf=tf,
-                  tf_observed=tf_observed,
-                  metadata=metadata,
-                  metadata_observed=metadata_observed,
-                  accessibility=dataset["accessibility"].values,
-                  score=dataset["score"].values,
-                  label=dataset["label"].values,
-                  windows=_window_table(dataset),
-                  histone_marks=marks,
-                  tfs=tfs,
-                  features=features,
-                  cell_types=pd.DataFrame({
-                      new: dataset[old].values
-                      for new, old in cells.items()
-                  }),
-                  simulated=bool(dataset.attrs["simulated"]),
-                  truth=dataset["truth"].values if "truth" in dataset else None,
-                  score_replicate=dataset["score_replicate"].values if several else None)
+    plain = {name: dataset[name].values for name in ("sequence", "accessibility", "score", "label")}
+    cell_types = pd.DataFrame({new: dataset[old].values for new, old in cells.items()})
+    return Arrays(
+        **plain, histone=histone, histone_observed=histone_observed, tf=tf, tf_observed=tf_observed,
+        metadata=metadata, metadata_observed=metadata_observed, windows=_window_table(dataset),
+        cell_types=cell_types, histone_marks=marks, tfs=tfs, features=features,
+        simulated=bool(dataset.attrs["simulated"]),
+        truth=dataset["truth"].values if "truth" in dataset else None,
+        score_replicate=dataset["score_replicate"].values if several else None)
 
 
 # --- files --------------------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from tqdm import tqdm
 from chromacc_lib import ChromaccError
 from chromacc_lib.batches import RegionData
 from chromacc_lib.dataset import Arrays, locus_average
-from chromacc_lib.model import ChromaccModel, ModelConfig
+from chromacc_lib.model import Batch, ChromaccModel, ModelConfig, Output
 
-__all__ = ["load_model", "predict_dataset", "predict_scores", "read_model_config"]
+__all__ = ["load_model", "predict_batch", "predict_dataset", "predict_scores", "read_model_config"]
 
 
 def read_model_config(model_dir: str | Path) -> dict:
@@ -41,7 +41,13 @@ def load_model(model_dir: str | Path, arrays: Arrays | None = None) -> ChromaccM
     if arrays is not None:
         _require_match(config, arrays, model_dir)
     model = ChromaccModel(config)
-    model.load_state_dict(load_file(Path(model_dir) / "model.safetensors"))
+    try:
+        model.load_state_dict(load_file(Path(model_dir) / "model.safetensors"))
+    except RuntimeError as error:
+        raise ChromaccError(
+            f"{model_dir}: model.safetensors does not fit the model that config.json describes ({error}); it was trained "
+            "with other code or copied from another run: train again, or use the version of chromacc that trained it."
+        ) from error
     return model.eval()
 
 
@@ -54,6 +60,16 @@ def _require_match(config: ModelConfig, arrays: Arrays, model_dir: str | Path) -
     if wrong:
         lines = "; ".join(f"{name}: model {getattr(config, name)}, dataset {value}" for name, value in wrong.items())
         raise ChromaccError(f"The model in {model_dir} does not fit this dataset ({lines}); train on it, or curate alike.")
+
+
+@torch.no_grad()
+def predict_batch(model: ChromaccModel, batch: Batch) -> Output:
+    """Score, logit and profile of a batch, each the mean over both strands (the profile in the window's direction)."""
+    forward, backward = model(batch), model(batch.reverse_complement())
+    return Output(
+        score=(forward.score + backward.score) / 2, logit=(forward.logit + backward.logit) / 2,
+        profile=(forward.profile + backward.profile.flip(2)) / 2,
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -70,10 +86,9 @@ def predict_scores(
     scores, logits = [], []
     chunks = np.array_split(windows, max(1, -(-len(windows) // batch_windows)))
     for chunk in tqdm(chunks, desc="predicting", unit="batch", leave=False):
-        batch = data.batch(chunk, cell_types).to(device)
-        both = [model(batch), model(batch.reverse_complement())]
-        scores.append((both[0].score + both[1].score).cpu() / 2)
-        logits.append((both[0].logit + both[1].logit).cpu() / 2)
+        output = predict_batch(model, data.batch(chunk, cell_types).to(device))
+        scores.append(output.score.cpu())
+        logits.append(output.logit.cpu())
     model.train(was_training)
     return torch.cat(scores).numpy(), torch.cat(logits).sigmoid().numpy()
 

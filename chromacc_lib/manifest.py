@@ -24,38 +24,14 @@ import pyfaidx
 from chromacc_lib import ChromaccError, project_path
 
 __all__ = [
-    "COLUMNS",
-    "KINDS",
-    "OPTIONAL_COLUMNS",
-    "BigWigLayout",
-    "FileProblem",
-    "Problem",
-    "bigwig_layout",
-    "check_manifest",
-    "file_md5",
-    "genome_sizes",
-    "is_simulated",
-    "lock_table",
-    "open_genome",
-    "read_expression",
-    "read_intervals",
-    "read_manifest",
-    "require_no_problems",
-    "write_lock",
+    "COLUMNS", "KINDS", "OPTIONAL_COLUMNS", "BigWigLayout", "FileProblem", "Problem", "bigwig_layout",
+    "check_manifest", "file_md5", "genome_sizes", "is_simulated", "lock_table", "open_genome",
+    "read_expression", "read_intervals", "read_manifest", "require_no_problems", "write_lock",
 ]
 
 COLUMNS = (
-    "cell_type",
-    "assay",
-    "target",
-    "kind",
-    "path_or_url",
-    "md5",
-    "accession",
-    "biosample",
-    "donor",
-    "assembly",
-    "output_type",
+    "cell_type", "assay", "target", "kind", "path_or_url", "md5", "accession", "biosample", "donor",
+    "assembly", "output_type",
 )
 OPTIONAL_COLUMNS = ("replicate", "lineage")
 REQUIRED_COLUMNS = ("cell_type", "target", "kind", "path_or_url", "assembly")  # the others may be left out
@@ -156,9 +132,9 @@ def _md5(path: str, size: int, mtime_ns: int) -> str:
 
 # --- the manifest itself ------------------------------------------------------------------------------------
 def read_manifest(path: str | Path) -> pd.DataFrame:
-    """Read a tab-separated manifest; return its rows with all of `COLUMNS` and `OPTIONAL_COLUMNS` as text, ""
-    where nothing was given.
+    """Read a tab-separated manifest; return its rows as text, "" where nothing was given.
 
+    All of `COLUMNS` and `OPTIONAL_COLUMNS` are there, in whatever order; further columns are kept.
     `path_or_url` becomes an absolute path (relative ones are taken from the manifest's folder); the index,
     `line`, is the line of each row in the file. Raises ChromaccError for a missing file or column, a row with
     too many or too few fields, or a web address.
@@ -172,8 +148,7 @@ def read_manifest(path: str | Path) -> pd.DataFrame:
     rows, numbers = [], []
     for number, text in lines[1:]:
         fields = [field.strip() for field in text.split("\t")]
-        fields += [""] * (len(header) - len(fields)
-                          )  # editors strip trailing tabs: missing last fields are empty
+        fields += [""] * (len(header) - len(fields))  # editors strip trailing tabs
         if len(fields) > len(header):
             raise ChromaccError(f"{path}, line {number}: got {len(fields)} tab-separated fields, needed "
                                 f"{len(header)} as in the header; remove the extra tabs")
@@ -212,9 +187,9 @@ def _refuse_urls(path: Path, manifest: pd.DataFrame) -> None:
     if len(urls):
         lines = ", ".join(map(str, urls.index[:5]))
         raise ChromaccError(
-            f"{path}: {len(urls)} row(s) name a web address (line {lines}), the first {urls['path_or_url'].iloc[0]}; "
-            "reading tracks over the network (streaming) is not there yet. Download the files, and give their paths"
-        )
+            f"{path}: {len(urls)} row(s) name a web address (line {lines}), the first "
+            f"{urls['path_or_url'].iloc[0]}; reading tracks over the network (streaming) is not there "
+            "yet. Download the files, and give their paths")
 
 
 def _resolve(folder: Path, entry: str) -> str:
@@ -233,8 +208,8 @@ def lock_table(manifest: pd.DataFrame, references: Mapping[str, str | Path]) -> 
     return table
 
 
-def write_lock(manifest: pd.DataFrame, path: str | Path, references: Mapping[str,
-                                                                             str | Path]) -> pd.DataFrame:
+def write_lock(manifest: pd.DataFrame, path: str | Path,
+               references: Mapping[str, str | Path]) -> pd.DataFrame:
     """Write `lock_table(manifest, references)` to `path` (manifest.lock.tsv) and return it."""
     table = lock_table(manifest, references)
     table.to_csv(path, sep="\t", index=False)
@@ -243,10 +218,10 @@ def write_lock(manifest: pd.DataFrame, path: str | Path, references: Mapping[str
 
 # --- genome -------------------------------------------------------------------------------------------------
 def open_genome(path: str | Path) -> pyfaidx.Fasta:
-    """Open a plain or bgzipped FASTA; slices are upper-case text, 0-based half-open. Builds the index if
-    needed.
+    """Open a plain or bgzipped FASTA; slices are upper-case text, 0-based half-open.
 
-    Raises FileProblem when the file is missing, empty, gzipped but not bgzipped, or cannot be indexed.
+    Builds the index (.fai) beside it where there is none. Raises FileProblem when the file is
+    missing, empty, gzipped but not bgzipped, or cannot be indexed.
     """
     path = project_path(path)
     _require_file(path)
@@ -273,8 +248,7 @@ def genome_sizes(path: str | Path) -> dict[str, int]:
 # --- BED and narrowPeak -------------------------------------------------------------------------------------
 def read_intervals(path: str | Path,
                    sizes: Mapping[str, int] | None = None) -> tuple[pd.DataFrame, list[Problem]]:
-    """Read BED3 to narrowPeak, plain or gzipped; return its good rows, in the file's order, and every
-    problem.
+    """Read BED3 to narrowPeak, plain or gzipped; return its good rows, in their order, and every problem.
 
     Columns: line, chrom, start, end, strength (narrowPeak and broadPeak: signalValue; BED: score, 0 where
     there is none), summit (narrowPeak's own, else the midpoint). sizes: {chromosome: length} of the genome,
@@ -301,9 +275,7 @@ def read_intervals(path: str | Path,
 
 
 def _interval_table(path: Path, lines: list[tuple[int, str]], problems: list[Problem]) -> pd.DataFrame:
-    """Parse lines into typed columns; append to `problems` and leave out every row that is not a valid
-    interval.
-    """
+    """Parse lines into typed columns; leave out, and append to `problems`, what is no valid interval."""
     rows = [text.split("\t") if "\t" in text else text.split() for _, text in lines]
     width = max((len(row) for row in rows), default=0)
     raw = pd.DataFrame([row + [None] * (width - len(row)) for row in rows], columns=range(width), dtype=str)
@@ -313,14 +285,8 @@ def _interval_table(path: Path, lines: list[tuple[int, str]], problems: list[Pro
             Problem(str(path), 0, "no intervals", f"{len(raw)} rows of {width} column(s)",
                     "BED: chrom, start, end, separated by tabs", "Check that this is a BED or peak file."))
         return pd.DataFrame({"line": [], "chrom": [], "start": [], "end": [], "strength": [], "summit": []})
-    raw = _drop(raw,
-                path,
-                problems,
-                raw[width - 1].isna(),
-                "rows with missing columns",
-                f"{width} columns in each row",
-                "The file may be cut; fetch it again.",
-                got=width - 1)
+    raw = _drop(raw, path, problems, raw[width - 1].isna(), "rows with missing columns",
+                f"{width} columns in each row", "The file may be cut; fetch it again.", got=width - 1)
     for column in (1, 2):
         whole = raw[column].str.fullmatch(r"\s*-?\d+\s*")
         raw = _drop(raw, path, problems, ~whole, "positions that are no whole numbers", "integers",
@@ -335,7 +301,7 @@ def _interval_table(path: Path, lines: list[tuple[int, str]], problems: list[Pro
 
 
 def _strength(raw: pd.DataFrame, path: Path, width: int) -> pd.Series:
-    """Strength as float64: column 7 of narrowPeak and broadPeak, else the BED score, else 0; NaN = no number."""
+    """Strength, float64: column 7 of narrowPeak and broadPeak, else the BED score or 0; NaN = no number."""
     broad = width == 9 and "broadpeak" in path.name.lower()
     column = 6 if width == 10 or broad else 4
     if width <= column:
@@ -382,23 +348,14 @@ def _chromosome_names(path: Path, names: Iterable[str], sizes: Mapping[str, int]
         return []
     shown, known = ", ".join(unknown[:4]), ", ".join(list(sizes)[:4])
     if len(unknown) < len(names):
-        return [
-            Problem(str(path),
-                    0,
-                    f"{what} on {len(unknown)} chromosome(s) that the FASTA does not have",
-                    shown,
-                    f"chromosomes of the FASTA ({known})",
-                    "They are not used.",
-                    fatal=False)
-        ]
+        return [Problem(str(path), 0, f"{what} on {len(unknown)} chromosome(s) that the FASTA does not have",
+                        shown, f"chromosomes of the FASTA ({known})", "They are not used.", fatal=False)]
     renamed = {name.removeprefix("chr") for name in names} & {name.removeprefix("chr") for name in sizes}
     if renamed:
-        return [
-            Problem(
-                str(path), 0, "chromosomes are named in another style than in the FASTA", shown, known,
-                f"Rename them in the file ({shown.split(',')[0]} is probably the FASTA's "
-                f"{_other_style(unknown[0])}), or use a FASTA of the same style.")
-        ]
+        return [Problem(
+            str(path), 0, "chromosomes are named in another style than in the FASTA", shown, known,
+            f"Rename them in the file ({unknown[0]} is probably the FASTA's {_other_style(unknown[0])}), "
+            "or use a FASTA of the same style.")]
     return [Problem(str(path), 0, "no chromosome shared with the FASTA", shown, known,
                     "Use files of the FASTA's own assembly.")]
 
@@ -436,8 +393,7 @@ class BigWigLayout:
 def bigwig_layout(path: str | Path) -> BigWigLayout:
     """Read header and index of a bigWig, and prove that no data or zoom block lies past the file's end.
 
-    Format: Kent et al. 2010, Bioinformatics 26:2204, supplement. Raises FileProblem, which says what is
-    wrong.
+    Format: Kent et al. 2010, Bioinformatics 26:2204, supplement. Raises FileProblem that says what is wrong.
     """
     path = Path(path)
     _require_file(path)
@@ -496,7 +452,7 @@ def _parse_layout(path: Path, handle: BinaryIO, order: str, size: int) -> BigWig
 
 
 def _rtree_leaves(path: Path, handle: BinaryIO, order: str, offset: int, size: int) -> np.ndarray:
-    """Walk an R-tree index; return its leaf entries. Raises FileProblem if anything lies past `size` bytes."""
+    """Walk an R-tree index; return its leaves. Raises FileProblem if anything lies past `size` bytes."""
     leaf = np.dtype([("start_chrom", order + "u4"), ("start", order + "u4"), ("end_chrom", order + "u4"),
                      ("end", order + "u4"), ("offset", order + "u8"), ("size", order + "u8")])
     inner = np.dtype(leaf.descr[:5])
@@ -529,9 +485,7 @@ def _rtree_leaves(path: Path, handle: BinaryIO, order: str, offset: int, size: i
 
 # --- expression ---------------------------------------------------------------------------------------------
 def read_expression(path: str | Path) -> pd.Series:
-    """Read a TSV with header `gene  tpm`; return TPM (float64) by gene. Raises FileProblem for any other
-    content.
-    """
+    """Read a TSV with header `gene  tpm`; return TPM (float64) by gene. Raises FileProblem for all else."""
     path = Path(path)
     lines = _numbered_lines(path)
     header = [name.strip().lower() for name in lines[0][1].split("\t")] if lines else []
@@ -556,8 +510,7 @@ def read_expression(path: str | Path) -> pd.Series:
 # --- everything at once -------------------------------------------------------------------------------------
 def check_manifest(manifest: pd.DataFrame, genome_fasta: str | Path, blacklist: str | Path | None = None,
                    for_training: bool = True) -> list[Problem]:
-    """Open every file that the manifest names, and return ALL problems, fatal ones first; [] if there are
-    none.
+    """Open every file that the manifest names; return ALL problems, fatal ones first, [] if there are none.
 
     manifest: from `read_manifest`. for_training: accessibility is needed in each cell type, and two cell
     types. Data blocks are not decompressed here (a flipped byte is found by its md5, or when it is read).
@@ -594,7 +547,7 @@ def _check_rows(name: str, manifest: pd.DataFrame) -> list[Problem]:
     for line, path in given["path_or_url"][given["path_or_url"].duplicated()].items():
         problems.append(Problem(name, int(line), "the same file is given twice", path, "each file in one row",
                                 "Remove the row, or give the file that was meant."))
-    # Replicates are told apart for accessibility only; one histone or TF track is expected for each cell type.
+    # Replicates are told apart for accessibility only; of all else there is one track for each cell type.
     tracks = manifest[manifest["kind"].isin(("histone", "tf", "expression"))]
     for line, row in tracks[tracks.duplicated(["cell_type", "target", "kind"])].iterrows():
         problems.append(Problem(name, int(line), f"second {row['kind']} row for one cell type and target",
@@ -618,18 +571,13 @@ def _check_cell_types(name: str, manifest: pd.DataFrame, for_training: bool) -> 
                         "at least one histone, tf or expression row", "Add one, or remove it."))
         if for_training and "accessibility_signal" not in kinds:
             problems.append(
-                Problem(name, line, f"cell type {cell_type} has no accessibility signal", ", ".join(
-                    sorted(kinds)), "an accessibility_signal row, to train or to evaluate",
+                Problem(name, line, f"cell type {cell_type} has no accessibility signal",
+                        ", ".join(sorted(kinds)), "an accessibility_signal row, to train or to evaluate",
                         "Add it; or keep the cell type for `chromacc predict`."))
         elif for_training and "accessibility_peaks" not in kinds:
             problems.append(
-                Problem(name,
-                        line,
-                        f"cell type {cell_type} has no accessibility peaks",
-                        "signal only",
-                        "accessibility_peaks for labels",
-                        "Its labels are left unknown.",
-                        fatal=False))
+                Problem(name, line, f"cell type {cell_type} has no accessibility peaks", "signal only",
+                        "accessibility_peaks for labels", "Its labels are left unknown.", fatal=False))
     return problems
 
 

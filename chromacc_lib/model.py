@@ -185,7 +185,7 @@ class SequenceEncoder(nn.Module):
         super().__init__()
         self.patch_bp = config.window_bp // config.n_bins
         self.scan = nn.Conv1d(4, config.d_model, config.motif_kernel_bp, padding=config.motif_kernel_bp // 2)
-        self.best_match = nn.MaxPool2d((2, self.patch_bp))  # over both strands and all positions of a patch
+        self.best_forward, self.best_backward = nn.MaxPool1d(self.patch_bp), nn.MaxPool1d(self.patch_bp)
         self.match_norm = nn.BatchNorm1d(config.d_model)
         self.activation = nn.GELU()
         self.embed = nn.Linear(config.d_model, config.d_model)
@@ -194,17 +194,17 @@ class SequenceEncoder(nn.Module):
             config.dropout,
         )  # fmt: skip
 
-    def forward(self, sequence: Tensor, return_weights: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Codes (B, L) or one-hot (B, L, 4) -> tokens (B, T, d), and attention weights or None."""
+    def forward(self, sequence: Tensor, return_weights: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Codes (B, L) or one-hot (B, L, 4) -> motif matches (B, T, d), tokens (B, T, d), attention weights or None."""
         if sequence.dtype == torch.uint8:
             table = torch.eye(5, 4, device=sequence.device)  # N is a row of zeros
             sequence = F.embedding(sequence.int(), table)
         x = sequence.transpose(1, 2)  # (B, L, 4) -> (B, 4, L)
-        forward = self.scan(x)
-        backward = F.conv1d(x, self.scan.weight.flip(1, 2), self.scan.bias, padding=self.scan.padding)
-        best = self.best_match(torch.stack([forward, backward], 2)).squeeze(2)  # (B, d, 2, L) -> (B, d, T)
-        tokens = self.embed(self.activation(self.match_norm(best)).transpose(1, 2))
-        return self.stack(tokens, return_weights)
+        flipped = F.conv1d(x, self.scan.weight.flip(1, 2), self.scan.bias, padding=self.scan.padding)
+        # The best match of each patch, (B, d, L) -> (B, d, T), then of the two strands: small before they meet.
+        best = torch.maximum(self.best_forward(self.scan(x)), self.best_backward(flipped))
+        matches = self.activation(self.match_norm(best)).transpose(1, 2)  # (B, d, T) -> (B, T, d)
+        return matches, *self.stack(self.embed(matches), return_weights)
 
 
 class HistoneEncoder(nn.Module):
@@ -248,23 +248,21 @@ class TFEncoder(nn.Module):
 
 
 class CellGate(nn.Module):
-    """Meets the sequence multiplicatively: each channel of a sequence token is scaled by what the cell expresses.
+    """Meets the sequence multiplicatively: a motif match counts as much as the cell type expresses its TF.
 
-    Bilinear in (motif, TF expression) by design: with a dozen cell types to learn from, a deeper gate learns the
-    cell types by heart. Without metadata the gate is 1, and the sequence passes as it is.
+    The gate stands right behind the motif scan, where a channel is one motif, and is linear in expression by design:
+    with a dozen cell types to learn from, a deeper gate learns the cell types by heart. Without metadata it is 1.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.of_cell = nn.Linear(len(config.features), config.d_model)
-        self.of_sequence = nn.Linear(config.d_model, config.d_model)
         self.out = nn.Linear(config.d_model, config.d_model)
 
-    def forward(self, tokens: Tensor, metadata: Tensor, observed: Tensor) -> Tensor:
-        """tokens (B, T, d), metadata (B, C, E), observed (B, C) -> sequence tokens in each cell type (B, C, T, d)."""
+    def forward(self, matches: Tensor, metadata: Tensor, observed: Tensor) -> Tensor:
+        """matches (B, T, d), metadata (B, C, E), observed (B, C) -> what they make of the place (B, C, T, d)."""
         gate = 1 + self.of_cell(metadata) * observed[..., None].to(metadata.dtype)
-        gated = self.of_sequence(tokens)[:, None] * gate[:, :, None]  # (B, 1, T, d) * (B, C, 1, d)
-        return tokens[:, None] + self.out(gated)
+        return self.out(matches[:, None] * gate[:, :, None])  # (B, 1, T, d) * (B, C, 1, d)
 
 
 class Fusion(nn.Module):
@@ -330,8 +328,8 @@ class ChromaccModel(nn.Module):
         and the null key) and encoder (B, C, layer, head, T, T); the predictions are the same to within 1e-5.
         """
         b, c, t = batch.accessibility.shape
-        sequence, sequence_weights = self.sequence_encoder(batch.sequence, return_attention)
-        modalities, observed = self.modality_tokens(batch, sequence)
+        matches, sequence, sequence_weights = self.sequence_encoder(batch.sequence, return_attention)
+        modalities, observed = self.modality_tokens(batch, matches, sequence)
         query = torch.where(
             batch.accessibility_observed[..., None],
             self.accessibility_token(batch.accessibility.nan_to_num()[..., None]),
@@ -351,14 +349,39 @@ class ChromaccModel(nn.Module):
             }
         return self._heads(tokens.reshape(b, c, t, -1), batch, attention)
 
-    def modality_tokens(self, batch: Batch, sequence: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Tokens (B, C, T, d) of each of MODALITIES, and which are observed (B, C, 5)."""
+    @torch.no_grad()
+    def start_from_motifs(self, matrices: dict[str, Tensor]) -> None:
+        """Start one kernel of the scan at each given motif, {TF: probabilities (length, 4)}, before training.
+
+        Where the TF is also a metadata feature, its channel's gate starts at that feature: the pairing of motif and TF
+        is known biology, and a dozen cell types are too few to find it anew. Everything stays trainable, and the
+        kernels left over start at random. Raises `ChromaccError` for more motifs than kernels.
+        """
+        scan, width = self.sequence_encoder.scan, self.config.motif_kernel_bp
+        if len(matrices) > scan.out_channels:
+            raise ChromaccError(f"start_from_motifs: {len(matrices)} motifs, but d_model={scan.out_channels} kernels.")
+        for channel, (tf, matrix) in enumerate(matrices.items()):
+            odds = torch.log2((matrix.float() + 0.01) / 0.26)
+            skip = max(0, len(odds) - width) // 2
+            odds = odds[skip : skip + width].T  # (L, 4) -> (4, L), the centre of a motif longer than the kernel
+            left = (width - odds.shape[1]) // 2
+            scan.weight[channel] = 0
+            scan.weight[channel, :, left : left + odds.shape[1]] = 0.3 * odds / odds.abs().max()
+            if self.cell_gate is not None and tf in self.config.features:
+                self.cell_gate.of_cell.weight[channel] *= 0.1
+                self.cell_gate.of_cell.weight[channel, self.config.features.index(tf)] = 1.0
+
+    def modality_tokens(self, batch: Batch, matches: Tensor, sequence: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Tokens (B, C, T, d) of each of MODALITIES, and which are observed (B, C, 5).
+
+        matches and sequence, each (B, T, d), come from the sequence encoder.
+        """
         b, c, t = batch.accessibility.shape
         known = batch.sequence.amin(1) < 4 if batch.sequence.dtype == torch.uint8 else batch.sequence.amax((1, 2)) > 0
         observed = [known[:, None].expand(b, c)]
         absent = sequence.new_zeros(b, c, t, sequence.shape[-1])
-        in_cell = self.cell_gate(sequence, batch.metadata, batch.metadata_observed) if self.cell_gate else None
-        tokens = [in_cell if in_cell is not None else sequence[:, None].expand_as(absent)]
+        gated = self.cell_gate(matches, batch.metadata, batch.metadata_observed) if self.cell_gate else absent
+        tokens = [sequence[:, None] + gated]
         for encoder, signal, seen in (
             (self.histone_encoder, batch.histone, batch.histone_observed),
             (self.tf_encoder, batch.tf, batch.tf_observed),

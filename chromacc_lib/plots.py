@@ -26,7 +26,7 @@ __all__ = ["PALETTE", "checks_table", "colour", "plot_calibration", "plot_cell_t
            "plot_checks", "plot_embeddings", "plot_error_by_spread", "plot_gc_match", "plot_intervals",
            "plot_label_signal", "plot_loci", "plot_modality_drop", "plot_observed", "plot_offset_scan",
            "plot_openness", "plot_predicted_measured", "plot_prediction_distributions", "plot_quadrants",
-           "plot_roc_pr", "plot_scale", "plot_splits", "plot_training_health", "plot_variance_ratio",
+           "plot_branch_gradients", "plot_learning", "plot_roc_pr", "plot_scale", "plot_splits", "plot_training_health", "plot_variance_ratio",
            "plot_window_tracks", "show", "use_style"]
 
 # Okabe & Ito (2008), "Color Universal Design": told apart under every common colour vision deficiency.
@@ -114,7 +114,8 @@ def plot_gc_match(match: dict[str, dict]) -> Figure:
         edges = 100 * np.asarray(one["gc_edges"])
         for name, (shade, line) in styles.items():
             counts = np.asarray(one[f"gc_{name}"], dtype=float)
-            ax.stairs(100 * counts / max(counts.sum(), 1), edges, color=PALETTE[shade], ls=line, lw=1.5, label=name)
+            share = 100 * counts / max(counts.sum(), 1)
+            ax.stairs(share, edges, color=PALETTE[shade], ls=line, lw=1.5, label=name)
         ks = [f"{one[key]:.2f}" if one[key] is not None else "–" for key in ("ks_before", "ks_matched")]
         ax.set(xlabel="GC content (%)", title=f"{split}: KS {ks[0]}, matched {ks[1]}")
     axes[0, 0].set_ylabel("windows (%)")
@@ -127,7 +128,7 @@ def plot_gc_match(match: dict[str, dict]) -> Figure:
 def plot_splits(cell_types: pd.DataFrame, windows: pd.DataFrame) -> Figure:
     """Draw the two holdouts: cell types (rows) by chromosomes (columns, as wide as they have windows).
 
-    cell_types: cell_type, split. windows: chrom, split. Blue is trained on; red is the headline, unseen x unseen.
+    cell_types: cell_type, split. windows: chrom, split. Blue is trained on; full red is unseen x unseen.
     """
     chroms = windows.groupby("chrom", sort=False)["split"].agg(["first", "size"]).reset_index()
     order = ["train", "validation", "test"]
@@ -141,7 +142,8 @@ def plot_splits(cell_types: pd.DataFrame, windows: pd.DataFrame) -> Figure:
             mixed = cell != chrom
             ax.add_patch(plt.Rectangle((left, row), width, 1, fc=PALETTE[split], ec="white", lw=1,
                                        alpha=0.45 if mixed else 1))
-    ax.set(xlim=(0, edges[-1]), ylim=(len(cells), 0), xlabel="windows, chromosome by chromosome", ylabel="cell type")
+    ax.set(xlim=(0, edges[-1]), ylim=(len(cells), 0), ylabel="cell type",
+           xlabel="windows, chromosome by chromosome")
     ax.set_yticks(np.arange(len(cells)) + 0.5, cells["cell_type"], fontsize="x-small")
     ax.set_xticks((edges[:-1] + edges[1:]) / 2, chroms["chrom"], rotation=90, fontsize="x-small")
     shown = [plt.Rectangle((0, 0), 1, 1, fc=PALETTE[name]) for name in order]
@@ -152,10 +154,10 @@ def plot_splits(cell_types: pd.DataFrame, windows: pd.DataFrame) -> Figure:
 
 def plot_scale(before: dict[str, np.ndarray], after: dict[str, np.ndarray], splits: pd.Series, what: str,
                units: tuple[str, str]) -> Figure:
-    """Draw one value a window, by cell type, before and after scaling, as boxes (whiskers: 5th, 95th percentile).
+    """Draw one value a window, by cell type, before and after scaling; whiskers: 5th, 95th percentile.
 
-    before, after: {cell type: values}; splits: by cell type, colours the boxes; what: what the values are; units: of
-    the two panels.
+    before, after: {cell type: values}; splits: by cell type, colours the boxes; what: what the values are;
+    units: of the two panels.
     """
     names = list(before)
     fig, axes = plt.subplots(1, 2, figsize=(9, 1.2 + 0.22 * len(names)), sharey=True)
@@ -187,9 +189,10 @@ def plot_cell_type_correlation(correlation: pd.DataFrame) -> Figure:
 
 
 def plot_openness(shares: np.ndarray, n_cell_types: int) -> Figure:
-    """Draw in how many of the training cell types a window is open. shares: open count by window, shape=(W,)."""
+    """Draw in how many training cell types windows are open. shares: open count by window, shape=(W,)."""
     fig, ax = plt.subplots(figsize=(6, 2.8))
-    ax.bar(np.arange(n_cell_types + 1), np.bincount(shares, minlength=n_cell_types + 1), color=PALETTE["model"])
+    counts = np.bincount(shares, minlength=n_cell_types + 1)
+    ax.bar(np.arange(n_cell_types + 1), counts, color=PALETTE["model"])
     ax.set(xlabel=f"training cell types in which the window is open (of {n_cell_types})", ylabel="windows")
     return fig
 
@@ -197,10 +200,12 @@ def plot_openness(shares: np.ndarray, n_cell_types: int) -> Figure:
 def plot_window_tracks(tracks: dict[str, pd.DataFrame], window_bp: int, title: str) -> Figure:
     """Draw the binned tracks of one window, a column for each cell type and a row for each track.
 
-    tracks: {cell type: table with bins as rows and tracks as columns}, fold over the genome-wide mean, NaN = missing.
+    tracks: {cell type: table with bins as rows and tracks as columns}, fold over the genome-wide mean, NaN =
+    missing.
     """
     names, first = list(tracks), next(iter(tracks.values()))
-    fig, axes = plt.subplots(first.shape[1], len(names), figsize=(3.1 * len(names), 0.62 * first.shape[1] + 0.9),
+    n_tracks = first.shape[1]
+    fig, axes = plt.subplots(n_tracks, len(names), figsize=(3.1 * len(names), 0.62 * n_tracks + 0.9),
                              sharex=True, sharey="row", squeeze=False)
     edges = np.arange(len(first) + 1) * window_bp // len(first)
     for column, name in enumerate(names):
@@ -210,8 +215,8 @@ def plot_window_tracks(tracks: dict[str, pd.DataFrame], window_bp: int, title: s
                 ax.stairs(values, edges, fill=True, color=PALETTE["measured" if row == 0 else "model"])
                 ax.set_ylim(bottom=0)
             else:
-                ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", va="center", fontsize="small",
-                        color="#555555")
+                ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", va="center",
+                        fontsize="small", color="#555555")
             ax.locator_params(axis="y", nbins=2)
         axes[0, column].set_title(name, fontsize="small")
         axes[-1, column].set_xlabel("position in window (bp)")
@@ -442,15 +447,16 @@ def plot_intervals(panels: dict[str, dict[str, dict]], xlabels: dict[str, str], 
     """Points with 95% intervals, one panel an entry of `panels`, one line a name; a vertical line at `reference`.
 
     panels: {title: {name: {"value", "low", "high"}}}. xlabels: {title: label with unit}. A name whose value is
-    undefined is written as such, never left out; without an interval the point stands alone.
+    undefined is written as such; without an interval the point stands alone.
     """
     names = list(dict.fromkeys(name for entries in panels.values() for name in entries))
     size = (4.4 * len(panels) + 1.6, 0.42 * len(names) + 1.3)
     fig, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True)
     for ax, (title, entries) in zip(axes[0], panels.items(), strict=True):
         ax.axvline(reference, color=PALETTE["mean"], linewidth=1)
-        for y, name in enumerate(names):
-            value, low, high = (entries.get(name, {}).get(key) for key in ("value", "low", "high"))
+        for name, entry in entries.items():
+            y = names.index(name)
+            value, low, high = (entry.get(key) for key in ("value", "low", "high"))
             if value is None or not np.isfinite(value):
                 ax.text(reference, y, " undefined", va="center", color=PALETTE["mean"], fontsize=9)
                 continue
@@ -505,8 +511,8 @@ def plot_loci(loci: dict[str, pd.DataFrame], tracks: dict[str, dict[str, np.ndar
     """
     cells = list(next(iter(tracks.values())))[:MAX_CELL_TYPES]
     fig, axes = plt.subplots(
-        2 * len(cells), len(loci), figsize=(4 * len(loci) + 1, 3.1 * len(cells)), squeeze=False, sharex=True,
-        height_ratios=[2, 1] * len(cells),
+        2 * len(cells), len(loci), figsize=(4 * len(loci) + 1, 3.5 * len(cells)), squeeze=False, sharex=True,
+        height_ratios=[3, 2] * len(cells),
     )
     for column, (title, table) in enumerate(loci.items()):
         for row, cell in enumerate(cells):
@@ -532,3 +538,36 @@ def _locus_profile(ax: Axes, table: pd.DataFrame) -> None:
     ax.fill_between(table["bp"], table["measured"], step="mid", color="#bbbbbb", label="measured")
     for name in ("average", "model"):
         ax.plot(table["bp"], table[name], color=PALETTE[name], linewidth=2, label=name)
+
+
+# --- 02_training ---------------------------------------------------------------------------------------------
+def plot_learning(history: pd.DataFrame, average_mse: float, best_epoch: int) -> Figure:
+    """Training and validation MSE by epoch beside the locus average's, and the spread of predictions beside the labels'.
+
+    history: rows of history.csv; average_mse: validation MSE of the locus average, (arcsinh fold) squared.
+    """
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+    left.plot(history["epoch"], history["train_score_mse"], marker=".", color=PALETTE["mean"], label="training")
+    left.plot(history["epoch"], history["validation_mse"], marker="o", color=PALETTE["model"], label="validation")
+    left.axhline(average_mse, color=PALETTE["average"], linestyle="--", label="locus average, validation")
+    left.axvline(best_epoch, color=PALETTE["mean"], linewidth=0.8, linestyle=":", label="best epoch")
+    left.set(xlabel="epoch", ylabel="score MSE, (arcsinh fold)²", ylim=(0, None))
+    right.plot(history["epoch"], history["prediction_std"], marker="o", color=PALETTE["model"], label="predicted")
+    right.plot(history["epoch"], history["label_std"], color=PALETTE["measured"], linestyle="--", label="measured")
+    right.set(xlabel="epoch", ylabel="sd of validation scores, arcsinh fold", ylim=(0, None))
+    for ax in (left, right):
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.legend(fontsize="small")
+    return fig
+
+
+def plot_branch_gradients(history: pd.DataFrame, branches: Sequence[str]) -> Figure:
+    """Mean gradient norm of each branch by epoch (columns `grad_*` of history.csv), on a logarithmic axis."""
+    fig, ax = plt.subplots(figsize=(7.5, 3.6))
+    styles = ["-", "--", ":"]
+    for i, name in enumerate(branches):
+        ax.plot(history["epoch"], history[name], marker=".", linestyle=styles[i // 7], label=name.removeprefix("grad_").replace("_", " "))
+    ax.set(xlabel="epoch", ylabel="gradient norm before clipping", yscale="log")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend(fontsize="small", ncols=1, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return fig

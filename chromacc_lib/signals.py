@@ -30,17 +30,14 @@ POOL_FROM = 400_000   # windows x files (some 5 s of work) from which starting w
 
 
 def bin_edges(window_bp: int, n_bins: int) -> np.ndarray:
-    """Return bin edges floor(i * window_bp / n_bins), int64, shape=(n_bins + 1,); bins differ by 1 bp at
-    most.
-    """
+    """Return bin edges floor(i * window_bp / n_bins), int64, shape=(n_bins + 1,)."""
     if not 1 <= n_bins <= window_bp:
         raise ChromaccError(f"n_bins: got {n_bins}, needed from 1 to the window's {window_bp} bp")
     return np.arange(n_bins + 1, dtype=np.int64) * window_bp // n_bins
 
 
 def genome_mean(path: str | Path) -> float:
-    """Return the file's own depth: the sum of its signal / total length (bp) of the chromosomes with data in
-    it.
+    """Return the file's own depth: sum of its signal / length (bp) of the chromosomes with data in it.
 
     Needs no other file, so that an unseen cell type is scaled from its own inputs. Raises ChromaccError
     unless the mean is finite and above 0.
@@ -60,8 +57,7 @@ def chroms_with_data(path: str | Path) -> tuple[str, ...]:
 
 
 def binned_signal(path: str | Path, windows: pd.DataFrame, n_bins: int) -> np.ndarray:
-    """Return mean, variance and max of each bin of each window: float32, shape=(W, n_bins, 3), raw file
-    units.
+    """Return mean, variance and max of each bin: float32, shape=(W, n_bins, 3), raw file units.
 
     windows: chrom, start, end, all of one length, in any order. Population variance; float64 sums; bases
     without data are zero; windows on a chromosome without any interval are NaN. Raises ChromaccError that
@@ -137,9 +133,7 @@ def _reduce(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def window_mean(bin_means: np.ndarray, window_bp: int) -> np.ndarray:
-    """Return the mean of each window from its bins' means, weighted by their widths: (..., B) -> (...),
-    float64.
-    """
+    """Return the mean of each window from its bins' means, by their widths: (..., B) -> (...), float64."""
     widths = np.diff(bin_edges(window_bp, bin_means.shape[-1]))
     return bin_means.astype(np.float64) @ (widths / window_bp)
 

@@ -23,15 +23,14 @@ import numpy as np
 import pandas as pd
 import pyBigWig
 import pyfaidx
-from pyjaspar import jaspardb
 
 from chromacc_lib import ChromaccError
+from chromacc_lib.jaspar import matrix_by_id
 from chromacc_lib.manifest import COLUMNS
 
 __all__ = ["SimulatedData", "SimulationConfig", "simulate"]
 
 BIN = 50  # bp, the resolution of every simulated track
-JASPAR_RELEASE = "JASPAR2026"
 ASSEMBLY = "simulated-pilot-v1"
 UBIQUITOUS = {"CTCF": "MA0139.1", "SP1": "MA0079.3", "NRF1": "MA0506.1"}
 LINEAGE_TFS = {
@@ -208,12 +207,7 @@ def _background_sequence(size: int, elements: pd.DataFrame, rng: np.random.Gener
 
 def _matrices() -> dict[str, np.ndarray]:
     """JASPAR position probability matrices, shape=(length, 4), of every simulated TF (release and version pinned)."""
-    database = jaspardb(release=JASPAR_RELEASE)
-    matrices = {}
-    for tf, identifier in {**UBIQUITOUS, **LINEAGE_TFS}.items():
-        counts = np.array([database.fetch_motif_by_id(identifier).counts[base] for base in "ACGT"], float).T
-        matrices[tf] = counts / counts.sum(1, keepdims=True)
-    return matrices
+    return {tf: matrix_by_id(identifier) for tf, identifier in {**UBIQUITOUS, **LINEAGE_TFS}.items()}
 
 
 def _plan_element(kind: str, rng: np.random.Generator) -> list[tuple[str, int]]:

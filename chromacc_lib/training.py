@@ -24,9 +24,11 @@ from tqdm import tqdm
 from chromacc_lib import ChromaccError
 from chromacc_lib.batches import RegionData, Target, drop_inputs, mask_accessibility, region_batches
 from chromacc_lib.dataset import Arrays
+from chromacc_lib.jaspar import matrices_by_name
 from chromacc_lib.model import Batch, ChromaccModel, ModelConfig, Output
 
-__all__ = ["TrainingConfig", "TrainingResult", "choose_device", "model_config", "objective", "save_model", "train"]
+__all__ = ["TrainingConfig", "TrainingResult", "build_model", "choose_device", "model_config", "objective", "save_model",
+           "train"]  # fmt: skip
 
 BRANCHES = ("sequence_encoder", "histone_encoder", "tf_encoder", "cell_gate", "cell_token", "prior_token", "fusion",
             "encoder", "score_head", "label_head", "profile_head")  # fmt: skip
@@ -50,6 +52,7 @@ class TrainingConfig:
     drop_assay: float = 0.1
     drop_modality: float = 0.05
     metadata_noise: float = 0.2  # sd, in sd of the training cell types
+    motif_prior: bool = True  # start kernels and gates at the JASPAR motifs of the metadata's and tracks' TFs
     validation_windows: int = 1000  # at most so many, evenly spaced
     seed: int = 1
 
@@ -63,6 +66,7 @@ class TrainingResult:
     best_epoch: int
     device: str
     validation: str  # on which rows the checkpoint was chosen, in words
+    motifs: dict[str, str]  # {TF: JASPAR identifier} that the kernels started from
 
 
 def choose_device(device: str = "auto") -> str:
@@ -91,6 +95,15 @@ def model_config(arrays: Arrays, **sizes) -> ModelConfig:
     )  # fmt: skip
 
 
+def build_model(arrays: Arrays, motif_prior: bool, sizes: dict | None = None) -> tuple[ChromaccModel, dict[str, str]]:
+    """An untrained model for a dataset, and the motifs that it starts from, {TF: JASPAR identifier} (maybe none)."""
+    model = ChromaccModel(model_config(arrays, **(sizes or {})))
+    known = matrices_by_name(dict.fromkeys((*arrays.features, *arrays.tfs))) if motif_prior else {}
+    known = dict(list(known.items())[: model.config.d_model // 2])  # half of the kernels stay free to find their own
+    model.start_from_motifs({tf: torch.from_numpy(matrix) for tf, (_, matrix) in known.items()})
+    return model, {tf: identifier for tf, (identifier, _) in known.items()}
+
+
 def train(
     arrays: Arrays, config: TrainingConfig, device: str = "auto", sizes: dict | None = None,
     callbacks: Sequence[Callable[[dict], None]] = (),
@@ -102,7 +115,7 @@ def train(
     """
     seed_everything(config.seed, verbose=False)
     fabric = Fabric(accelerator=choose_device(device), devices=1)
-    model = ChromaccModel(model_config(arrays, **(sizes or {})))
+    model, motifs = build_model(arrays, config.motif_prior, sizes)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     wrapped, optimiser = fabric.setup(model, optimiser)
     data, rng = RegionData(arrays), np.random.default_rng(config.seed)
@@ -132,7 +145,7 @@ def train(
     model.load_state_dict(best_state)
     history = pd.DataFrame(rows)
     best_epoch = int(history["epoch"][history["validation_mse"].idxmin()])
-    return TrainingResult(model, history, best_epoch, str(fabric.device), validation.words)
+    return TrainingResult(model, history, best_epoch, str(fabric.device), validation.words, motifs)
 
 
 def _learning_rate(step: int, steps: int, config: TrainingConfig) -> float:
@@ -264,6 +277,6 @@ def save_model(result: TrainingResult, config: TrainingConfig, out_dir: str | Pa
     (out / "model_card.md").write_text(card)
     content = {
         "model": asdict(result.model.config), "training": asdict(config), "best_epoch": result.best_epoch,
-        "device": result.device, "validation": result.validation, **extra,
+        "device": result.device, "validation": result.validation, "started_from_motifs": result.motifs, **extra,
     }  # fmt: skip
     (out / "config.json").write_text(json.dumps(content, indent=1))

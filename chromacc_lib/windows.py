@@ -17,19 +17,8 @@ from chromacc_lib import ChromaccError
 from chromacc_lib.manifest import genome_sizes, open_genome, read_intervals, require_no_problems
 
 __all__ = [
-    "SPLITS",
-    "Count",
-    "Selection",
-    "background_windows",
-    "base_content",
-    "cap_windows",
-    "label_windows",
-    "match_gc",
-    "peak_windows",
-    "read_peaks",
-    "sequence_codes",
-    "split_cell_types",
-    "split_chromosomes",
+    "SPLITS", "Count", "Selection", "background_windows", "base_content", "cap_windows", "label_windows",
+    "match_gc", "peak_windows", "read_peaks", "sequence_codes", "split_cell_types", "split_chromosomes",
 ]
 
 SPLITS = ("train", "validation", "test")
@@ -126,10 +115,8 @@ def base_content(genome: pyfaidx.Fasta, windows: pd.DataFrame, chunk: int = 20_0
 
 
 # --- windows ------------------------------------------------------------------------------------------------
-def peak_windows(peaks: Mapping[str, pd.DataFrame],
-                 genome_fasta: str | Path,
-                 blacklist: pd.DataFrame | None = None,
-                 window_bp: int = 1500,
+def peak_windows(peaks: Mapping[str, pd.DataFrame], genome_fasta: str | Path,
+                 blacklist: pd.DataFrame | None = None, window_bp: int = 1500,
                  max_n_fraction: float = 0.05) -> Selection:
     """Turn the peaks of TRAINING cell types into non-overlapping windows centred on summits.
 
@@ -139,8 +126,8 @@ def peak_windows(peaks: Mapping[str, pd.DataFrame],
     window. Raises ChromaccError when no window is left.
     """
     ranked = [table.assign(rank=table["strength"].rank(pct=True)) for table in peaks.values()]
-    summits = pd.concat(ranked, ignore_index=True) if ranked else pd.DataFrame(
-        columns=["chrom", "summit", "rank"])
+    nothing = pd.DataFrame(columns=["chrom", "summit", "rank"])
+    summits = pd.concat(ranked, ignore_index=True) if ranked else nothing
     starts = summits["summit"] - window_bp // 2
     windows = pd.DataFrame({"chrom": summits["chrom"], "start": starts, "end": starts + window_bp,
                             "rank": summits["rank"]})
@@ -158,9 +145,9 @@ def peak_windows(peaks: Mapping[str, pd.DataFrame],
 
 
 def _first_come(windows: pd.DataFrame, window_bp: int) -> np.ndarray:
-    """Return a bool mask, shape=(W,): in the given order, keep a window unless it overlaps one kept before."""
-    kept_at: dict[tuple[str, int], int] = {
-    }  # (chrom, start // window_bp) -> start; one kept window fits in a cell
+    """Return a bool mask, shape=(W,): in this order, keep a window unless it overlaps one kept before."""
+    # (chrom, start // window_bp) -> start; one kept window at most begins in such a cell
+    kept_at: dict[tuple[str, int], int] = {}
     keep = np.zeros(len(windows), dtype=bool)
     for i, (chrom, start) in enumerate(zip(windows["chrom"], windows["start"])):
         cell = start // window_bp
@@ -173,7 +160,7 @@ def _first_come(windows: pd.DataFrame, window_bp: int) -> np.ndarray:
 
 def _filter_windows(windows: pd.DataFrame, genome_fasta: str | Path, blacklist: pd.DataFrame | None,
                     max_n_fraction: float, what: str, counts: list[Count]) -> pd.DataFrame:
-    """Leave out windows past an edge, in the blacklist or with too many N; append a count for each; add `gc`."""
+    """Leave out windows past an edge, in the blacklist or with many N; append a count for each; add `gc`."""
     sizes = genome_sizes(genome_fasta)
     inside = (windows["start"] >= 0) & (windows["end"] <= windows["chrom"].map(sizes))
     counts.append(Count(what, int(inside.sum()), len(windows), "a window must lie within its chromosome"))
@@ -232,8 +219,7 @@ def cap_windows(windows: pd.DataFrame, maximum: int, seed: int) -> Selection:
 def background_windows(positives: pd.DataFrame, peaks: Mapping[str, pd.DataFrame], genome_fasta: str | Path,
                        blacklist: pd.DataFrame | None = None, per_positive: float = 1.0, seed: int = 1,
                        max_n_fraction: float = 0.05, max_gc_difference: float = 0.02) -> Selection:
-    """Draw windows off every training peak, matched in GC to the positives, chromosome split by chromosome
-    split.
+    """Draw windows off every training peak, matched in GC to the positives, within each chromosome split.
 
     positives: chrom, start, end, gc, split. peaks: as for `peak_windows`. Candidates tile what lies between
     peaks and chosen windows; each is used once; a positive without a candidate within `max_gc_difference`
@@ -294,8 +280,7 @@ def match_gc(target: np.ndarray, pool: np.ndarray, seed: int, max_difference: fl
     shuffled = rng.permutation(len(pool))
     order = shuffled[np.argsort(pool[shuffled], kind="stable")]  # ties in random order, not by position
     values = pool[order]
-    right = np.arange(
-        len(pool) + 1)  # right[i]: a free slot at or after i is to be looked for there; P = none
+    right = np.arange(len(pool) + 1)  # right[i]: where to look for a free slot at or after i; P = none
     left = np.arange(len(pool) + 1)   # the same to the left, shifted by one: slot i is left[i + 1]; 0 = none
     chosen = np.full(len(target), -1, dtype=np.int64)
     for i in rng.permutation(len(target)):
@@ -304,9 +289,8 @@ def match_gc(target: np.ndarray, pool: np.ndarray, seed: int, max_difference: fl
         after, before = _free(right, at), _free(left, at) - 1
         distance_after = values[after] - gc if after < len(pool) else np.inf
         distance_before = gc - values[before] if before >= 0 else np.inf
-        slot, distance = (after, distance_after) if distance_after < distance_before else (before,
-                                                                                           distance_before)
-        if distance <= max_difference:
+        slot = after if distance_after < distance_before else before
+        if min(distance_after, distance_before) <= max_difference:
             chosen[i] = order[slot]
             right[slot], left[slot + 1] = slot + 1, slot
     return chosen
@@ -328,26 +312,22 @@ def _match_summary(wanted: np.ndarray, matched: np.ndarray, pool: np.ndarray, dr
     off peaks.
     """
     edges = np.linspace(0, 1, 51)
-    summary = {
-        "wanted": len(wanted),
-        "candidates": len(pool),
-        "matched": len(drawn),
-        "gc_edges": edges.tolist()
-    }
+    summary = {"wanted": len(wanted), "candidates": len(pool), "matched": len(drawn)}
+    summary["gc_edges"] = edges.tolist()
     for name, values in (("peaks", wanted), ("candidates", pool), ("background", drawn)):
         summary[f"gc_{name}"] = np.histogram(values, bins=edges)[0].tolist()
     pairs = {"ks_before": (wanted, pool), "ks_after": (wanted, drawn), "ks_matched": (wanted[matched], drawn)}
     for name, (first, second) in pairs.items():
-        summary[name] = float(ks_2samp(first, second,
-                                       method="asymp").statistic) if len(first) and len(second) else None
+        test = ks_2samp(first, second, method="asymp") if len(first) and len(second) else None
+        summary[name] = None if test is None else float(test.statistic)
     return summary
 
 
 def label_windows(windows: pd.DataFrame, peaks: pd.DataFrame, min_overlap_bp: int = 100) -> np.ndarray:
-    """Return int8, shape=(W,): 1 where a peak shares at least min(min_overlap_bp, the whole peak) with the
-    window.
+    """Return int8, shape=(W,): 1 where a peak overlaps the window enough, else 0.
 
-    windows, peaks: chrom, start, end, of one cell type's peaks.
+    Enough is `min_overlap_bp`, or the whole peak where that is shorter. windows, peaks: chrom, start, end;
+    the peaks of one cell type.
     """
     i, j = _overlaps(windows, peaks)
     start, end = _bounds(windows, i)
@@ -400,7 +380,7 @@ def _donor_groups(cell_types: pd.DataFrame) -> list[tuple[str, ...]]:
 
 def _split(what: str, units: list[tuple[str, ...]], weights: np.ndarray, seed: int, test: tuple[str, ...],
            validation: tuple[str, ...], allow_none: bool) -> dict[str, str]:
-    """Split units (members that stay together), by the explicit lists, and by the seed where a list is empty."""
+    """Split units (members that stay together) by the explicit lists, or by the seed where one is empty."""
     skip_validation = allow_none and validation == NO_VALIDATION
     given = {"test": test, "validation": () if skip_validation else validation}
     fixed = _explicit(what, units, given)
@@ -410,18 +390,19 @@ def _split(what: str, units: list[tuple[str, ...]], weights: np.ndarray, seed: i
     free = [i for i in range(len(units)) if i not in fixed]
     if len(free) < 1 + len(to_draw):
         name = what.replace(" ", "_")
-        none = f', or validation_{name}=["none"] (validation then takes training {what})' if allow_none else ""
+        none = f', or validation_{name}=["none"]: training {what} then validate' if allow_none else ""
         raise ChromaccError(
-            f"{what} cannot be split: {len(units)} independent {what} (those that share a donor count once), of which "
-            f"{len(free)} are free for {', '.join(['train', *to_draw])}; needed at least {1 + len(to_draw)}. Add data, "
-            f"or give explicit lists: test_{name}=[...], validation_{name}=[...]{none}")
+            f"{what} cannot be split: {len(units)} independent {what} (those that share a donor count once), "
+            f"of which {len(free)} are free for {', '.join(['train', *to_draw])}; needed at least "
+            f"{1 + len(to_draw)}. Add data, or give explicit lists: test_{name}=[...], "
+            f"validation_{name}=[...]{none}")
     drawn = _draw(weights, free, to_draw, seed)
     chosen = {**fixed, **drawn}
     return {member: chosen[i] for i, unit in enumerate(units) for member in unit}
 
 
-def _explicit(what: str, units: list[tuple[str, ...]], given: Mapping[str, tuple[str,
-                                                                                 ...]]) -> dict[int, str]:
+def _explicit(what: str, units: list[tuple[str, ...]],
+              given: Mapping[str, tuple[str, ...]]) -> dict[int, str]:
     """Return {unit index: split} of the explicit lists, checked."""
     where = {member: i for i, unit in enumerate(units) for member in unit}
     unknown = [name for names in given.values() for name in names if name not in where]
@@ -441,10 +422,7 @@ def _explicit(what: str, units: list[tuple[str, ...]], given: Mapping[str, tuple
     return fixed
 
 
-def _draw(weights: np.ndarray,
-          free: list[int],
-          to_draw: list[str],
-          seed: int,
+def _draw(weights: np.ndarray, free: list[int], to_draw: list[str], seed: int,
           tries: int = 4096) -> dict[int, str]:
     """Draw `tries` random assignments of the free units, and take the first that comes nearest to 70/15/15.
 

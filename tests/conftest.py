@@ -14,7 +14,8 @@ import pytest
 from chromacc_lib import project_path
 from chromacc_lib.dataset import CurationParameters, curate
 
-Intervals = Mapping[str, Sequence[tuple[int, int, float]]]  # {chrom: [(start, end, value)]}, 0-based half-open
+Intervals = Mapping[str, Sequence[tuple[int, int,
+                                        float]]]  # {chrom: [(start, end, value)]}, 0-based half-open
 
 
 def write_fasta(path: Path, sequences: Mapping[str, str]) -> Path:
@@ -36,7 +37,10 @@ def write_bigwig(path: Path, sizes: Mapping[str, int], intervals: Intervals) -> 
             rows = intervals.get(chrom, ())
             if rows:
                 starts, ends, values = zip(*rows)
-                handle.addEntries([chrom] * len(rows), list(starts), ends=list(ends), values=list(map(float, values)))
+                handle.addEntries([chrom] * len(rows),
+                                  list(starts),
+                                  ends=list(ends),
+                                  values=list(map(float, values)))
     return path
 
 
@@ -49,9 +53,14 @@ def write_lines(path: Path, *lines: str) -> Path:
 
 def write_manifest(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:
     """Write manifest rows; whatever column a row does not name is empty, but for the assembly."""
-    columns = ["cell_type", "assay", "target", "kind", "path_or_url", "md5", "accession", "biosample", "donor",
-               "assembly", "output_type", "replicate", "lineage"]
-    pd.DataFrame([{"assembly": "tiny1", **row} for row in rows], columns=columns).to_csv(path, sep="\t", index=False)
+    columns = [
+        "cell_type", "assay", "target", "kind", "path_or_url", "md5", "accession", "biosample", "donor",
+        "assembly", "output_type", "replicate", "lineage"
+    ]
+    pd.DataFrame([{
+        "assembly": "tiny1",
+        **row
+    } for row in rows], columns=columns).to_csv(path, sep="\t", index=False)
     return path
 
 
@@ -84,12 +93,20 @@ def make_project(folder: Path) -> TinyProject:
     rows = []
     for number, cell in enumerate(CELL_TYPES):
         base = {"cell_type": cell, "donor": f"donor{cell}", "lineage": "even" if number % 2 == 0 else "odd"}
-        openness = {chrom: [(3_000 + 6_000 * i, (i + number) % 2 or i % 3 == 0) for i in range(10)] for chrom in sizes}
+        openness = {
+            chrom: [(3_000 + 6_000 * i, (i + number) % 2 or i % 3 == 0) for i in range(10)]
+            for chrom in sizes
+        }
         (folder / cell).mkdir(parents=True)
         for replicate in ("1", "2"):
             _noisy(folder / cell / f"ATAC{replicate}.bw", sizes, openness, rng, scale=1 + number)
-            rows.append(base | {"target": "accessibility", "kind": "accessibility_signal", "replicate": replicate,
-                                "path_or_url": f"{cell}/ATAC{replicate}.bw"})
+            rows.append(
+                base | {
+                    "target": "accessibility",
+                    "kind": "accessibility_signal",
+                    "replicate": replicate,
+                    "path_or_url": f"{cell}/ATAC{replicate}.bw"
+                })
         peaks = [f"{chrom}\t{at - 300}\t{at + 300}\tp\t0\t.\t{10 + i}\t-1\t-1\t300"
                  for chrom in sizes for i, (at, is_open) in enumerate(openness[chrom]) if is_open]
         write_lines(folder / cell / "peaks.narrowPeak", *peaks)
@@ -101,8 +118,13 @@ def make_project(folder: Path) -> TinyProject:
             without = {"chrT2"} if (cell, target) == ("C", "CTCF") else set()
             _noisy(folder / cell / f"{target}.bw", sizes, openness, rng, scale=2 + number, without=without)
             rows.append(base | {"target": target, "kind": kind, "path_or_url": f"{cell}/{target}.bw"})
-        write_lines(folder / cell / "expression.tsv", "gene\ttpm", f"CTCF\t{number + 1}", f"GATA1\t{10 * number}")
-        rows.append(base | {"target": "expression", "kind": "expression", "path_or_url": f"{cell}/expression.tsv"})
+        write_lines(folder / cell / "expression.tsv", "gene\ttpm", f"CTCF\t{number + 1}",
+                    f"GATA1\t{10 * number}")
+        rows.append(base | {
+            "target": "expression",
+            "kind": "expression",
+            "path_or_url": f"{cell}/expression.tsv"
+        })
     manifest = write_manifest(folder / "tracks.tsv", rows)
     blacklist = write_lines(folder / "blacklist.bed", "chrT1\t2000\t4000")
     return TinyProject(folder, manifest, genome, blacklist, sizes, CELL_TYPES)
@@ -124,7 +146,10 @@ def _noisy(path: Path, sizes: Mapping[str, int], openness: Mapping[str, list], r
 
 
 # small enough for seconds: 1,000-bp windows, 10 bins; D is tested on, and nothing is left for validation
-PARAMETERS = CurationParameters(window_bp=1000, n_bins=10, test_cell_types=("D",), validation_cell_types=("E",))
+PARAMETERS = CurationParameters(window_bp=1000,
+                                n_bins=10,
+                                test_cell_types=("D", ),
+                                validation_cell_types=("E", ))
 
 
 @pytest.fixture(scope="session")
@@ -137,15 +162,22 @@ def project(tmp_path: Path, _template: TinyProject) -> TinyProject:
     """A tiny project of one's own, to be changed at will."""
     folder = tmp_path / "tiny"
     shutil.copytree(_template.folder, folder)
-    moved = {name: folder / getattr(_template, name).name for name in ("manifest", "genome_fasta", "blacklist")}
+    moved = {
+        name: folder / getattr(_template, name).name
+        for name in ("manifest", "genome_fasta", "blacklist")
+    }
     return replace(_template, folder=folder, **moved)
 
 
 @pytest.fixture(scope="session")
 def curated(_template: TinyProject, tmp_path_factory: pytest.TempPathFactory) -> tuple[TinyProject, Path]:
     """A tiny project and its curated dataset's folder; shared, so not to be changed."""
-    result = curate(_template.manifest, _template.genome_fasta, tmp_path_factory.mktemp("curated") / "dataset",
-                    PARAMETERS, blacklist=_template.blacklist, say=lambda line: None)
+    result = curate(_template.manifest,
+                    _template.genome_fasta,
+                    tmp_path_factory.mktemp("curated") / "dataset",
+                    PARAMETERS,
+                    blacklist=_template.blacklist,
+                    say=lambda line: None)
     return _template, result.path
 
 

@@ -446,6 +446,9 @@ def test_bad_tables_are_refused():
     arrays, _ = make_arrays(1, n_windows=50, n_cells=5)
     with pytest.raises(ChromaccError, match="cell types a, b of the predictions are not in the dataset"):
         diagnose(table, arrays=arrays)
+    windows = make_predictions(*make_arrays(1, n_windows=60, n_cells=5))
+    with pytest.raises(ChromaccError, match="50 rows name windows such as 50; the dataset has 50 windows"):
+        diagnose(windows, arrays=arrays)
     with pytest.raises(ChromaccError, match="needed: epochs with train_loss"):
         diagnose(table, history=pd.DataFrame({"epoch": [1]}))
 
@@ -561,6 +564,13 @@ def test_another_checkpoint_is_noticed():
     other = diagnose(make_predictions(arrays, predicted + 1), arrays=arrays, model=KnownModel())
     assert other.cause == "the predictions were not made by this model" and other.verdict == "cannot tell"
     assert other["model reproduces predictions"].value == pytest.approx(1 / 0.8, rel=0.1)
+
+
+def test_another_dataset_is_noticed():
+    arrays, signal = make_arrays(1)
+    found = diagnose(make_predictions(arrays, signal), arrays=make_arrays(2)[0])
+    assert found.cause == "the predictions belong to another dataset"
+    assert found["scores are the dataset's"].value > 0.9
 
 
 def test_low_rank_and_alike_tokens_are_noticed():

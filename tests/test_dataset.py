@@ -14,8 +14,18 @@ from conftest import PARAMETERS, write_bigwig, write_lines
 
 from chromacc_lib import ChromaccError
 from chromacc_lib.dataset import (
-    CurationParameters, TrackConstants, curate, load_arrays, locus_average, normalise_metadata, normalise_tracks,
-    open_dataset, read_normalization, track_constants, track_signal, window_tracks,
+    CurationParameters,
+    TrackConstants,
+    curate,
+    load_arrays,
+    locus_average,
+    normalise_metadata,
+    normalise_tracks,
+    open_dataset,
+    read_normalization,
+    track_constants,
+    track_signal,
+    window_tracks,
 )
 from chromacc_lib.signals import binned_signal, genome_mean
 
@@ -41,7 +51,8 @@ def dataset(curated):
 
 # --- the locus average --------------------------------------------------------------------------------------
 def test_locus_average_leaves_one_out_by_hand():
-    values = np.array([[1.0, 2.0, 6.0, 9.0], [1.0, np.nan, 3.0, np.nan]])  # three training cell types, one unseen
+    values = np.array([[1.0, 2.0, 6.0, 9.0], [1.0, np.nan, 3.0,
+                                              np.nan]])  # three training cell types, one unseen
     got = locus_average(values, np.array([True, True, True, False]))
     assert got.dtype == np.float32
     assert got.tolist() == [[4.0, 3.5, 1.5, 3.0], [3.0, 2.0, 1.0, 2.0]]
@@ -104,7 +115,8 @@ def test_constants_come_by_name_and_unknown_tracks_are_refused(curated):
     assert constants.mean[0].tolist() == normalization["tracks"]["CTCF"]["mean"]
     assert constants.sd[1].tolist() == normalization["tracks"]["H3K27ac"]["sd"]
     assert track_constants(normalization, []).mean.shape == (0, 3)
-    with pytest.raises(ChromaccError, match="no constants for GATA1; it was fitted for H3K27ac, H3K4me3, CTCF"):
+    with pytest.raises(ChromaccError,
+                       match="no constants for GATA1; it was fitted for H3K27ac, H3K4me3, CTCF"):
         track_constants(normalization, ["CTCF", "GATA1"])
 
 
@@ -130,7 +142,7 @@ def test_metadata_is_z_of_log2_tpm_over_training_cell_types(arrays, dataset):
 
 
 def test_held_out_cell_types_and_chromosomes_shape_nothing(project):
-    """Change every file of the test and the validation cell type: windows and constants stay what they were."""
+    """Change every file of the test and validation cell types: windows and constants stay what they were."""
     first = curate_project(project)
     before = open_dataset(first.path).load()
     constants = (first.path / "normalization.json").read_text()
@@ -140,7 +152,8 @@ def test_held_out_cell_types_and_chromosomes_shape_nothing(project):
             write_bigwig(path, project.sizes, {c: [(i * 100, i * 100 + 100, float(v)) for i, v in enumerate(
                 rng.gamma(9, 99, size // 100))] for c, size in project.sizes.items()})
         write_lines(project.folder / cell / "peaks.narrowPeak", "chrT1\t20100\t20300", "chrT6\t50000\t50900")
-        write_lines(project.folder / cell / "expression.tsv", "gene\ttpm", "CTCF\t9999", "GATA1\t9999", "NEW\t5")
+        write_lines(project.folder / cell / "expression.tsv", "gene\ttpm", "CTCF\t9999", "GATA1\t9999",
+                    "NEW\t5")
     second = curate_project(project)
     assert second.fresh
     after = open_dataset(second.path).load()
@@ -167,8 +180,19 @@ def test_training_files_do_shape_the_constants(project):
 # --- what is in the dataset ---------------------------------------------------------------------------------
 def test_shapes_types_and_names(dataset, arrays):
     w, c, b = len(arrays.windows), 6, 10
-    assert dict(dataset.sizes) == {"window": w, "cell_type": c, "position": 1000, "histone_mark": 2, "tf_name": 1,
-                                   "bin": b, "statistic": 3, "feature": 2, "replicate": 2, "track": 3, "chrom_name": 6}
+    assert dict(dataset.sizes) == {
+        "window": w,
+        "cell_type": c,
+        "position": 1000,
+        "histone_mark": 2,
+        "tf_name": 1,
+        "bin": b,
+        "statistic": 3,
+        "feature": 2,
+        "replicate": 2,
+        "track": 3,
+        "chrom_name": 6
+    }
     assert arrays.sequence.shape == (w, 1000) and arrays.sequence.dtype == np.uint8
     assert arrays.histone.shape == (w, c, 2, b, 3) and arrays.tf.shape == (w, c, 1, b, 3)
     assert arrays.accessibility.shape == (w, c, b) and arrays.score.shape == arrays.label.shape == (w, c)
@@ -197,7 +221,9 @@ def test_stored_numbers_are_the_files_own(curated, dataset, arrays):
     np.testing.assert_allclose(arrays.score_replicate[7, 0], [np.arcsinh(f.mean()) for f in folds], rtol=1e-5)
     both = np.mean(folds, axis=0)  # replicates are averaged before arcsinh
     np.testing.assert_allclose(arrays.score[7, 0], np.arcsinh(both.mean()), rtol=1e-5)
-    np.testing.assert_allclose(arrays.accessibility[7, 0], np.arcsinh(both.reshape(10, 100).mean(axis=1)), rtol=1e-5)
+    np.testing.assert_allclose(arrays.accessibility[7, 0],
+                               np.arcsinh(both.reshape(10, 100).mean(axis=1)),
+                               rtol=1e-5)
 
 
 def test_missing_is_missing_never_zero(dataset, arrays, curated):
@@ -208,7 +234,8 @@ def test_missing_is_missing_never_zero(dataset, arrays, curated):
     assert not dataset["observed"].sel(cell_type="C", track="CTCF", chrom_name="chrT2")
     assert dataset["observed"].sel(cell_type="C", track="CTCF").sum() == 5
     summary = json.loads((curated[1] / "curation.json").read_text())
-    assert summary["missing_tracks"] == ["B, H3K4me3"] and summary["missing_on_chromosomes"] == ["C, CTCF, chrT2"]
+    assert summary["missing_tracks"] == ["B, H3K4me3"
+                                         ] and summary["missing_on_chromosomes"] == ["C, CTCF, chrT2"]
 
 
 def test_windows_and_labels(curated, arrays):
@@ -235,8 +262,10 @@ def test_cell_types_without_peaks_have_unknown_labels(project):
     write_lines(project.manifest, *lines)
     said = []
     arrays = load_arrays(curate_project(project, say=said.append).path)
-    assert (arrays.label[:, 5] == -1).all() and (arrays.label[:, :5] >= 0).all() and np.isfinite(arrays.score).all()
-    assert any(line.startswith("note: ") and "cell type F has no accessibility peaks" in line for line in said)
+    assert (arrays.label[:, 5] == -1).all() and (arrays.label[:, :5] >= 0).all() and np.isfinite(
+        arrays.score).all()
+    assert any(
+        line.startswith("note: ") and "cell type F has no accessibility peaks" in line for line in said)
 
 
 def test_accessibility_missing_on_a_chromosome_is_unknown_there(project):
@@ -256,8 +285,12 @@ def test_accessibility_missing_on_a_chromosome_is_unknown_there(project):
 def test_priors(arrays):
     train = arrays.train_mask
     others = [1, 2, 5]  # the training cell types beside A
-    np.testing.assert_allclose(arrays.prior_profile[:, 0, :, 0], arrays.accessibility[:, others].mean(axis=1), rtol=1e-5)
-    np.testing.assert_allclose(arrays.prior_profile[:, 0, :, 1], arrays.accessibility[:, others].std(axis=1), atol=2e-3)
+    np.testing.assert_allclose(arrays.prior_profile[:, 0, :, 0],
+                               arrays.accessibility[:, others].mean(axis=1),
+                               rtol=1e-5)
+    np.testing.assert_allclose(arrays.prior_profile[:, 0, :, 1],
+                               arrays.accessibility[:, others].std(axis=1),
+                               atol=2e-3)
     np.testing.assert_allclose(arrays.prior_score[:, 3], arrays.score[:, train].mean(axis=1), rtol=1e-5)
     assert arrays.prior_profile.shape == (*arrays.score.shape, 10, 2) and arrays.prior_observed.all()
 
@@ -267,7 +300,8 @@ def test_window_tracks_are_folds(dataset, arrays):
     assert table.columns.tolist() == ["accessibility", "H3K27ac", "H3K4me3", "CTCF"] and len(table) == 10
     np.testing.assert_allclose(table["accessibility"], np.sinh(arrays.accessibility[4, 1]), rtol=1e-5)
     assert table["H3K4me3"].isna().all() and table["CTCF"].notna().all()
-    with pytest.raises(ChromaccError, match="no track is called 'GATA1'; the dataset has: H3K27ac, H3K4me3, CTCF"):
+    with pytest.raises(ChromaccError,
+                       match="no track is called 'GATA1'; the dataset has: H3K27ac, H3K4me3, CTCF"):
         track_signal(dataset, "GATA1")
 
 
@@ -298,7 +332,8 @@ def test_tracks_that_training_cannot_teach_are_left_out_aloud(project):
 def test_tracks_can_be_chosen_and_unknown_ones_are_refused(project):
     arrays = load_arrays(curate_project(project, replace(PARAMETERS, histone_marks=("H3K4me3",))).path)
     assert arrays.histone_marks == ("H3K4me3",)
-    with pytest.raises(ChromaccError, match="H3K9me3 are asked for, but not in the manifest; it has: H3K27ac, H3K4me3"):
+    with pytest.raises(ChromaccError,
+                       match="H3K9me3 are asked for, but not in the manifest; it has: H3K27ac, H3K4me3"):
         curate_project(project, replace(PARAMETERS, histone_marks=("H3K9me3",)))
 
 
@@ -324,7 +359,8 @@ def test_the_cap_is_kept_and_counted(project):
 def test_bad_input_leaves_nothing_behind(project):
     (project.folder / "A/CTCF.bw").write_bytes(b"not a bigwig")
     (project.folder / "B/peaks.narrowPeak").write_text("chrT1\t9\t5\n")
-    with pytest.raises(ChromaccError, match="(?s)2 problem.*nothing was written.*A/CTCF.bw.*B/peaks.narrowPeak"):
+    with pytest.raises(ChromaccError,
+                       match="(?s)2 problem.*nothing was written.*A/CTCF.bw.*B/peaks.narrowPeak"):
         curate_project(project)
     assert not list(project.folder.glob("dataset*"))
 
@@ -363,7 +399,8 @@ def test_any_change_curates_again(project, change):
 def test_same_seed_same_bytes(project):
     first = curate_project(project)
     before = open_dataset(first.path).load()
-    texts = [(first.path / name).read_text() for name in ("curation.json", "normalization.json", "manifest.lock.tsv")]
+    texts = [(first.path / name).read_text()
+             for name in ("curation.json", "normalization.json", "manifest.lock.tsv")]
     shutil.rmtree(first.path)
     second = curate_project(project, workers=2)
     assert open_dataset(second.path).load().identical(before)
@@ -391,9 +428,15 @@ def test_a_dataset_that_is_not_there(tmp_path):
 # --- real tracks --------------------------------------------------------------------------------------------
 def test_real_tracks(real_folder, tmp_path):
     """K562 is held out; HepG2 has no histone marks, and TF data everywhere but on chr1."""
-    parameters = CurationParameters(test_cell_types=("K562",), validation_cell_types=("none",), max_positive_windows=0,
-                                    test_chromosomes=("chr17", "chr20"), validation_chromosomes=("chr2",))
-    result = curate(real_folder / "tracks.tsv", real_folder / "hg38_subset.fa.gz", tmp_path / "dataset", parameters,
+    parameters = CurationParameters(test_cell_types=("K562", ),
+                                    validation_cell_types=("none", ),
+                                    max_positive_windows=0,
+                                    test_chromosomes=("chr17", "chr20"),
+                                    validation_chromosomes=("chr2", ))
+    result = curate(real_folder / "tracks.tsv",
+                    real_folder / "hg38_subset.fa.gz",
+                    tmp_path / "dataset",
+                    parameters,
                     say=silent)
     arrays, dataset = load_arrays(result.path), open_dataset(result.path)
     cell = {name: i for i, name in enumerate(arrays.cell_types["cell_type"])}
@@ -410,6 +453,7 @@ def test_real_tracks(real_folder, tmp_path):
     for row in (0, len(arrays.windows) // 2, len(arrays.windows) - 1):
         window = arrays.windows.iloc[row]
         with pyBigWig.open(str(real_folder / "K562/CTCF.bw")) as bigwig:
-            values = np.nan_to_num(bigwig.values(window["chrom"], int(window["start"]), int(window["end"]), numpy=True))
+            values = np.nan_to_num(
+                bigwig.values(window["chrom"], int(window["start"]), int(window["end"]), numpy=True))
         got = track_signal(dataset, "CTCF").sel(cell_type="K562", statistic="mean").values[row]
         np.testing.assert_allclose(got, values.reshape(15, 100).mean(axis=1, dtype=float), rtol=1e-6)

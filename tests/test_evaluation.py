@@ -288,6 +288,17 @@ def test_the_ceiling_is_the_truth_where_there_is_one(result):
     assert result["ceiling"]["fraction_of_pearson"]["value"] == pytest.approx(reached / top)
 
 
+def test_the_ceiling_of_skill_does_not_depend_on_the_scale_of_a_file():
+    """Truth in another unit is still all that can be known: the same ceiling as the truth itself, nearly 1 here."""
+    predictions, baselines = make_tables()
+    plain = ev.evaluate(predictions, baselines, simulated=True, **SHORT)["ceiling"]
+    cell = predictions["cell_type"].str[-2:].astype(int)
+    other = ev.evaluate(predictions.assign(truth=predictions["truth"] * (1 + cell) - cell), baselines, simulated=True,
+                        **SHORT)["ceiling"]
+    assert other["skill"] == pytest.approx(plain["skill"])
+    assert 0.8 < plain["skill"]["value"] < 1
+
+
 def test_the_ceiling_from_replicates_finds_the_truth():
     """Two replicates of known noise: the ceiling must be the correlation of their mean with the noise-free value."""
     predictions, baselines = make_tables()

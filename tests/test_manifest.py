@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyBigWig
 import pytest
-from conftest import TinyProject, write_bigwig, write_fasta, write_lines, write_manifest
+from conftest import TinyProject, write_bigwig, write_fasta, write_lines
 
 from chromacc_lib import ChromaccError
 from chromacc_lib.manifest import (
@@ -28,8 +28,10 @@ def change(path: Path, old: str, new: str) -> None:
 
 def problems_of(project: TinyProject, **kwargs: object) -> list[str]:
     """All problems of a project, as text, fatal ones first."""
-    return [str(p) for p in check_manifest(read_manifest(project.manifest), project.genome_fasta, project.blacklist,
-                                           **kwargs)]
+    return [
+        str(p) for p in check_manifest(read_manifest(project.manifest), project.genome_fasta,
+                                       project.blacklist, **kwargs)
+    ]
 
 
 def peak_problems(tmp_path: Path, *lines: str, name: str = "p.narrowPeak") -> list:
@@ -70,7 +72,7 @@ def test_a_path_with_spaces_and_umlauts_or_that_climbs_is_fine(project):
 @pytest.mark.parametrize("url", ["https://example.org/x.bw", "http://example.org/x.bw", "s3://bucket/x.bw"])
 def test_web_addresses_are_refused_until_streaming_is_there(project, url):
     change(project.manifest, "A/H3K27ac.bw", url)
-    with pytest.raises(ChromaccError, match=f"streaming.*not there yet.*Download") as error:
+    with pytest.raises(ChromaccError, match="streaming.*not there yet.*Download") as error:
         read_manifest(project.manifest)
     assert url in str(error.value)
 
@@ -101,11 +103,13 @@ def test_all_problems_are_listed_at_once(project):
     (project.folder / "B" / "CTCF.bw").write_text("track type=bedGraph\nchrT1 0 10 1\n")
     (project.folder / "C" / "ATAC1.bw").write_bytes(b"")
     change(project.manifest, "\ttf\tD/CTCF.bw", "\ttranscription\tD/CTCF.bw")
-    line = next(i for i, text in enumerate(project.manifest.read_text().splitlines(), 1) if "transcription" in text)
+    line = next(
+        i for i, text in enumerate(project.manifest.read_text().splitlines(), 1) if "transcription" in text)
     found = problems_of(project)
     assert len(found) == 4
     assert any("A/H3K27ac.bw" in p and "missing file" in p for p in found)
-    assert any("B/CTCF.bw" in p and "not a bigWig" in p and "text that starts with 'trac'" in p for p in found)
+    assert any(
+        "B/CTCF.bw" in p and "not a bigWig" in p and "text that starts with 'trac'" in p for p in found)
     assert any("C/ATAC1.bw" in p and "empty file" in p for p in found)
     assert any("unknown kind" in p and "transcription" in p and f"line {line}:" in p for p in found)
     with pytest.raises(ChromaccError, match="4 problem.s. in the input; nothing was written"):
@@ -140,7 +144,8 @@ def test_a_cell_type_without_peaks_is_a_note(project):
     lines = [x for x in project.manifest.read_text().splitlines() if "F/peaks" not in x]
     write_lines(project.manifest, *lines)
     (note,) = check_manifest(read_manifest(project.manifest), project.genome_fasta)
-    assert not note.fatal and "cell type F has no accessibility peaks" in str(note) and str(note).startswith("note: ")
+    assert not note.fatal and "cell type F has no accessibility peaks" in str(note) and str(note).startswith(
+        "note: ")
     require_no_problems([note])  # does not raise
 
 
@@ -157,11 +162,13 @@ def test_md5_is_compared_when_given(project):
 
 
 def test_the_lock_names_what_was_read(project, tmp_path):
-    table = write_lock(read_manifest(project.manifest), tmp_path / "lock.tsv", {"genome_fasta": project.genome_fasta})
+    table = write_lock(read_manifest(project.manifest), tmp_path / "lock.tsv",
+                       {"genome_fasta": project.genome_fasta})
     lines = (tmp_path / "lock.tsv").read_text().splitlines()
     assert len(lines) == 1 + len(table) == 1 + len(read_manifest(project.manifest)) + 1
     last = dict(zip(lines[0].split("\t"), lines[-1].split("\t")))
-    assert last["kind"] == "genome_fasta" and last["md5"] == hashlib.md5(project.genome_fasta.read_bytes()).hexdigest()
+    assert last["kind"] == "genome_fasta" and last["md5"] == hashlib.md5(
+        project.genome_fasta.read_bytes()).hexdigest()
     assert int(last["bytes"]) == project.genome_fasta.stat().st_size
 
 
@@ -208,7 +215,8 @@ def test_a_bigwig_cut_anywhere_is_found(tmp_path):
 
 def test_bigwigs_of_another_kind_assembly_or_naming(project):
     target = project.folder / "A/CTCF.bw"
-    for data, message in ((gzip.compress(b"x" * 100), "a gzip file"), (bytes.fromhex("ebf28987") + b"\0" * 60, "bigBed"),
+    for data, message in ((gzip.compress(
+            b"x" * 100), "a gzip file"), (bytes.fromhex("ebf28987") + b"\0" * 60, "bigBed"),
                           (b"\x00\x01\x02\x03", "bytes 00010203")):
         target.write_bytes(data)
         (found,) = problems_of(project)
@@ -230,7 +238,8 @@ def test_bigwigs_of_another_kind_assembly_or_naming(project):
     ([0.0, 0.0], "only zero"),
 ])
 def test_bigwigs_with_values_that_no_signal_has(project, values, message):
-    write_bigwig(project.folder / "A/CTCF.bw", project.sizes, {"chrT1": [(0, 10, values[0]), (10, 20, values[1])]})
+    write_bigwig(project.folder / "A/CTCF.bw", project.sizes,
+                 {"chrT1": [(0, 10, values[0]), (10, 20, values[1])]})
     (found,) = problems_of(project)
     assert message in found
 

@@ -58,7 +58,7 @@ def metrics(simulated=True):
         "baselines": {"average": {quadrant: {"skill": estimate(0.0, 0.0, 0.0)}},
                       "boosting": {quadrant: {"skill": estimate(-3.0)}},
                       "nearest": {quadrant: {"undefined": "nearest has no prediction in 3 of 9 rows"}}},
-        "ceiling": {"fraction_of_skill": estimate(0.7)},
+        "ceiling": {"kind": "truth", "sentence": "The model reaches 70% of it.", "fraction_of_skill": estimate(0.7)},
     }
 
 
@@ -112,6 +112,8 @@ def test_index_of_a_finished_run(finished):
     assert "boosting" in shown and "-3 [-3.1, -2.9]" in shown
     assert "nearest has no prediction in 3 of 9 rows" in shown
     assert "3: 2 train, 1 test" in shown and "chrtest" in shown
+    assert "The model reaches 70% of it." in shown
+    assert "1 ok of 1 checks" in shown
     assert "not defined here" in shown, "a metric that one quadrant lacks"
     assert "Missing" not in shown.replace("Missing: the dataset has not been finished", "")
     assert "The first 10 of 12" in shown

@@ -27,7 +27,8 @@ def random_track(tmp_path):
     intervals = {}
     for chrom in ("chr1", "chr2"):
         cuts = np.unique(rng.integers(0, SIZES[chrom], 1500))
-        rows = [(int(a), int(b), float(v)) for a, b, v in zip(cuts[:-1], cuts[1:], rng.gamma(1, 3, len(cuts)))]
+        rows = [(int(a), int(b), float(v))
+                for a, b, v in zip(cuts[:-1], cuts[1:], rng.gamma(1, 3, len(cuts)))]
         intervals[chrom] = [row for row in rows if rng.random() < 0.8]
     return write_bigwig(tmp_path / "random.bw", SIZES, intervals)
 
@@ -54,8 +55,9 @@ def test_bin_edges_are_floored():
 def test_equal_to_pybigwig_exact(random_track, n_bins):
     rng = np.random.default_rng(1)
     length = 1500
-    windows = windows_at(*((c, int(s)) for c in ("chr1", "chr2") for s in rng.integers(0, SIZES[c] - length, 25)),
-                         length=length)
+    windows = windows_at(
+        *((c, int(s)) for c in ("chr1", "chr2") for s in rng.integers(0, SIZES[c] - length, 25)),
+        length=length)
     got = binned_signal(random_track, windows, n_bins)
     edges = bin_edges(length, n_bins)
     with pyBigWig.open(str(random_track)) as bigwig:
@@ -65,19 +67,24 @@ def test_equal_to_pybigwig_exact(random_track, n_bins):
                 n = last - first
                 covered = round((bigwig.stats(chrom, first, last, type="coverage", exact=True)[0] or 0) * n)
                 mean = bigwig.stats(chrom, first, last, type="mean", exact=True)[0] or 0.0  # of covered bases
-                std = bigwig.stats(chrom, first, last, type="std", exact=True)[0] or 0.0  # sample sd of covered bases
+                std = bigwig.stats(chrom, first, last, type="std",
+                                   exact=True)[0] or 0.0  # sample sd of covered bases
                 top = bigwig.stats(chrom, first, last, type="max", exact=True)[0] or 0.0
                 squares = std**2 * max(covered - 1, 0) + covered * mean**2
                 all_mean = mean * covered / n
-                np.testing.assert_allclose(got[row, b], [all_mean, squares / n - all_mean**2, top], rtol=2e-5, atol=1e-4)
+                np.testing.assert_allclose(got[row, b], [all_mean, squares / n - all_mean**2, top],
+                                           rtol=2e-5,
+                                           atol=1e-4)
 
 
 def test_equal_to_values_base_by_base_in_any_order_and_chunking(random_track, monkeypatch):
     rng = np.random.default_rng(2)
-    windows = windows_at(*(("chr1", int(s)) for s in rng.integers(0, 48_000, 40)), ("chr2", 0), ("chr2", 18_500),
+    windows = windows_at(*(("chr1", int(s)) for s in rng.integers(0, 48_000, 40)), ("chr2", 0),
+                         ("chr2", 18_500),
                          length=1500)
     with pyBigWig.open(str(random_track)) as bigwig:
-        raw = np.stack([np.nan_to_num(bigwig.values(c, s, e, numpy=True)) for c, s, e in windows.to_numpy().tolist()])
+        raw = np.stack(
+            [np.nan_to_num(bigwig.values(c, s, e, numpy=True)) for c, s, e in windows.to_numpy().tolist()])
     binned = raw.astype(np.float64).reshape(len(raw), 15, 100)
     expected = np.stack([binned.mean(axis=2), binned.var(axis=2), binned.max(axis=2)], axis=2)
     got = binned_signal(random_track, windows, 15)
@@ -146,7 +153,8 @@ def test_workers_change_nothing(random_track, tmp_path):
     paths = [random_track, other, random_track]
     alone, pooled = binned_signals(paths, windows, 5, workers=1), binned_signals(paths, windows, 5, workers=2)
     assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(alone, pooled))
-    assert np.array_equal(alone[0], alone[2], equal_nan=True) and not np.array_equal(alone[0], alone[1], equal_nan=True)
+    assert np.array_equal(alone[0], alone[2],
+                          equal_nan=True) and not np.array_equal(alone[0], alone[1], equal_nan=True)
 
 
 def test_a_worker_s_error_keeps_its_message(random_track, tmp_path):

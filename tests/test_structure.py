@@ -11,7 +11,7 @@ from chromacc_lib.parameters import check_settings, declared_parameters, read_pr
 
 # A module imports only from modules before it, in the order that the data flows.
 ORDER = [
-    "manifest", "simulate", "windows", "signals", "dataset", "model", "batches", "training", "inference", "baselines", "intervals",
+    "manifest", "simulate", "windows", "signals", "dataset", "model", "batches", "training", "inference", "hub", "baselines", "intervals",
     "evaluation", "checks", "checks_inputs", "collapse", "interpretation", "prediction", "plots", "provenance", "report",
     "parameters", "pipeline", "cli",
 ]

@@ -8,8 +8,16 @@ from conftest import write_fasta, write_lines
 from chromacc_lib import ChromaccError
 from chromacc_lib.manifest import open_genome
 from chromacc_lib.windows import (
-    background_windows, base_content, cap_windows, label_windows, match_gc, peak_windows, read_peaks, sequence_codes,
-    split_cell_types, split_chromosomes,
+    background_windows,
+    base_content,
+    cap_windows,
+    label_windows,
+    match_gc,
+    peak_windows,
+    read_peaks,
+    sequence_codes,
+    split_cell_types,
+    split_chromosomes,
 )
 
 
@@ -55,7 +63,8 @@ def test_windows_outside_the_genome_or_of_two_lengths_are_refused(genome):
 # --- peaks to windows ---------------------------------------------------------------------------------------
 def test_read_peaks_sorts_and_raises_with_every_fault(tmp_path):
     path = write_lines(tmp_path / "p.bed", "chr2\t5\t9", "chr1\t50\t60", "chr1\t10\t20")
-    assert read_peaks(path)[["chrom", "start"]].to_numpy().tolist() == [["chr1", 10], ["chr1", 50], ["chr2", 5]]
+    assert read_peaks(path)[["chrom", "start"]].to_numpy().tolist() == [["chr1", 10], ["chr1", 50],
+                                                                        ["chr2", 5]]
     bad = write_lines(tmp_path / "bad.bed", "chr1\t9\t5", "chr1\t7\t7")
     with pytest.raises(ChromaccError, match="(?s)2 problem.*starts exceed ends.*zero-length"):
         read_peaks(bad)
@@ -74,9 +83,13 @@ def test_the_strongest_summit_takes_its_window(genome):
 
 
 def test_windows_that_only_touch_are_both_kept(genome):
-    windows = peak_windows({"A": peaks_at(("chr1", 150, 1.0), ("chr1", 250, 2.0))}, genome, window_bp=100).windows
+    windows = peak_windows({
+        "A": peaks_at(("chr1", 150, 1.0), ("chr1", 250, 2.0))
+    }, genome, window_bp=100).windows
     assert windows["start"].tolist() == [100, 200]
-    windows = peak_windows({"A": peaks_at(("chr1", 151, 1.0), ("chr1", 250, 2.0))}, genome, window_bp=100).windows
+    windows = peak_windows({
+        "A": peaks_at(("chr1", 151, 1.0), ("chr1", 250, 2.0))
+    }, genome, window_bp=100).windows
     assert windows["start"].tolist() == [200]
 
 
@@ -102,7 +115,8 @@ def test_no_window_left_is_an_error_that_says_why(genome):
 
 def test_row_order_does_not_matter(genome):
     rng = np.random.default_rng(3)
-    peaks = peaks_at(*(("chr1", int(s), float(v)) for s, v in zip(rng.integers(20, 980, 60), rng.integers(1, 5, 60))))
+    peaks = peaks_at(*(("chr1", int(s), float(v))
+                       for s, v in zip(rng.integers(20, 980, 60), rng.integers(1, 5, 60))))
     first = peak_windows({"A": peaks}, genome, window_bp=50).windows
     again = peak_windows({"A": peaks.sample(frac=1, random_state=1)}, genome, window_bp=50).windows
     assert first.equals(again) and (first["start"].diff().dropna() >= 50).all()
@@ -113,8 +127,10 @@ def test_cap_is_random_by_seed_and_counted():
     one, other = cap_windows(windows, 10, seed=1), cap_windows(windows, 10, seed=2)
     assert len(one.windows) == 10 and one.windows["start"].is_monotonic_increasing
     assert (one.counts[0].kept, one.counts[0].of) == (10, 100)
-    assert one.windows.equals(cap_windows(windows, 10, seed=1).windows) and not one.windows.equals(other.windows)
-    assert cap_windows(windows, 0, seed=1).windows.equals(windows) and cap_windows(windows, 0, seed=1).counts == []
+    assert one.windows.equals(cap_windows(windows, 10,
+                                          seed=1).windows) and not one.windows.equals(other.windows)
+    assert cap_windows(windows, 0, seed=1).windows.equals(windows) and cap_windows(windows, 0,
+                                                                                   seed=1).counts == []
 
 
 # --- background ---------------------------------------------------------------------------------------------
@@ -155,8 +171,11 @@ def patchy(tmp_path):
 
 def test_background_is_off_every_peak_matched_and_within_its_split(patchy):
     rng = np.random.default_rng(1)
-    peaks = {"A": peaks_at(*((c, int(s), 1.0) for c in ("chr1", "chr2", "chr3") for s in rng.integers(500, 39_500, 15)),
-                           width=300)}
+    peaks = {
+        "A": peaks_at(
+            *((c, int(s), 1.0) for c in ("chr1", "chr2", "chr3") for s in rng.integers(500, 39_500, 15)),
+            width=300)
+    }
     blacklist = table(("chr1", 0, 5_000))
     positives = peak_windows(peaks, patchy, blacklist, window_bp=200).windows
     positives["split"] = positives["chrom"].map({"chr1": "train", "chr2": "validation", "chr3": "test"})
@@ -164,10 +183,16 @@ def test_background_is_off_every_peak_matched_and_within_its_split(patchy):
     windows = selection.windows
     for busy in (peaks["A"], positives, blacklist):
         for _, row in busy.iterrows():
-            overlap = (windows["chrom"] == row["chrom"]) & (windows["start"] < row["end"]) & (windows["end"] > row["start"])
+            overlap = (windows["chrom"] == row["chrom"]) & (windows["start"] < row["end"]) & (windows["end"]
+                                                                                              > row["start"])
             assert not overlap.any()
-    assert not windows.duplicated(["chrom", "start"]).any() and (windows["end"] - windows["start"] == 200).all()
-    assert windows["split"].equals(windows["chrom"].map({"chr1": "train", "chr2": "validation", "chr3": "test"}))
+    assert not windows.duplicated(["chrom", "start"]).any() and (windows["end"] - windows["start"]
+                                                                 == 200).all()
+    assert windows["split"].equals(windows["chrom"].map({
+        "chr1": "train",
+        "chr2": "validation",
+        "chr3": "test"
+    }))
     for split, match in selection.match.items():
         assert match["matched"] == (windows["split"] == split).sum() <= match["wanted"]
         assert match["ks_matched"] < 0.2 and match["matched"] > 0.5 * match["wanted"]
@@ -180,7 +205,8 @@ def test_the_number_of_background_windows_follows_the_ratio(patchy):
     positives = table(("chr1", 1000, 1100), ("chr1", 2000, 2100), ("chr1", 3000, 3100), ("chr1", 4000, 4100))
     positives = positives.assign(gc=0.5, split="train")
     for ratio, wanted in ((0.5, 2), (1.0, 4), (1.5, 6), (3.0, 12)):
-        match = background_windows(positives, {}, patchy, per_positive=ratio, max_gc_difference=1.0).match["train"]
+        match = background_windows(positives, {}, patchy, per_positive=ratio,
+                                   max_gc_difference=1.0).match["train"]
         assert match["wanted"] == match["matched"] == wanted
 
 
@@ -202,8 +228,10 @@ def test_labels_do_not_depend_on_the_order_of_windows_or_peaks():
     starts = rng.integers(0, 20_000, 30)
     peaks = table(*(("chr1", int(s), int(s) + int(w)) for s, w in zip(starts, rng.integers(20, 900, 30))))
     label = label_windows(windows, peaks)
-    by_hand = [int(any(min(e, b) - max(s, a) >= min(100, b - a) for a, b in zip(peaks["start"], peaks["end"])))
-               for s, e in zip(windows["start"], windows["end"])]
+    by_hand = [
+        int(any(min(e, b) - max(s, a) >= min(100, b - a) for a, b in zip(peaks["start"], peaks["end"])))
+        for s, e in zip(windows["start"], windows["end"])
+    ]
     assert label.tolist() == by_hand and 0 < label.sum() < 40
     assert label_windows(windows, peaks.iloc[::-1]).tolist() == by_hand
 
@@ -211,8 +239,11 @@ def test_labels_do_not_depend_on_the_order_of_windows_or_peaks():
 # --- splits -------------------------------------------------------------------------------------------------
 def cells(n: int, lineages: int = 4, donors: dict[int, str] | None = None) -> pd.DataFrame:
     donors = donors or {}
-    return pd.DataFrame({"cell_type": [f"c{i}" for i in range(n)], "lineage": [f"l{i % lineages}" for i in range(n)],
-                         "donor": [donors.get(i, "") for i in range(n)]})
+    return pd.DataFrame({
+        "cell_type": [f"c{i}" for i in range(n)],
+        "lineage": [f"l{i % lineages}" for i in range(n)],
+        "donor": [donors.get(i, "") for i in range(n)]
+    })
 
 
 def test_twenty_cell_types_are_split_14_3_3_with_lineages_spread():
@@ -230,8 +261,11 @@ def test_a_donor_never_straddles():
         split = split_cell_types(cells(12, donors=donors), seed)
         assert split["c0"] == split["c7"] and split["c9"] == split["c3"] == split["c8"]
         assert set(split.values()) == {"train", "validation", "test"}
-    chained = pd.DataFrame({"cell_type": ["a", "b", "b", "c", "d", "e"], "donor": ["x", "x", "y", "y", "z", ""],
-                            "lineage": ""})
+    chained = pd.DataFrame({
+        "cell_type": ["a", "b", "b", "c", "d", "e"],
+        "donor": ["x", "x", "y", "y", "z", ""],
+        "lineage": ""
+    })
     for seed in range(10):
         split = split_cell_types(chained, seed)
         assert split["a"] == split["b"] == split["c"]  # joined through b
@@ -257,7 +291,8 @@ def test_explicit_lists_that_cannot_be(kwargs, message):
 
 
 def test_too_few_cell_types_or_chromosomes_say_how_to_go_on():
-    with pytest.raises(ChromaccError, match=r'2 independent.*test_cell_types=\[.*validation_cell_types=\["none"\]'):
+    with pytest.raises(ChromaccError,
+                       match=r'2 independent.*test_cell_types=\[.*validation_cell_types=\["none"\]'):
         split_cell_types(cells(2), 1)
     with pytest.raises(ChromaccError, match="cannot be split: 1 independent"):
         split_cell_types(cells(5, donors=dict.fromkeys(range(5), "same")), 1)
@@ -266,14 +301,25 @@ def test_too_few_cell_types_or_chromosomes_say_how_to_go_on():
 
 
 def test_chromosomes_are_split_by_their_number_of_windows():
-    n_windows = {f"chr{i}": n for i, n in enumerate((900, 700, 500, 300, 250, 200, 150, 100, 80, 60), start=1)}
+    n_windows = {
+        f"chr{i}": n
+        for i, n in enumerate((900, 700, 500, 300, 250, 200, 150, 100, 80, 60), start=1)
+    }
     total = sum(n_windows.values())
     for seed in range(5):
         split = split_chromosomes(n_windows, seed)
-        share = {s: sum(n for c, n in n_windows.items() if split[c] == s) / total for s in ("train", "validation", "test")}
+        share = {
+            s: sum(n for c, n in n_windows.items() if split[c] == s) / total
+            for s in ("train", "validation", "test")
+        }
         assert share == pytest.approx({"train": 0.7, "validation": 0.15, "test": 0.15}, abs=0.03)
     assert split_chromosomes(n_windows, 1) == split_chromosomes(n_windows, 1)
-    explicit = split_chromosomes({"chr1": 9, "chr2": 5, "chr17": 2, "chr20": 3}, 1, ("chr17", "chr20"), ("chr2",))
+    explicit = split_chromosomes({
+        "chr1": 9,
+        "chr2": 5,
+        "chr17": 2,
+        "chr20": 3
+    }, 1, ("chr17", "chr20"), ("chr2", ))
     assert explicit == {"chr1": "train", "chr2": "validation", "chr17": "test", "chr20": "test"}
     with pytest.raises(ChromaccError, match="chrX named for a split"):
         split_chromosomes(n_windows, 1, test=("chrX",))

@@ -1,0 +1,237 @@
+"""The model folder: all that prediction needs, completed after training, and read back whole or refused by name.
+
+Beside weights, config, history and card it holds `normalization.json` (the dataset's scaling, unchanged) and
+`locus_prior.npz`: what the training cell types show at each window, and what their inputs look like.
+Coordinates are 0-based half-open, in bp.
+"""
+
+import hashlib
+import os
+import shutil
+import zipfile
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from chromacc_lib import ChromaccError, __version__, project_path
+from chromacc_lib.dataset import Arrays, open_dataset, read_normalization, track_constants
+from chromacc_lib.inference import load_model, read_model_config
+from chromacc_lib.model import ChromaccModel
+from chromacc_lib.training import TrainingConfig, TrainingResult
+from chromacc_lib.windows import SPLITS
+
+__all__ = ["ModelFolder", "TrainingReference", "complete_model_folder", "model_card", "open_model_folder", "track_figures",
+           "training_reference"]
+
+PRIOR_FILE = "locus_prior.npz"
+
+
+@dataclass(frozen=True)
+class TrainingReference:
+    """What a new cell type is given, and compared with. W windows, B bins, C training cell types, K tracks.
+
+    windows: chrom, start, end, gc. profile float32 (W, B, 2): mean and sd of the training cell types' accessibility,
+    arcsinh fold; score float32 (W,): mean of their scores; observed bool (W,): known at all, else 0.
+    cell_types: the C names. track_mean, track_spread float64 (C, K): mean of z, and of |z|, of a track's bin means over
+    all windows, histone marks first, NaN = missing. metadata float32 (C, E): z, NaN = missing.
+    """
+
+    windows: pd.DataFrame
+    profile: np.ndarray
+    score: np.ndarray
+    observed: np.ndarray
+    cell_types: tuple[str, ...]
+    track_mean: np.ndarray
+    track_spread: np.ndarray
+    metadata: np.ndarray
+    assembly: str
+    simulated: bool
+
+    @cached_property
+    def _index(self) -> pd.MultiIndex:
+        return pd.MultiIndex.from_frame(self.windows[["chrom", "start", "end"]])
+
+    def find(self, windows: pd.DataFrame) -> np.ndarray:
+        """Return the row of each window (chrom, start, end), int64, shape=(len(windows),); -1 = not among them."""
+        return self._index.get_indexer(pd.MultiIndex.from_frame(windows[["chrom", "start", "end"]]))
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A trained model with all that prediction needs. weights_sha256: which weights exactly."""
+
+    path: Path
+    model: ChromaccModel
+    normalization: dict
+    reference: TrainingReference
+    weights_sha256: str
+
+    @property
+    def tracks(self) -> tuple[str, ...]:
+        """Names of the tracks that the model reads, in its order: histone marks, then TFs."""
+        return self.model.config.histone_marks + self.model.config.tfs
+
+
+def complete_model_folder(model_dir: str | Path, dataset_dir: str | Path, arrays: Arrays) -> None:
+    """Add to a saved model what prediction needs: `normalization.json` and `locus_prior.npz`.
+
+    dataset_dir, arrays: the dataset that the model was trained on. Each file appears only when it is whole. Raises
+    ChromaccError when model_dir holds no model, or one that was trained on another dataset.
+    """
+    folder, dataset = project_path(model_dir), project_path(dataset_dir)
+    load_model(folder, arrays)
+    read_normalization(dataset)
+    assembly = str(open_dataset(dataset).attrs["assembly"])
+    reference = training_reference(arrays, assembly)
+    shutil.copyfile(dataset / "normalization.json", folder / ".normalization.part")
+    os.replace(folder / ".normalization.part", folder / "normalization.json")
+    with open(folder / ".locus_prior.part", "wb") as handle:
+        _write_reference(reference, handle)
+    os.replace(folder / ".locus_prior.part", folder / PRIOR_FILE)
+
+
+def model_card(arrays: Arrays, result: TrainingResult, config: TrainingConfig) -> str:
+    """Return the Markdown text of `model_card.md` (after Mitchell et al. 2019): what the model was made of, and for.
+
+    Its figures are those of the validation rows, which chose the checkpoint; the evaluation gives the result.
+    """
+    cells, windows = arrays.cell_types, arrays.windows
+    named = {split: ", ".join(cells.loc[cells["split"] == split, "cell_type"]) or "none" for split in SPLITS}
+    chroms = {split: ", ".join(windows.loc[windows["split"] == split, "chrom"].unique()) for split in SPLITS}
+    best = result.history.set_index("epoch").loc[result.best_epoch]
+    data = ("**SIMULATED DATA**: a made-up genome; this model says nothing about biology." if arrays.simulated
+            else "Real data: measured tracks.")
+    return f"""# Model card
+
+{data}
+
+## What it does
+
+Predicts chromatin accessibility (arcsinh of the fold over the genome-wide mean) in windows of {arrays.sequence.shape[1]:,} bp,
+{arrays.accessibility.shape[2]} bins each, for a cell type of which no accessibility is known.
+
+| | |
+|---|---|
+| histone marks read | {", ".join(arrays.histone_marks) or "none"} |
+| TF tracks read | {", ".join(arrays.tfs) or "none"} |
+| expression read | {", ".join(arrays.features) or "none"} |
+| windows | {len(windows):,} |
+| training cell types | {named["train"]} |
+| validation cell types | {named["validation"]} |
+| cell types never trained on | {named["test"]} |
+| chromosomes trained on | {chroms["train"]} |
+| chromosomes of validation | {chroms["validation"]} |
+| chromosomes never trained on | {chroms["test"]} |
+| checkpoint | epoch {result.best_epoch} of {config.epochs}, chosen on {result.validation} |
+| skill over the locus average, on those validation rows | {best["validation_skill"]:+.3f} |
+| Pearson, on those validation rows | {best["validation_pearson"]:.3f} |
+| versions | chromacc {__version__}, torch {torch.__version__} |
+
+## Intended use
+
+Cell types of the same genome, with any subset of these tracks, each as a signal of at least 0, scaled by its own
+genome-wide mean. Missing assays may be left out.
+
+## Limits
+
+The validation rows chose the checkpoint, so these figures are a little too good: `evaluation_metrics.json` of the run
+has the result, with intervals, and `collapse_diagnostics.json` whether to believe it. Away from the windows of
+`locus_prior.npz` the locus average is not known, and the model does without. Not for clinical use.
+"""
+
+
+def training_reference(arrays: Arrays, assembly: str) -> TrainingReference:
+    """Take from a dataset what a cell type that is not among the training ones is given at each window."""
+    training = np.flatnonzero(arrays.train_mask)
+    unseen = _with_unknown_cell_type(arrays, training)
+    kinds = ((arrays.histone, arrays.histone_observed), (arrays.tf, arrays.tf_observed))
+    figures = [track_figures(values[:, training, track], seen[:, training, track])
+               for values, seen in kinds for track in range(values.shape[2])]
+    mean, spread = np.array(figures).reshape(-1, 2, len(training)).transpose(1, 2, 0)  # (K, 2, C) -> 2 x (C, K)
+    metadata = np.where(arrays.metadata_observed[training, None], arrays.metadata[training], np.nan)
+    return TrainingReference(
+        windows=arrays.windows[["chrom", "start", "end", "gc"]].reset_index(drop=True),
+        profile=unseen.prior_profile[:, -1], score=unseen.prior_score[:, -1], observed=unseen.prior_observed[:, -1],
+        cell_types=tuple(arrays.cell_types["cell_type"].iloc[training]), track_mean=mean, track_spread=spread,
+        metadata=metadata.astype(np.float32), assembly=assembly, simulated=arrays.simulated)
+
+
+def track_figures(values: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean of z and of |z| of one track's bin means over windows, float64, shape=(C,); NaN = missing.
+
+    values: shape=(W, C, B, 3), z; observed: bool, shape=(W, C).
+    """
+    z = np.where(observed[:, :, None], values[..., 0].astype(np.float64), 0)
+    count = (observed.sum(axis=0) * values.shape[2]).astype(np.float64)
+    count[count == 0] = np.nan
+    return z.sum(axis=(0, 2)) / count, np.abs(z).sum(axis=(0, 2)) / count
+
+
+def _with_unknown_cell_type(arrays: Arrays, training: np.ndarray) -> Arrays:
+    """The training cell types' accessibility and score, and last a cell type of which nothing is known."""
+    def padded(values: np.ndarray) -> np.ndarray:
+        known = values[:, training]
+        return np.concatenate([known, np.full_like(known[:, :1], np.nan)], axis=1)
+
+    cells = pd.DataFrame({"split": ["train"] * len(training) + ["new"]})
+    return replace(arrays, accessibility=padded(arrays.accessibility), score=padded(arrays.score), cell_types=cells)
+
+
+def _write_reference(reference: TrainingReference, handle) -> None:
+    content = {name: value for name, value in vars(reference).items() if isinstance(value, np.ndarray)}
+    windows = {f"window_{name}": reference.windows[name].to_numpy() for name in ("start", "end", "gc")}
+    windows["window_chrom"] = reference.windows["chrom"].to_numpy(dtype=str)
+    names = {"cell_types": np.array(reference.cell_types, dtype=str), "assembly": np.array(reference.assembly),
+             "simulated": np.array(reference.simulated)}
+    np.savez_compressed(handle, **content, **windows, **names)
+
+
+def open_model_folder(model_dir: str | Path) -> ModelFolder:
+    """Open a finished run's model folder. Raises ChromaccError that names what is missing or does not match."""
+    folder = project_path(model_dir)
+    read_model_config(folder)
+    missing = [name for name in ("normalization.json", PRIOR_FILE) if not (folder / name).is_file()]
+    if missing:
+        raise ChromaccError(f"{folder}: a trained model, but {' and '.join(missing)} not there, so it cannot serve a new "
+                            "cell type; run the training notebook (02_training) to its end, or copy the whole folder")
+    model, normalization, reference = load_model(folder), read_normalization(folder), _read_reference(folder / PRIOR_FILE)
+    _require_match(folder, model, normalization, reference)
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    return ModelFolder(folder, model, normalization, reference, weights)
+
+
+def _read_reference(path: Path) -> TrainingReference:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            content = {name: file[name] for name in file.files}
+        columns = {name: content.pop(f"window_{name}") for name in ("chrom", "start", "end", "gc")}
+        return TrainingReference(
+            pd.DataFrame(columns), cell_types=tuple(content.pop("cell_types").tolist()),
+            assembly=str(content.pop("assembly")), simulated=bool(content.pop("simulated")), **content)
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError) as error:
+        raise ChromaccError(f"{path}: no readable locus prior ({error}); run the training notebook (02_training) again, "
+                            "or copy the model folder again") from error
+
+
+def _require_match(folder: Path, model: ChromaccModel, normalization: dict, reference: TrainingReference) -> None:
+    """Raise ChromaccError unless the three files were made of the same bins, tracks and features."""
+    config = model.config
+    wrong = [f"{name}: model {getattr(config, name)}, normalization.json {normalization[name]}"
+             for name in ("window_bp", "n_bins") if normalization[name] != getattr(config, name)]
+    unknown = [name for name in config.features if name not in normalization["metadata"]]
+    if unknown:
+        wrong.append(f"features of the model without constants in normalization.json: {', '.join(unknown)}")
+    shape = (len(reference.windows), config.n_bins, 2)
+    if reference.profile.shape != shape:
+        wrong.append(f"{PRIOR_FILE}: profile of shape {reference.profile.shape}, needed {shape}")
+    n_tracks = len(config.histone_marks) + len(config.tfs)
+    if reference.track_mean.shape[1] != n_tracks:
+        wrong.append(f"{PRIOR_FILE}: {reference.track_mean.shape[1]} tracks, the model reads {n_tracks}")
+    if wrong:
+        raise ChromaccError(f"{folder}: its files do not belong together ({'; '.join(wrong)}); copy the whole folder of "
+                            "one run, or train again")
+    track_constants(normalization, config.histone_marks + config.tfs)

@@ -1,0 +1,115 @@
+"""The simulated pilot: deterministic, in real formats, its truth beside it, neither trivial nor hopeless."""
+
+import filecmp
+import json
+
+import numpy as np
+import pandas as pd
+import pyBigWig
+import pyfaidx
+import pytest
+
+from chromacc_lib import ChromaccError
+from chromacc_lib.jaspar import matrices_by_name, matrix_by_id
+from chromacc_lib.manifest import check_manifest, is_simulated, read_manifest
+from chromacc_lib.simulate import LINEAGE_TFS, TF_TRACKS, UBIQUITOUS, simulate
+
+SMALL = {"genome_mb": 2.0, "n_cell_types": 8}
+PLANTED = ["chrom", "start", "end", "tf", "affinity", "strand", "element"]
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    return simulate(tmp_path_factory.mktemp("simulated") / "raw", **SMALL, seed=3)
+
+
+def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(simulated, tmp_path):
+    again, other = simulate(tmp_path / "a", **SMALL, seed=3), simulate(tmp_path / "b", **SMALL, seed=4)
+    folder = simulated.manifest.parent
+    names = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
+    equal, _, errors = filecmp.cmpfiles(folder, again.manifest.parent, names, shallow=False)
+    assert sorted(equal) == sorted(names) and not errors
+    assert not filecmp.cmp(simulated.genome_fasta, other.genome_fasta, shallow=False)
+
+
+def test_a_finished_simulation_is_kept(simulated):
+    before = simulated.genome_fasta.stat().st_mtime_ns
+    simulate(simulated.manifest.parent, **SMALL, seed=3)
+    assert simulated.genome_fasta.stat().st_mtime_ns == before
+
+
+def test_a_folder_of_other_files_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ChromaccError, match="no simulation wrote"):
+        simulate(tmp_path, **SMALL)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("size", [{"genome_mb": 1.0}, {"n_cell_types": 5}])
+def test_sizes_that_cannot_be_split_are_refused(tmp_path, size):
+    with pytest.raises(ChromaccError, match="too small to be split"):
+        simulate(tmp_path / "raw", **(SMALL | size))
+
+
+def test_the_manifest_is_valid_and_says_that_it_is_simulated(simulated):
+    manifest = read_manifest(simulated.manifest)
+    assert is_simulated(manifest)
+    assert [p for p in check_manifest(manifest, simulated.genome_fasta, simulated.blacklist) if p.fatal] == []
+    kinds = manifest.groupby("cell_type")["kind"].value_counts().unstack()
+    assert (kinds["accessibility_signal"] == 2).all() and (kinds["expression"] == 1).all()
+    assert set(manifest.loc[manifest.kind == "tf", "target"]) == set(TF_TRACKS)
+    assert kinds[["histone", "tf"]].fillna(0).to_numpy().sum() < 8 * 8  # some assays were never made
+
+
+def test_planted_instances_stand_in_the_genome(simulated):
+    """Each planted site scores far above chance under its own matrix, on the strand that the truth names."""
+    planted = pd.read_csv(simulated.planted_motifs, sep="\t", names=PLANTED)
+    assert {*UBIQUITOUS, *LINEAGE_TFS} == set(planted.tf)
+    genome = pyfaidx.Fasta(str(simulated.genome_fasta))
+    for tf, identifier in {**UBIQUITOUS, **LINEAGE_TFS}.items():
+        odds = np.log2((matrix_by_id(identifier) + 0.01) / 0.26)
+        rows = planted[planted.tf == tf]
+        assert (rows.end - rows.start == len(odds)).all()
+        scores = []
+        for row in rows.itertuples():
+            site = genome[row.chrom][row.start : row.end]
+            text = str(site if row.strand == "+" else -site)
+            scores.append(sum(odds[i, "ACGT".index(base)] for i, base in enumerate(text) if base in "ACGT"))
+        assert np.median(scores) > 0.6 * odds.max(1).sum()  # a random site scores below zero
+    assert planted.affinity.between(0.4, 1).all()
+
+
+def test_counts_follow_the_truth_and_replicates_agree(simulated):
+    truth = read_manifest(simulated.truth_manifest)
+    manifest = read_manifest(simulated.manifest)
+    name = truth.cell_type.iloc[0]
+    rows = manifest[(manifest.cell_type == name) & (manifest.kind == "accessibility_signal")]
+    def means(path):
+        with pyBigWig.open(str(path)) as handle:
+            values = np.nan_to_num(handle.values("chrSim1", 0, 300_000, numpy=True))
+        return np.arcsinh(values.reshape(-1, 1500).mean(1) / values.mean())
+    blacklist = pd.read_csv(simulated.blacklist, sep="\t", header=None)
+    clean = np.ones(200, bool)
+    for _, chrom, start, end, *_ in blacklist.itertuples():
+        if chrom == "chrSim1" and start < 300_000:
+            clean[start // 1500 : end // 1500 + 1] = False
+    expected = means(truth.path_or_url.iloc[0])[clean]
+    first, second = (means(path)[clean] for path in rows.path_or_url)
+    assert np.corrcoef(first, second)[0, 1] > 0.8
+    assert np.corrcoef(expected, first + second)[0, 1] > 0.9
+
+
+def test_the_truth_depends_on_cell_type_and_on_sequence(simulated):
+    openness = pd.read_csv(simulated.manifest.parent / "truth/openness.tsv", sep="\t", index_col=0)
+    assert ((openness > 0.5).any(axis=1) & (openness < 0.2).any(axis=1)).mean() > 0.3  # most vary between cell types
+    stamp = json.loads((simulated.manifest.parent / "simulation.json").read_text())
+    assert stamp["simulated"] is True and stamp["seed"] == 3
+
+
+def test_jaspar_by_identifier_and_by_name():
+    assert matrix_by_id("MA0139.1").shape == (19, 4)
+    assert np.allclose(matrix_by_id("MA0139.1").sum(1), 1)
+    named = matrices_by_name(["ctcf", "GATA1", "no such factor"])
+    assert set(named) == {"ctcf", "GATA1"} and named["ctcf"][0].startswith("MA0139.")
+    with pytest.raises(ChromaccError, match="no matrix"):
+        matrix_by_id("MA9999.9")

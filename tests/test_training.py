@@ -1,0 +1,224 @@
+"""Training, batches and inference on a tiny curated dataset: what is fitted, what is not, and that it repeats."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from chromacc_lib import ChromaccError
+from chromacc_lib.batches import RegionData, drop_inputs, mask_accessibility, region_batches
+from chromacc_lib.dataset import load_arrays
+from chromacc_lib.inference import load_model, predict_dataset, predict_scores
+from chromacc_lib.training import TrainingConfig, _learning_rate, build_model, choose_device, objective, save_model, train
+
+SIZES = {"d_model": 32, "sequence_layers": 1, "encoder_layers": 1, "encoder_heads": 4, "histone_filters": 8, "tf_hidden": 16}
+CONFIG = TrainingConfig(epochs=2, batch_windows=16, cells_per_window=3)
+
+
+@pytest.fixture(scope="module")
+def arrays(curated):
+    return load_arrays(curated[1])
+
+
+@pytest.fixture(scope="module")
+def result(arrays):
+    return train(arrays, CONFIG, device="cpu", sizes=SIZES)
+
+
+def weights(result):
+    return torch.cat([p.flatten() for p in result.model.parameters()])
+
+
+# --- batches ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(64, [32, 32]), (70, [32, 38]), (90, [32, 32, 26]), (5, [5])])
+def test_an_epoch_holds_every_window_once(n, sizes):
+    batches = list(region_batches(np.arange(100, 100 + n), np.array([2, 4, 5, 9]), 32, 3, np.random.default_rng(0)))
+    assert [len(w) for w, _ in batches] == sizes
+    assert sorted(np.concatenate([w for w, _ in batches])) == list(range(100, 100 + n))
+    for _, cells in batches:
+        assert cells.shape[1] == 3 and set(cells.ravel()) <= {2, 4, 5, 9}
+        assert all(len(set(row)) == 3 for row in cells)
+
+
+def test_a_batch_holds_what_the_arrays_hold(arrays):
+    data = RegionData(arrays)
+    batch, target = data.batch(np.array([3, 1]), np.array([[0, 2], [5, 1]])), data.target(np.array([3, 1]), np.array([[0, 2], [5, 1]]))
+    assert np.array_equal(batch.sequence, arrays.sequence[[3, 1]])
+    assert np.array_equal(batch.histone[1, 0], arrays.histone[1, 5]) and np.array_equal(batch.tf[0, 1], arrays.tf[3, 2])
+    assert np.array_equal(target.score, arrays.score[[[3, 3], [1, 1]], [[0, 2], [5, 1]]])
+    assert not batch.accessibility_observed.any() and (batch.accessibility == 0).all()
+
+
+def test_masking_reveals_the_stated_shares(arrays):
+    data, rng = RegionData(arrays), np.random.default_rng(0)
+    windows, cells = np.arange(30), np.arange(6)
+    batch, target = data.batch(windows, cells), data.target(windows, cells)
+    assert not mask_accessibility(batch, target, 1.0, 0.5, rng).accessibility_observed.any()
+    half = mask_accessibility(batch, target, 0.0, 0.5, rng)
+    assert abs(half.accessibility_observed.float().mean() - 0.5) < 0.05
+    assert torch.equal(half.accessibility, torch.where(half.accessibility_observed, target.profile, torch.zeros(())))
+
+
+def test_dropped_inputs_are_zero_and_said_to_be_missing(arrays):
+    batch = RegionData(arrays).batch(np.arange(40), np.arange(6))
+    dropped = drop_inputs(batch, 0.3, 0.3, 0.0, np.random.default_rng(0))
+    for values, seen, before in ((dropped.histone, dropped.histone_observed, batch.histone_observed),
+                                 (dropped.tf, dropped.tf_observed, batch.tf_observed)):  # fmt: skip
+        assert (seen <= before).all() and seen.sum() < before.sum()
+        assert (values[~seen] == 0).all()
+    assert (dropped.prior_score[~dropped.prior_observed] == 0).all() and (~dropped.metadata_observed).any()
+    same = drop_inputs(batch, 0.0, 0.0, 0.0, np.random.default_rng(0))
+    assert all(torch.equal(getattr(same, name), getattr(batch, name)) for name in vars(batch))
+
+
+# --- the objective and its schedule ----------------------------------------------------------------------------
+
+
+def test_the_objective_by_hand(arrays):
+    data = RegionData(arrays)
+    batch, target = data.batch(np.arange(4), np.arange(6)), data.target(np.arange(4), np.arange(6))
+    target = replace(target, score=target.score.clone(), label=target.label.clone())
+    target.score[0, 0], target.label[1, 1] = torch.nan, -1
+    model, _ = build_model(arrays, motif_prior=False, sizes=SIZES)
+    output = model.eval()(batch)
+    loss, parts = objective(output, batch, target, CONFIG)
+    score = np.nanmean((output.score.detach().numpy() - target.score.numpy()) ** 2)
+    profile = np.mean((output.profile.detach().numpy() - target.profile.numpy()) ** 2)
+    probability, label = output.logit.sigmoid().detach().numpy(), target.label.numpy()
+    entropy = -np.where(label == 1, np.log(probability), np.log(1 - probability))[label >= 0].mean()
+    assert parts["train_score_mse"] == pytest.approx(score, rel=1e-4)
+    assert parts["train_profile_mse"] == pytest.approx(profile, rel=1e-4)
+    assert parts["train_bce"] == pytest.approx(entropy, rel=1e-4)
+    assert loss.item() == pytest.approx(score + 0.2 * profile + 0.1 * entropy, rel=1e-4)
+
+
+def test_the_learning_rate_warms_up_and_then_falls_as_a_cosine():
+    rates = [_learning_rate(step, 1000, CONFIG) for step in range(1000)]
+    assert rates[0] == pytest.approx(1 / 50) and max(rates) == rates[49] == 1.0
+    assert rates[525] == pytest.approx(0.5, abs=0.01) and rates[-1] < 1e-4
+    assert np.all(np.diff(rates[:50]) > 0) and np.all(np.diff(rates[51:]) < 0)
+
+
+# --- training --------------------------------------------------------------------------------------------------
+
+
+def test_training_lowers_the_loss_and_reports_each_epoch(arrays):
+    seen = []
+    result = train(arrays, replace(CONFIG, epochs=6), device="cpu", sizes=SIZES, callbacks=[seen.append])
+    history = result.history
+    assert [row["epoch"] for row in seen] == list(history["epoch"]) == [1, 2, 3, 4, 5, 6]
+    assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
+    best = history.set_index("epoch")["validation_mse"]
+    assert best[result.best_epoch] == best.min()
+    branches = [name for name in history if name.startswith("grad_")]
+    assert (history[branches].iloc[0] > 0).all(), "a branch gets no gradient"
+    assert "1 unseen (validation) cell types" in result.validation and not result.model.training
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(arrays, result):
+    assert torch.equal(weights(result), weights(train(arrays, CONFIG, device="cpu", sizes=SIZES)))
+    other = train(arrays, replace(CONFIG, seed=2), device="cpu", sizes=SIZES)
+    assert not torch.equal(weights(result), weights(other))
+
+
+def test_test_cell_types_and_test_chromosomes_have_no_say(arrays, result):
+    """Garbage in every test row changes no weight and no figure of the history."""
+    cells = (arrays.cell_types["split"] == "test").to_numpy()
+    windows = (arrays.windows["split"] == "test").to_numpy()
+    changed = {}
+    for name in ("score", "accessibility", "histone", "tf", "label"):
+        values = getattr(arrays, name).copy()
+        values[:, cells] = 1
+        values[windows] = 1
+        changed[name] = values
+    sequence, metadata = arrays.sequence.copy(), arrays.metadata.copy()
+    sequence[windows], metadata[cells] = 0, 9
+    again = train(replace(arrays, **changed, sequence=sequence, metadata=metadata), CONFIG, device="cpu", sizes=SIZES)
+    assert torch.equal(weights(result), weights(again))
+    timing = ["seconds", "samples_per_second", "share_waiting_for_data"]
+    assert result.history.drop(columns=timing).equals(again.history.drop(columns=timing))
+
+
+def test_without_validation_cell_types_training_ones_choose_and_it_is_said(arrays):
+    cells = arrays.cell_types.assign(split=arrays.cell_types["split"].replace("validation", "train"))
+    result = train(replace(arrays, cell_types=cells), replace(CONFIG, epochs=1), device="cpu", sizes=SIZES)
+    assert "training cell types" in result.validation
+
+
+def test_a_loss_that_is_not_finite_stops_at_once_and_says_what_to_do(arrays):
+    histone = arrays.histone.copy()
+    histone[:] = np.inf
+    with pytest.raises(ChromaccError, match="lower learning_rate"):
+        train(replace(arrays, histone=histone), CONFIG, device="cpu", sizes=SIZES)
+
+
+def test_rows_that_cannot_be_trained_on_are_refused(arrays):
+    with pytest.raises(ChromaccError, match="open and closed"):
+        train(replace(arrays, label=np.zeros_like(arrays.label)), CONFIG, device="cpu", sizes=SIZES)
+    windows = arrays.windows.assign(split=arrays.windows["split"].replace("validation", "train"))
+    with pytest.raises(ChromaccError, match="validation_chromosomes"):
+        train(replace(arrays, windows=windows), CONFIG, device="cpu", sizes=SIZES)
+
+
+def test_a_device_that_is_not_there_is_never_replaced_silently():
+    assert choose_device("cpu") == "cpu"
+    with pytest.raises(ChromaccError, match="'auto', 'cpu', 'cuda'"):
+        choose_device("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ChromaccError, match="no usable GPU"):
+            choose_device("cuda")
+
+
+def test_kernels_start_from_the_motifs_of_the_datasets_tfs(arrays):
+    model, motifs = build_model(arrays, motif_prior=True, sizes=SIZES)
+    assert list(motifs) == ["CTCF", "GATA1"] and motifs["CTCF"].startswith("MA0139.")
+    assert model.cell_gate.of_cell.weight[1].argmax() == arrays.features.index("GATA1")
+    assert build_model(arrays, motif_prior=False, sizes=SIZES)[1] == {}
+
+
+# --- saving, loading, predicting -------------------------------------------------------------------------------
+
+
+def test_a_saved_model_predicts_the_same(arrays, result, tmp_path):
+    save_model(result, CONFIG, tmp_path, {"simulated": False}, card="# Card\n")
+    loaded, data = load_model(tmp_path, arrays), RegionData(arrays)
+    windows, cells = np.arange(10), np.arange(6)
+    assert all(map(np.array_equal, predict_scores(loaded, data, windows, cells), predict_scores(result.model, data, windows, cells)))
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["best_epoch"] == result.best_epoch and config["started_from_motifs"] == result.motifs
+    with pytest.raises(ChromaccError, match="histone_marks: model"):
+        load_model(tmp_path, replace(arrays, histone_marks=arrays.histone_marks[::-1]))
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(ChromaccError, match="holds no trained model"):
+        load_model(tmp_path)
+
+
+def test_predictions_are_strand_symmetric_and_do_not_depend_on_batch_size(arrays, result):
+    data, cells = RegionData(arrays), np.arange(6)
+    one, many = (predict_scores(result.model, data, np.arange(20), cells, size) for size in (1, 64))
+    np.testing.assert_allclose(one[0], many[0], atol=1e-5)
+    batch = data.batch(np.arange(5), cells)
+    with torch.no_grad():
+        both = (result.model(batch).score + result.model(batch.reverse_complement()).score) / 2
+    np.testing.assert_allclose(both, many[0][:5], atol=1e-5)
+
+
+def test_the_table_of_predictions_holds_every_pair_once(arrays, result):
+    table = predict_dataset(result.model, arrays)
+    n_windows, n_cells = arrays.score.shape
+    assert len(table) == n_windows * n_cells and not table.duplicated(["cell_type", "window"]).any()
+    row = table[(table.cell_type == "D") & (table.window == 7)].iloc[0]
+    d = list(arrays.cell_types.cell_type).index("D")
+    assert row.score == arrays.score[7, d] and row.cell_type_split == "test" and row.start == arrays.windows.start[7]
+    others = arrays.train_mask & (np.arange(n_cells) != d)
+    assert row.average_score == pytest.approx(arrays.score[7, others].mean(), rel=1e-5)
+    a = table[(table.cell_type == "A") & (table.window == 7)].iloc[0]
+    assert a.average_score == pytest.approx(arrays.score[7, others][1:].mean(), rel=1e-5)  # leave-one-out: A trains
+    assert table.predicted_probability.between(0, 1).all() and math.isnan(row.truth)
