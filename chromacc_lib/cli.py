@@ -26,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command."""
     parser = argparse.ArgumentParser(
-        prog="chromacc", description="Chromatin accessibility in cell types that nobody has assayed.")
+        prog="chromacc", description="Chromatin accessibility in cell types that nobody has assayed."
+    )
     parser.add_argument("--version", action="version", version=f"chromacc {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
@@ -38,15 +39,29 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_run(commands: argparse._SubParsersAction) -> None:
     """Add `chromacc run`."""
-    run = commands.add_parser("run", help="run the six notebooks into reports/RUN_ID; what is up to date is kept")
-    run.add_argument("profile", help="a file of notebooks/profiles without its .yaml, or the path of your own .yaml")
-    run.add_argument("--set", action="append", default=[], nargs="+", metavar="NAME=VALUE",
-                     help="override parameters; relative paths start at the project's root")
+    run = commands.add_parser(
+        "run", help="run the six notebooks into reports/RUN_ID; what is up to date is kept"
+    )
+    run.add_argument(
+        "profile", help="a file of notebooks/profiles without its .yaml, or the path of your own .yaml"
+    )
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="override parameters; relative paths start at the project's root",
+    )
     run.add_argument("--run-id", help="name of the run's folder; the profile's name by default")
-    run.add_argument("--from", dest="start", metavar="STAGE", help="take the stages before this one as they stand")
+    run.add_argument(
+        "--from", dest="start", metavar="STAGE", help="take the stages before this one as they stand"
+    )
     run.add_argument("--until", metavar="STAGE", help="stop after this stage")
     run.add_argument("--only", metavar="STAGE", help="look at this stage alone")
-    run.add_argument("--force", action="store_true", help="run the chosen stages even when they are up to date")
+    run.add_argument(
+        "--force", action="store_true", help="run the chosen stages even when they are up to date"
+    )
     run.set_defaults(command=_run)
 
 
@@ -63,11 +78,36 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
 def _add_predict(commands: argparse._SubParsersAction) -> None:
     """Add `chromacc predict`."""
     predict = commands.add_parser("predict", help="predict a cell type's accessibility from a trained model")
-    predict.add_argument("--model", type=_path, required=True, metavar="FOLDER", help="such as reports/pilot/model")
-    predict.add_argument("--manifest", type=_path, required=True)
+    predict.add_argument(
+        "--model", type=_path, required=True, metavar="FOLDER", help="such as reports/pilot/model"
+    )
+    predict.add_argument(
+        "--manifest", type=_path, required=True, help="whatever tracks the cell type has"
+    )
     predict.add_argument("--genome-fasta", type=_path, required=True)
-    predict.add_argument("--regions", type=_path, metavar="BED", help="where to predict; the whole genome by default")
-    predict.add_argument("--cell-type", help="which cell type of the manifest, when it has several")
+    predict.add_argument(
+        "--regions",
+        type=_path,
+        default="",
+        metavar="BED",
+        help="where to predict; by default the windows for which the model has a locus average",
+    )
+    predict.add_argument(
+        "--cell-type", default="", help="which cell type of the manifest, when it has several"
+    )
+    predict.add_argument(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="probability from which a window is open; the evaluation's by default",
+    )
+    predict.add_argument(
+        "--workers", type=int, metavar="N", help="processes that read; one a core by default, where it pays"
+    )
+    predict.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    predict.add_argument(
+        "--overwrite", action="store_true", help="replace another cell type's prediction in the folder"
+    )
     predict.add_argument("--out", type=_path, required=True, metavar="FOLDER")
     predict.set_defaults(command=_predict)
 
@@ -89,8 +129,15 @@ def _run(options: argparse.Namespace) -> int:
     from chromacc_lib.pipeline import run
 
     overrides = [override for group in options.set for override in group]
-    run(options.profile, overrides, options.run_id, start=options.start, until=options.until, only=options.only,
-        force=options.force)
+    run(
+        options.profile,
+        overrides,
+        options.run_id,
+        start=options.start,
+        until=options.until,
+        only=options.only,
+        force=options.force,
+    )
     return 0
 
 
@@ -98,8 +145,12 @@ def _check(options: argparse.Namespace) -> int:
     """Check a manifest; print every problem and every note. Notes alone leave it usable."""
     from chromacc_lib.manifest import check_manifest, read_manifest
 
-    problems = check_manifest(read_manifest(options.manifest), options.genome_fasta, options.blacklist,
-                              for_training=not options.for_prediction)
+    problems = check_manifest(
+        read_manifest(options.manifest),
+        options.genome_fasta,
+        options.blacklist,
+        for_training=not options.for_prediction,
+    )
     for problem in problems:
         print(problem, file=sys.stderr)
     fatal = sum(problem.fatal for problem in problems)
@@ -111,8 +162,18 @@ def _predict(options: argparse.Namespace) -> int:
     """Predict one cell type."""
     from chromacc_lib.prediction import predict_manifest
 
-    predict_manifest(options.model, options.manifest, options.genome_fasta, options.regions, options.out,
-                     cell_type=options.cell_type)
+    predict_manifest(
+        options.model,
+        options.manifest,
+        options.genome_fasta,
+        options.regions,
+        options.out,
+        cell_type=options.cell_type,
+        threshold=options.threshold,
+        workers=options.workers,
+        device=options.device,
+        overwrite=options.overwrite,
+    )
     print(f"written to {options.out}")
     return 0
 

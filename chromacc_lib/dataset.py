@@ -20,8 +20,8 @@ import xarray as xr
 import chromacc_lib
 from chromacc_lib import ChromaccError, project_path
 from chromacc_lib.manifest import (
-    check_manifest, genome_sizes, is_simulated, lock_table, open_genome, read_expression, read_manifest,
-    require_no_problems,
+    check_files, check_manifest, genome_sizes, is_simulated, lock_table, open_genome, read_expression,
+    read_manifest, require_no_problems,
 )
 from chromacc_lib.signals import STATISTICS, binned_signals, chroms_with_data, genome_mean, window_mean
 from chromacc_lib.windows import (
@@ -119,8 +119,7 @@ def _require_valid(table: pd.DataFrame, truth: pd.DataFrame | None, genome_fasta
                    blacklist: str | Path, say: Callable[[str], None]) -> None:
     problems = check_manifest(table, genome_fasta, blacklist or None)
     if truth is not None:
-        problems += [p for p in check_manifest(truth, genome_fasta) if "no input" not in p.what
-                     and "accessibility peaks" not in p.what]  # a truth manifest has signals only
+        problems += check_files(truth, genome_fasta)
     for problem in problems:
         if not problem.fatal:
             say(str(problem))

@@ -25,7 +25,7 @@ from chromacc_lib import ChromaccError, project_path
 
 __all__ = [
     "COLUMNS", "KINDS", "OPTIONAL_COLUMNS", "BigWigLayout", "FileProblem", "Problem", "bigwig_layout",
-    "check_manifest", "file_md5", "genome_sizes", "is_simulated", "lock_table", "open_genome",
+    "check_files", "check_manifest", "file_md5", "genome_sizes", "is_simulated", "lock_table", "open_genome",
     "read_expression", "read_intervals", "read_manifest", "require_no_problems", "write_lock",
 ]
 
@@ -512,11 +512,20 @@ def check_manifest(manifest: pd.DataFrame, genome_fasta: str | Path, blacklist: 
                    for_training: bool = True) -> list[Problem]:
     """Open every file that the manifest names; return ALL problems, fatal ones first, [] if there are none.
 
-    manifest: from `read_manifest`. for_training: accessibility is needed in each cell type, and two cell
-    types. Data blocks are not decompressed here (a flipped byte is found by its md5, or when it is read).
+    manifest: from `read_manifest`. for_training: accessibility is needed in each cell type. Data blocks are
+    not decompressed here (a flipped byte is found by its md5, or when it is read).
     """
     name = manifest.attrs.get("path", "manifest")
-    problems = _check_rows(name, manifest) + _check_cell_types(name, manifest, for_training)
+    problems = _check_cell_types(name, manifest, for_training)
+    problems += check_files(manifest, genome_fasta, blacklist)
+    return sorted(problems, key=lambda problem: not problem.fatal)
+
+
+def check_files(manifest: pd.DataFrame, genome_fasta: str | Path,
+                blacklist: str | Path | None = None) -> list[Problem]:
+    """Do all of `check_manifest` but what concerns whole cell types; a manifest of truth needs no more."""
+    name = manifest.attrs.get("path", "manifest")
+    problems = _check_rows(name, manifest)
     sizes: dict[str, int] | None = None
     try:
         sizes = genome_sizes(genome_fasta)
@@ -530,7 +539,7 @@ def check_manifest(manifest: pd.DataFrame, genome_fasta: str | Path, blacklist: 
             problems += read_intervals(project_path(blacklist), sizes)[1]
         except FileProblem as error:
             problems.append(error.problem)
-    return sorted(problems, key=lambda problem: not problem.fatal)
+    return problems
 
 
 def _check_rows(name: str, manifest: pd.DataFrame) -> list[Problem]:

@@ -1,8 +1,9 @@
-"""The parameters of a run: what the notebooks declare, what a profile and the command line set, and their types.
+"""The parameters of a run: what the notebooks declare, what a profile and the command line set, and their
+types.
 
-A parameter is known when the cell tagged `parameters` of some notebook declares it, as `name: type = default`.
-A profile is a flat YAML mapping of parameters; `--set name=value` comes after it and wins. Whatever is unknown,
-ill-typed or given twice is refused, all of it in one message.
+A parameter is known when the cell tagged `parameters` of some notebook declares it, as `name: type =
+default`. A profile is a flat YAML mapping of parameters; `--set name=value` comes after it and wins. Whatever
+is unknown, ill-typed or given twice is refused, all of it in one message.
 """
 
 import ast
@@ -75,7 +76,8 @@ _WANTED = {
 def declared_parameters(notebook: Path) -> dict[str, Parameter]:
     """Return the parameters that a notebook declares, by name, in order.
 
-    Raises ChromaccError when the notebook has no `parameters` cell, or a line there without a plain type or value.
+    Raises ChromaccError when the notebook has no `parameters` cell, or a line there without a plain type or
+    value.
     """
     logging.getLogger("papermill").setLevel(logging.WARNING)
     found = papermill.inspect_notebook(str(notebook))
@@ -96,18 +98,23 @@ def _declaration(notebook: Path, entry: dict) -> Parameter:
     try:
         default = ast.literal_eval(text)
     except (SyntaxError, ValueError) as error:
-        raise ChromaccError(f"{notebook}: the default of parameter {name!r} is no plain value: {text}") from error
+        raise ChromaccError(
+            f"{notebook}: the default of parameter {name!r} is no plain value: {text}"
+        ) from error
     default = float(default) if type_name == "float" and type(default) is int else default
     if not _CHECKS[type_name](default):
-        raise ChromaccError(f"{notebook}: parameter {name!r} is declared {type_name}, but its default is {text}")
+        raise ChromaccError(
+            f"{notebook}: parameter {name!r} is declared {type_name}, but its default is {text}"
+        )
     return Parameter(name, type_name, default, entry["help"])
 
 
 def read_profile(profile: str, profiles_dir: Path) -> tuple[str, dict[str, Setting]]:
     """Return the name and the settings of a profile.
 
-    `profile` is the name of a file in `profiles_dir` ("pilot"), or the path of a YAML file ("mine/liver.yaml").
-    Raises ChromaccError when there is no such profile, or when it is no flat YAML mapping.
+    `profile` is the name of a file in `profiles_dir` ("pilot"), or the path of a YAML file
+    ("mine/liver.yaml"). Raises ChromaccError when there is no such profile, or when it is no flat YAML
+    mapping.
     """
     path = Path(profile) if profile.endswith((".yaml", ".yml")) else profiles_dir / f"{profile}.yaml"
     if not path.is_file():
@@ -115,8 +122,8 @@ def read_profile(profile: str, profiles_dir: Path) -> tuple[str, dict[str, Setti
         near = difflib.get_close_matches(profile, shipped, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ChromaccError(
-            f"no profile {profile!r}.{hint} Shipped profiles: {', '.join(shipped) or 'none'} (in {profiles_dir}); "
-            "the path of your own .yaml file works too"
+            f"no profile {profile!r}.{hint} Shipped profiles: {', '.join(shipped) or 'none'} "
+            f"(in {profiles_dir}); the path of your own .yaml file works too"
         )
     try:
         content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_UniqueKeys)
@@ -144,7 +151,9 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Setting]:
         try:
             value = yaml.load(text, Loader=_UniqueKeys)
         except yaml.YAMLError as error:
-            raise ChromaccError(f"--set {override!r}: the value is no YAML scalar or list: {error}") from error
+            raise ChromaccError(
+                f"--set {override!r}: the value is no YAML scalar or list: {error}"
+            ) from error
         settings[name] = Setting(value, "--set", text)
     return settings
 
@@ -152,8 +161,8 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Setting]:
 def check_settings(settings: dict[str, Setting], declared: dict[str, Parameter]) -> dict[str, object]:
     """Return the plain, typed value of every setting.
 
-    `declared`: the parameters of all notebooks together. A whole number is accepted where a float is declared.
-    Raises ChromaccError that lists every unknown and every ill-typed parameter.
+    `declared`: the parameters of all notebooks together. A whole number is accepted where a float is
+    declared. Raises ChromaccError that lists every unknown and every ill-typed parameter.
     """
     values, problems = {}, []
     for name, setting in settings.items():
@@ -166,7 +175,9 @@ def check_settings(settings: dict[str, Setting], declared: dict[str, Parameter])
         values[name] = _converted(setting, type_name)
         if not _CHECKS[type_name](values[name]):
             shown = setting.text if setting.text is not None else repr(setting.value)
-            problems.append(f"parameter {name!r} ({setting.origin}) is {shown}, but it must be {_WANTED[type_name]}")
+            problems.append(
+                f"parameter {name!r} ({setting.origin}) is {shown}, but it must be {_WANTED[type_name]}"
+            )
     if problems:
         known = ", ".join(sorted(declared))
         raise ChromaccError("\n".join(problems) + f"\nknown parameters: {known}")
@@ -174,7 +185,9 @@ def check_settings(settings: dict[str, Setting], declared: dict[str, Parameter])
 
 
 def _converted(setting: Setting, type_name: str) -> object:
-    """Return the value as its declared type where no information is lost, else as it is (and the check refuses it)."""
+    """Return the value as its declared type where no information is lost, else as it is (and the check
+    refuses it).
+    """
     value = setting.value
     if type_name == "str" and setting.text is not None and not isinstance(value, str):
         return setting.text  # what was typed is text already: --set predict_cell_type=12

@@ -1,8 +1,9 @@
-"""Run the numbered notebooks in sequence into one folder, each only when something that it depends on has changed.
+"""Run the numbered notebooks in sequence into one folder, each only when something that it depends on has
+changed.
 
-A stage is one notebook. Its fingerprint covers the parameters that it declares, its cells, the library modules that
-it can reach, the files that its parameters name, and what the stage before it was and wrote. run.json in the run's
-folder records all of it, and is written last: a stage is done, or it is not.
+A stage is one notebook. Its fingerprint covers the parameters that it declares, its cells, the library
+modules that it can reach, the files that its parameters name, and what the stage before it was and wrote.
+run.json in the run's folder records all of it, and is written last: a stage is done, or it is not.
 """
 
 import contextlib
@@ -28,10 +29,26 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from chromacc_lib import ChromaccError, project_path
-from chromacc_lib.parameters import Parameter, check_settings, declared_parameters, parse_overrides, read_profile
-from chromacc_lib.provenance import (dependency_versions, digest, git_state, hash_file, hash_path, input_files,
-                                     reached_sources, shown_path, snapshot, write_atomically,
-                                     written_since)
+from chromacc_lib.parameters import (
+    Parameter,
+    check_settings,
+    declared_parameters,
+    parse_overrides,
+    read_profile,
+)
+from chromacc_lib.provenance import (
+    dependency_versions,
+    digest,
+    git_state,
+    hash_file,
+    hash_path,
+    input_files,
+    reached_sources,
+    shown_path,
+    snapshot,
+    write_atomically,
+    written_since,
+)
 from chromacc_lib.report import export_page, headline, is_simulated, write_index
 
 __all__ = ["Stage", "find_stages", "run"]
@@ -73,7 +90,8 @@ class _ThisInterpreter(AsyncKernelManager):
 
 @dataclass
 class _Run:
-    """One run of the pipeline: where it writes, what it was asked, and its record (the content of run.json)."""
+    """One run of the pipeline: where it writes, what it was asked, and its record (the content of run.json).
+    """
 
     folder: Path
     stages: list[Stage]
@@ -87,16 +105,21 @@ class _Run:
         return {name: self.values.get(name, p.default) for name, p in stage.parameters.items()}
 
     def folders(self, stage: Stage) -> list[Path]:
-        """Return the folders in which a stage may write: the run's own, and those named by its `*_dir` parameters."""
+        """Return the folders in which a stage may write: the run's own, and those named by its `*_dir`
+        parameters.
+        """
         named = {project_path(v) for n, v in self.parameters(stage).items() if n.endswith("_dir") and v}
         return sorted({self.folder, *named})
 
     def save(self) -> None:
-        """Write run.json whole, or leave the old one; of the input files, those that some stage still reads."""
+        """Write run.json whole, or leave the old one; of the input files, those that some stage still reads.
+        """
         read = {path for entry in self.record["stages"].values() for path in entry["inputs"]}
         known = self.record["inputs"] | self.known_hashes
         self.record["inputs"] = {path: known[path] for path in sorted(read)}
-        write_atomically(self.folder / "run.json", json.dumps(self.record, indent=1, ensure_ascii=False) + "\n")
+        write_atomically(
+            self.folder / "run.json", json.dumps(self.record, indent=1, ensure_ascii=False) + "\n"
+        )
 
     def say(self, stage: Stage, state: str, seconds: float | None = None) -> None:
         """Print a line of the table of stages."""
@@ -118,7 +141,11 @@ def find_stages(notebooks_dir: Path) -> list[Stage]:
 def _read_stage(path: Path) -> Stage:
     """Read a notebook into a Stage."""
     notebook = nbformat.read(path, as_version=4)
-    executed = [c for c in notebook.cells if c.cell_type == "code" and "skip-execution" not in c.metadata.get("tags", [])]
+    executed = [
+        c
+        for c in notebook.cells
+        if c.cell_type == "code" and "skip-execution" not in c.metadata.get("tags", [])
+    ]
     others = [c for c in notebook.cells if c not in executed]
     lines = (line for cell in executed for line in cell.source.splitlines())
     code = "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))
@@ -140,14 +167,15 @@ def run(
     """Run the stages of a profile that are not up to date, and return the run's folder.
 
     profile: name of a file in notebooks/profiles, or path of a YAML file. overrides: `name=value` texts.
-    run_id: name of the run, the profile's name by default; run_dir, dataset_dir and raw_dir follow from it unless set.
-    start, until, only: names of stages ("02_training", "02" or "training"); those before `start` are taken as they
-    stand. force: run the chosen stages even when they are up to date.
-    root: folder that holds notebooks/, data/ and reports/; the project's own by default.
-    out: where the table of stages is printed, standard output by default.
+    run_id: name of the run, the profile's name by default; run_dir, dataset_dir and raw_dir follow from it
+    unless set. start, until, only: names of stages ("02_training", "02" or "training"); those before `start`
+    are taken as they stand. force: run the chosen stages even when they are up to date. root: folder that
+    holds notebooks/, data/ and reports/; the project's own by default. out: where the table of stages is
+    printed, standard output by default.
 
-    Raises ChromaccError for an unknown profile, parameter or stage, a folder that another run uses, a stage that
-    fails (its half-run notebook is kept as NN_name.failed.ipynb), or a stage that changes an earlier stage's files.
+    Raises ChromaccError for an unknown profile, parameter or stage, a folder that another run uses, a stage
+    that fails (its half-run notebook is kept as NN_name.failed.ipynb), or a stage that changes an earlier
+    stage's files.
     """
     home = project_path("") if root is None else root
     profile_name, settings = read_profile(profile, home / "notebooks" / "profiles")
@@ -161,7 +189,10 @@ def run(
 
     with _locked(folder, values.get("dataset_dir")):
         record = _read_record(folder) | {"run_id": run_id, "profile": profile_name} | git_state()
-        record |= {"versions": {"python": sys.version.split()[0]} | dependency_versions(), "parameters_set": values}
+        record |= {
+            "versions": {"python": sys.version.split()[0]} | dependency_versions(),
+            "parameters_set": values,
+        }
         this = _Run(folder, stages, values, record, sys.stdout if out is None else out)
         record["parameters"] = {n: v for stage in stages for n, v in this.parameters(stage).items()}
         print(f"run {run_id} (profile {profile_name}) in {shown_path(folder)}", file=this.out)
@@ -177,32 +208,42 @@ def run(
 def _checked_run_id(run_id: str) -> str:
     """Return the run id when it can be the name of a folder; raise ChromaccError otherwise."""
     if not run_id.strip() or run_id.startswith((".", "-")) or any(c in run_id for c in '/\\:*?"<>|\0\n'):
-        raise ChromaccError(f"run id {run_id!r}: it becomes the name of a folder; use letters, digits, - and _")
+        raise ChromaccError(
+            f"run id {run_id!r}: it becomes the name of a folder; use letters, digits, - and _"
+        )
     return run_id
 
 
 def _default_folders(run_id: str, root: Path | None) -> dict[str, str]:
-    """Return the folders of a run as parameters, relative to the project's root, or below `root` when given."""
+    """Return the folders of a run as parameters, relative to the project's root, or below `root` when given.
+    """
     base = "" if root is None else f"{root}/"
     data = f"{base}data/{run_id}"
     return {"run_dir": f"{base}reports/{run_id}", "dataset_dir": f"{data}/dataset", "raw_dir": f"{data}/raw"}
 
 
-def _selection(stages: list[Stage], start: str | None, until: str | None, only: str | None) -> tuple[int, int]:
+def _selection(
+    stages: list[Stage], start: str | None, until: str | None, only: str | None
+) -> tuple[int, int]:
     """Return the indices of the first and the last stage to look at (both included)."""
     if only is not None:
         if start is not None or until is not None:
-            raise ChromaccError("--only cannot be combined with --from or --until: it names the one stage to run")
+            raise ChromaccError(
+                "--only cannot be combined with --from or --until: it names the one stage to run"
+            )
         start = until = only
     first = 0 if start is None else _stage_index(stages, start)
     last = len(stages) - 1 if until is None else _stage_index(stages, until)
     if first > last:
-        raise ChromaccError(f"--from {stages[first].name} comes after --until {stages[last].name}: nothing to run")
+        raise ChromaccError(
+            f"--from {stages[first].name} comes after --until {stages[last].name}: nothing to run"
+        )
     return first, last
 
 
 def _stage_index(stages: list[Stage], wanted: str) -> int:
-    """Return the place of the stage called `wanted`: its whole name, its number, or what follows the number."""
+    """Return the place of the stage called `wanted`: its whole name, its number, or what follows the number.
+    """
     for index, stage in enumerate(stages):
         number, _, title = stage.name.partition("_")
         if wanted in (stage.name, number, number.lstrip("0"), title):
@@ -217,7 +258,8 @@ def _stage_index(stages: list[Stage], wanted: str) -> int:
 def _locked(folder: Path, dataset_dir: str | None) -> Iterator[None]:
     """Hold the run's folder, and its dataset's, for this process alone.
 
-    Raises ChromaccError when another process holds one of them. The lock goes with the process, however it ends.
+    Raises ChromaccError when another process holds one of them. The lock goes with the process, however it
+    ends.
     """
     files = [folder / ".lock"]
     if dataset_dir:
@@ -260,8 +302,8 @@ def _run_stages(this: _Run, first: int, last: int, force: bool) -> None:
         if index < first:
             if this.record["stages"].get(stage.name, {}).get("state") not in ("done", "outdated"):
                 raise ChromaccError(
-                    f"stage {this.stages[first].name} reads what {stage.name} writes, and that has not been run here. "
-                    "Leave out --from and --only"
+                    f"stage {this.stages[first].name} reads what {stage.name} writes, and that has not been run "
+                    "here. Leave out --from and --only"
                 )
             this.say(stage, "as it stands")
             continue
@@ -277,8 +319,8 @@ def _run_stages(this: _Run, first: int, last: int, force: bool) -> None:
 def _identity(this: _Run, stage: Stage, upstream: dict | None) -> dict[str, object]:
     """Return what makes a stage the one it is: its parameters, its input files, and two hashes.
 
-    `work` covers all that its results depend on, `fingerprint` its prose as well: correcting a sentence renews the
-    stage's page, but not the stages after it. upstream: the record of the stage before it.
+    `work` covers all that its results depend on, `fingerprint` its prose as well: correcting a sentence
+    renews the stage's page, but not the stages after it. upstream: the record of the stage before it.
     """
     parameters = this.parameters(stage)
     inputs = {shown_path(path): _input_hash(this, path) for path in input_files(parameters)}
@@ -291,11 +333,18 @@ def _identity(this: _Run, stage: Stage, upstream: dict | None) -> dict[str, obje
         data = {path: sha for path, sha in upstream["outputs"].items() if not path.endswith(".ipynb")}
         before = [upstream["work"], data]
     work = digest([parameters, stage.code, sources, inputs, before])
-    return {"parameters": parameters, "inputs": sorted(inputs), "work": work, "fingerprint": digest([work, stage.prose])}
+    return {
+        "parameters": parameters,
+        "inputs": sorted(inputs),
+        "work": work,
+        "fingerprint": digest([work, stage.prose]),
+    }
 
 
 def _input_hash(this: _Run, path: Path) -> str:
-    """Return the SHA-256 of an input file; a file of the same size and time as at the last run is not read again."""
+    """Return the SHA-256 of an input file; a file of the same size and time as at the last run is not read
+    again.
+    """
     name, stat = shown_path(path), path.stat()
     known = this.known_hashes.get(name) or this.record["inputs"].get(name, {})
     if (known.get("bytes"), known.get("mtime_ns")) != (stat.st_size, stat.st_mtime_ns):
@@ -307,7 +356,8 @@ def _input_hash(this: _Run, path: Path) -> str:
 def _up_to_date(this: _Run, stage: Stage, fingerprint: str) -> bool:
     """Say whether a stage was finished with this fingerprint and all that it wrote is still there, unchanged.
 
-    The executed notebook has only to be there: opening it in JupyterLab may save it, and that changes no result.
+    The executed notebook has only to be there: opening it in JupyterLab may save it, and that changes no
+    result.
     """
     entry = this.record["stages"].get(stage.name)
     if entry is None or entry["state"] not in ("done", "outdated") or entry["fingerprint"] != fingerprint:
@@ -324,10 +374,19 @@ def _up_to_date(this: _Run, stage: Stage, fingerprint: str) -> bool:
 
 
 def _run_stage(this: _Run, stage: Stage, identity: dict[str, object]) -> None:
-    """Execute a stage and record it; on failure record that, keep the half-run notebook, and raise ChromaccError."""
+    """Execute a stage and record it; on failure record that, keep the half-run notebook, and raise
+    ChromaccError.
+    """
     known = this.record["stages"].get(stage.name, {}).get("outputs", {})
-    entry = {"state": "running", "started": _now(), "finished": None, "seconds": None, **identity, "outputs": known,
-             "error": None}
+    entry = {
+        "state": "running",
+        "started": _now(),
+        "finished": None,
+        "seconds": None,
+        **identity,
+        "outputs": known,
+        "error": None,
+    }
     this.record["stages"][stage.name] = entry
     for later in this.stages[this.stages.index(stage) + 1 :]:
         if this.record["stages"].get(later.name, {}).get("state") == "done":
@@ -352,14 +411,17 @@ def _run_stage(this: _Run, stage: Stage, identity: dict[str, object]) -> None:
 
 
 def _execute(this: _Run, stage: Stage) -> None:
-    """Run one notebook by papermill into the run's folder, and export its page; both appear only when whole."""
+    """Run one notebook by papermill into the run's folder, and export its page; both appear only when whole.
+    """
     target = this.folder / f"{stage.name}.ipynb"
     running, failed = target.with_name(f".{stage.name}.running.ipynb"), target.with_suffix(".failed.ipynb")
     failed.unlink(missing_ok=True)
     try:
         papermill.execute_notebook(
             nbformat.read(stage.path, as_version=4),
-            str(running).replace("{", "{{").replace("}", "}}"),  # papermill fills braces in a path with parameters
+            str(running)
+            .replace("{", "{{")
+            .replace("}", "}}"),  # papermill fills braces in a path with parameters
             parameters=this.parameters(stage),
             kernel_name="python3",
             kernel_manager_class=_ThisInterpreter,
@@ -376,10 +438,12 @@ def _execute(this: _Run, stage: Stage) -> None:
 
 
 def _outputs(this: _Run, stage: Stage, before: dict, known: dict[str, str]) -> dict[str, str]:
-    """Return the hash of each file that a stage wrote now, wrote earlier and left alone, or found in its data folders.
+    """Return the hash of each file that a stage wrote now, wrote earlier and left alone, or found in its data
+    folders.
 
-    What it found counts when no other stage wrote it: two runs may share a dataset, which the second leaves as it is.
-    Raises ChromaccError when the stage changed a file that another stage wrote: a file has one writer.
+    What it found counts when no other stage wrote it: two runs may share a dataset, which the second leaves
+    as it is. Raises ChromaccError when the stage changed a file that another stage wrote: a file has one
+    writer.
     """
     derived = {this.folder / name for name in ("run.json", "index.html", f"{stage.name}.html")}
     data_folders = [folder for folder in this.folders(stage) if folder != this.folder]
@@ -390,7 +454,9 @@ def _outputs(this: _Run, stage: Stage, before: dict, known: dict[str, str]) -> d
         owned = this.record["stages"].get(other.name, {}).get("outputs", {}) if other is not stage else {}
         for shown in outputs.keys() & owned.keys():
             if outputs[shown] != owned[shown]:
-                raise ChromaccError(f"stage {stage.name} changed {shown}, which {other.name} wrote; a file has one writer")
+                raise ChromaccError(
+                    f"stage {stage.name} changed {shown}, which {other.name} wrote; a file has one writer"
+                )
             del outputs[shown]
     return dict(sorted(outputs.items()))
 
@@ -406,16 +472,19 @@ def _failure(this: _Run, stage: Stage, error: Exception) -> str:
     """Return the message for a stage whose notebook failed."""
     kept = shown_path(this.folder / f"{stage.name}.failed.ipynb")
     if isinstance(error, DeadKernelError):
-        what = ("its kernel died. The usual cause is too little memory: lower batch_windows, "
-                "max_positive_windows or sim_genome_mb")
+        what = (
+            "its kernel died. The usual cause is too little memory: lower batch_windows, "
+            "max_positive_windows or sim_genome_mb"
+        )
     else:
         line = error.source.strip().splitlines()
         what = f"in cell {error.exec_count}, {line[0] if line else ''}\n{error.ename}: {error.evalue}"
-    return (f"stage {stage.name} failed: {what}\nThe notebook as far as it came: {kept}. "
-            "Stages that are done are not run again")
+    return (
+        f"stage {stage.name} failed: {what}\nThe notebook as far as it came: {kept}. "
+        "Stages that are done are not run again"
+    )
 
 
 def _now() -> str:
     """Return the time in UTC, ISO 8601, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-

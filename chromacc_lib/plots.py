@@ -95,11 +95,11 @@ def plot_observed(observed: pd.DataFrame, splits: pd.Series) -> Figure:
 
     splits: train, validation or test, by cell type; it colours the row's name.
     """
-    fig, ax = plt.subplots(figsize=(1.8 + 0.42 * observed.shape[1], 1.3 + 0.24 * len(observed)))
+    fig, ax = plt.subplots(figsize=(1.8 + 0.42 * observed.shape[1], 1.3 + 0.24 * max(len(observed), 8)))
     sns.heatmap(observed, ax=ax, cmap="cividis", vmin=0, vmax=1, linewidths=1, linecolor="white",
                 cbar_kws={"label": "share of chromosomes with data"})
     ax.set(xlabel="track", ylabel="cell type")
-    ax.set_yticks(np.arange(len(observed)) + 0.5, observed.index)
+    ax.set_yticks(np.arange(len(observed)) + 0.5, observed.index, rotation=0)
     for tick, name in zip(ax.get_yticklabels(), observed.index):
         tick.set_color(PALETTE[splits[name]])
     ax.set_title("measured tracks; names: train blue, validation orange, test red", fontsize="small")
@@ -160,7 +160,7 @@ def plot_scale(before: dict[str, np.ndarray], after: dict[str, np.ndarray], spli
     units: of the two panels.
     """
     names = list(before)
-    fig, axes = plt.subplots(1, 2, figsize=(9, 1.2 + 0.22 * len(names)), sharey=True)
+    fig, axes = plt.subplots(1, 2, figsize=(9, 1.2 + 0.22 * max(len(names), 4)), sharey=True)
     for ax, values, title in ((axes[0], before, "before scaling"), (axes[1], after, "after scaling")):
         known = [values[name][np.isfinite(values[name])] for name in names]
         boxes = ax.boxplot(known, orientation="horizontal", whis=(5, 95), showfliers=False, patch_artist=True,
@@ -185,6 +185,7 @@ def plot_cell_type_correlation(correlation: pd.DataFrame) -> Figure:
     sns.heatmap(correlation.iloc[order, order], ax=ax, cmap="cividis", vmax=1, square=True, xticklabels=True,
                 yticklabels=True, cbar_kws={"label": "Pearson r", "shrink": 0.6})
     ax.set(xlabel="cell type", ylabel="cell type")
+    ax.tick_params(axis="y", rotation=0)
     return fig
 
 
@@ -194,6 +195,7 @@ def plot_openness(shares: np.ndarray, n_cell_types: int) -> Figure:
     counts = np.bincount(shares, minlength=n_cell_types + 1)
     ax.bar(np.arange(n_cell_types + 1), counts, color=PALETTE["model"])
     ax.set(xlabel=f"training cell types in which the window is open (of {n_cell_types})", ylabel="windows")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     return fig
 
 

@@ -1,5 +1,6 @@
-"""What a result came from: hashes of files and folders, the library code that a notebook reaches, versions, commit;
-and the writing of a record, whole or not at all."""
+"""What a result came from: hashes of files and folders, the library code that a notebook reaches, versions,
+commit; and the writing of a record, whole or not at all.
+"""
 
 import ast
 import csv
@@ -14,15 +15,28 @@ from pathlib import Path
 
 from chromacc_lib import ChromaccError, project_path
 
-__all__ = ["digest", "hash_file", "hash_path", "snapshot", "written_since", "reached_sources", "input_files",
-           "git_state", "dependency_versions", "shown_path", "write_atomically"]
+__all__ = [
+    "digest",
+    "hash_file",
+    "hash_path",
+    "snapshot",
+    "written_since",
+    "reached_sources",
+    "input_files",
+    "git_state",
+    "dependency_versions",
+    "shown_path",
+    "write_atomically",
+]
 
 _PACKAGE = Path(__file__).resolve().parent
 _CHUNK = 1 << 20  # bytes read at a time
 
 
 def digest(value: object) -> str:
-    """Return the SHA-256 of a value made of dicts, lists, text, numbers; the order of dict keys does not matter."""
+    """Return the SHA-256 of a value made of dicts, lists, text, numbers; the order of dict keys does not
+    matter.
+    """
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -36,20 +50,26 @@ def hash_file(path: Path) -> str:
 
 
 def hash_path(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's names and contents together (a zarr store is one output)."""
+    """Return the SHA-256 of a file, or of a folder's names and contents together (a zarr store is one
+    output).
+    """
     if path.is_dir():
         return digest({p.relative_to(path).as_posix(): hash_file(p) for p in path.rglob("*") if p.is_file()})
     return hash_file(path)
 
 
 def shown_path(path: Path) -> str:
-    """Return a path as it stands in run.json: relative to the project's root where it lies inside, else absolute."""
+    """Return a path as it stands in run.json: relative to the project's root where it lies inside, else
+    absolute.
+    """
     root = project_path("")
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
 def snapshot(folders: Iterable[Path]) -> dict[Path, tuple[int, int, int]]:
-    """Return (size, mtime in ns, inode) of each visible file below the folders; names with a leading dot are left out."""
+    """Return (size, mtime in ns, inode) of each visible file below the folders; names with a leading dot are
+    left out.
+    """
     found = {}
     for folder in folders:
         for directory, _, names in os.walk(folder):
@@ -62,7 +82,9 @@ def snapshot(folders: Iterable[Path]) -> dict[Path, tuple[int, int, int]]:
 
 
 def written_since(before: dict[Path, tuple], folders: Iterable[Path]) -> list[Path]:
-    """Return what was written below the folders since the snapshot, sorted; a changed zarr store counts as one path."""
+    """Return what was written below the folders since the snapshot, sorted; a changed zarr store counts as
+    one path.
+    """
     changed = (path for path, state in snapshot(folders).items() if before.get(path) != state)
     return sorted({_whole(path) for path in changed})
 
@@ -74,7 +96,8 @@ def _whole(path: Path) -> Path:
 
 
 def reached_sources(code: str, package: Path = _PACKAGE) -> dict[str, str]:
-    """Return the SHA-256 of each chromacc_lib module that the code imports, directly or through other modules.
+    """Return the SHA-256 of each chromacc_lib module that the code imports, directly or through other
+    modules.
 
     `code` is plain Python (without IPython magics). The package's own __init__ is always among them.
     """
@@ -103,8 +126,9 @@ def _imported(source: str, package: Path) -> set[str]:
 def input_files(parameters: dict[str, object]) -> list[Path]:
     """Return the files that a stage reads because a parameter names them, sorted.
 
-    Every text parameter that names an existing file counts; where the parameter is a manifest, the local files in
-    its `path_or_url` column count too. What is missing or malformed is left to the notebook's own check to report.
+    Every text parameter that names an existing file counts; where the parameter is a manifest, the local
+    files in its `path_or_url` column count too. What is missing or malformed is left to the notebook's own
+    check to report.
     """
     found = set()
     for name, value in parameters.items():
@@ -125,11 +149,15 @@ def _manifest_files(manifest: Path) -> set[Path]:
 
 
 def git_state() -> dict[str, object]:
-    """Return {"git_commit": full hash, "git_modified": bool}, or None for both where the project is no git checkout."""
+    """Return {"git_commit": full hash, "git_modified": bool}, or None for both where the project is no git
+    checkout.
+    """
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(project_path("")), *arguments], capture_output=True, text=True)
+            done = subprocess.run(
+                ["git", "-C", str(project_path("")), *arguments], capture_output=True, text=True
+            )
         except FileNotFoundError:  # no git on this machine
             return None
         return done.stdout.strip() if done.returncode == 0 else None
@@ -146,13 +174,17 @@ def dependency_versions() -> dict[str, str]:
     try:
         requirements = importlib.metadata.requires("chromacc") or []
     except importlib.metadata.PackageNotFoundError as error:
-        raise ChromaccError("chromacc is not installed in this environment: run `make run`, or pip install -e .") from error
+        raise ChromaccError(
+            "chromacc is not installed in this environment: run `make run`, or pip install -e ."
+        ) from error
     names = [re.match(r"[\w.-]+", text)[0] for text in requirements if "extra ==" not in text]
     return {name: importlib.metadata.version(name) for name in names}
 
 
 def write_atomically(path: Path, text: str) -> Path:
-    """Write a text file under a temporary name, rename it, and return its path: it is there whole, or as before."""
+    """Write a text file under a temporary name, rename it, and return its path: it is there whole, or as
+    before.
+    """
     temporary = path.with_name(f".{path.name}.part")
     with open(temporary, "w", encoding="utf-8") as handle:
         handle.write(text)

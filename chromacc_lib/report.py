@@ -1,11 +1,14 @@
 """What leaves the lab: an offline HTML page for each executed notebook, and index.html in front of them.
 
-Everything on index.html is read from the files of the run's folder; a file that is not there is named as missing.
+Everything on index.html is read from the files of the run's folder; a file that is not there is named as
+missing.
 """
 
+import base64
 import csv
 import json
 import re
+import struct
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +26,9 @@ _TEMPLATES = Path(__file__).resolve().parent / "templates"
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")  # a "<" that would begin an HTML tag
 MAX_FIGURES = 8  # one page is understood in a minute
 MAX_MOTIFS = 10
-CHART_FLOOR = -0.5  # skill at which the chart is cut: how hopeless a hopeless baseline is must not squeeze the rest
+CHART_FLOOR = (
+    -0.5
+)  # skill at which the chart is cut: how hopeless a hopeless baseline is must not squeeze the rest
 KEY_METRICS = ("skill", "pearson", "residual_pearson", "roc_auc", "pr_auc", "base_rate", "std_ratio")
 _BANNERS = {
     True: "SIMULATED DATA: a made-up genome with a known answer. It says nothing about biology.",
@@ -40,6 +45,14 @@ class Figure(NamedTuple):
     caption: str  # the heading under which it stands
     page: str  # the notebook's page, such as 03_evaluation.html
 
+    @property
+    def wide(self) -> bool:
+        """Whether it needs the page's whole width: more than twice as wide as high (PNG header, bytes 16 to
+        24).
+        """
+        width, height = struct.unpack(">II", base64.b64decode(self.png[:32])[16:24])
+        return width > 2 * height
+
 
 def is_simulated(run_dir: Path) -> bool | None:
     """Say whether a run's data is simulated, by the word of its dataset and its evaluation.
@@ -55,7 +68,9 @@ def is_simulated(run_dir: Path) -> bool | None:
 
 
 def headline(run_dir: Path) -> str:
-    """Return the evaluation's verdict in one line, with a warning before it when it is from before the last change."""
+    """Return the evaluation's verdict in one line, with a warning before it when it is from before the last
+    change.
+    """
     metrics = _read_json(run_dir / "evaluation_metrics.json")
     if metrics is None:
         return "not known: the evaluation has not been run"
@@ -90,20 +105,37 @@ def write_index(run_dir: Path) -> Path:
     """
     record = _read_json(run_dir / "run.json")
     if record is None:
-        raise ChromaccError(f"{run_dir}: no run.json there, so it is no run's folder. Give one such as reports/pilot")
-    metrics, diagnosis = (_read_json(run_dir / f"{n}.json") for n in ("evaluation_metrics", "collapse_diagnostics"))
+        raise ChromaccError(
+            f"{run_dir}: no run.json there, so it is no run's folder. Give one such as reports/pilot"
+        )
+    metrics, diagnosis = (
+        _read_json(run_dir / f"{n}.json") for n in ("evaluation_metrics", "collapse_diagnostics")
+    )
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"interval": _interval, "number": _number, "words": _words, "plain": _plain}
     simulated = is_simulated(run_dir)
     text = environment.get_template("index.html.j2").render(
-        banner=_BANNERS[simulated], simulated=simulated, record=record, metrics=metrics, diagnosis=diagnosis,
-        data=_data_facts(run_dir, record), stages=_stages(run_dir, record), figures=_figures(run_dir),
-        motifs=_motifs(run_dir), prediction=_read_json(run_dir / "prediction" / "summary.json"),
-        forest=_forest(metrics), max_motifs=MAX_MOTIFS, key_metrics=KEY_METRICS,
-        quadrants=_quadrants(metrics), quadrant_metrics=_quadrant_metrics(metrics),
+        banner=_BANNERS[simulated],
+        simulated=simulated,
+        record=record,
+        metrics=metrics,
+        diagnosis=diagnosis,
+        data=_data_facts(run_dir, record),
+        stages=_stages(run_dir, record),
+        figures=_figures(run_dir),
+        motifs=_motifs(run_dir),
+        prediction=_read_json(run_dir / "prediction" / "summary.json"),
+        forest=_forest(metrics),
+        max_motifs=MAX_MOTIFS,
+        key_metrics=KEY_METRICS,
+        quadrants=_quadrants(metrics),
+        quadrant_metrics=_quadrant_metrics(metrics),
     )
     return write_atomically(run_dir / "index.html", text)
 
@@ -114,13 +146,23 @@ def _stages(run_dir: Path, record: dict) -> list[dict]:
     for name, entry in sorted(record["stages"].items()):
         page = f"{name}.html" if (run_dir / f"{name}.html").exists() else None
         failed = f"{name}.failed.ipynb" if (run_dir / f"{name}.failed.ipynb").exists() else None
-        stages.append({"name": name, "title": _words(name[3:]).capitalize(), "page": page, "failed": failed,
-                       "state": entry["state"], "seconds": entry["seconds"], "error": entry["error"]})
+        stages.append(
+            {
+                "name": name,
+                "title": _words(name[3:]).capitalize(),
+                "page": page,
+                "failed": failed,
+                "state": entry["state"],
+                "seconds": entry["seconds"],
+                "error": entry["error"],
+            }
+        )
     return stages
 
 
 def _data_facts(run_dir: Path, record: dict) -> list[tuple[str, str]]:
-    """Return (what, how much) about the data, from the manifest as it was read and the table of predictions."""
+    """Return (what, how much) about the data, from the manifest as it was read and the table of predictions.
+    """
     facts = []
     dataset_dir = record.get("parameters", {}).get("dataset_dir")
     lock = project_path(dataset_dir) / "manifest.lock.tsv" if dataset_dir else None
@@ -130,7 +172,9 @@ def _data_facts(run_dir: Path, record: dict) -> list[tuple[str, str]]:
         facts.append(("files read", f"{len(rows)}"))
         facts.append(("assembly", ", ".join(sorted({row["assembly"] for row in rows if row["assembly"]}))))
         for kind, label in (("histone", "histone marks"), ("tf", "transcription factors")):
-            facts.append((label, ", ".join(sorted({row["target"] for row in rows if row["kind"] == kind})) or "none"))
+            facts.append(
+                (label, ", ".join(sorted({row["target"] for row in rows if row["kind"] == kind})) or "none")
+            )
     if (run_dir / "predictions.parquet").is_file():
         columns = ["cell_type", "cell_type_split", "window", "window_split", "chrom"]
         table = pd.read_parquet(run_dir / "predictions.parquet", columns=columns)
@@ -146,12 +190,16 @@ def _data_facts(run_dir: Path, record: dict) -> list[tuple[str, str]]:
 
 def _split_counts(counts: pd.Series) -> str:
     """Return counts by split as text, such as "20: 14 train, 3 validation, 3 test"."""
-    parts = [f"{counts[split]:,} {split}" for split in ("train", "validation", "test") if split in counts.index]
+    parts = [
+        f"{counts[split]:,} {split}" for split in ("train", "validation", "test") if split in counts.index
+    ]
     return f"{int(counts.sum()):,}: {', '.join(parts)}"
 
 
 def _figures(run_dir: Path) -> list[Figure]:
-    """Return the figures of cells tagged `report-figure` in the executed notebooks, in order, at most MAX_FIGURES."""
+    """Return the figures of cells tagged `report-figure` in the executed notebooks, in order, at most
+    MAX_FIGURES.
+    """
     figures = []
     for path in sorted(run_dir.glob("[0-9][0-9]_*.ipynb")):
         if path.stem.endswith(".failed"):
@@ -187,28 +235,42 @@ def _motifs(run_dir: Path) -> pd.DataFrame | None:
 
 
 def _forest(metrics: dict | None) -> list[dict]:
-    """Return the rows of the skill chart: label, skill, and where zero, value and interval stand, in percent of its width.
+    """Return the rows of the skill chart: label, skill, and where zero, value and interval stand, in percent
+    of its width.
 
-    The first row is the model; the others are the baselines, all in the headline's quadrant. A baseline that is
-    undefined there has no places but a sentence, `undefined`.
+    The first row is the model; the others are the baselines, all in the headline's quadrant. A baseline that
+    is undefined there has no places but a sentence, `undefined`.
     """
     if metrics is None:
         return []
     quadrant = metrics["headline"]["quadrant"]
     entries = {name: entry.get(quadrant, {}) for name, entry in metrics["baselines"].items()}
-    skills = {"this model": metrics["headline"]["skill"]} | {_words(n): e.get("skill") for n, e in entries.items()}
+    skills = {"this model": metrics["headline"]["skill"]} | {
+        _words(n): e.get("skill") for n, e in entries.items()
+    }
     known = {label: s for label, s in skills.items() if s and None not in (s["value"], s["low"], s["high"])}
     numbers = [v for s in known.values() for v in (s["value"], s["low"], s["high"])]
     low, high = max(min([*numbers, 0.0]), CHART_FLOOR), max([*numbers, 0.1])
-    undefined = {_words(n): e.get("undefined", "no skill in evaluation_metrics.json") for n, e in entries.items()}
+    undefined = {
+        _words(n): e.get("undefined", "no skill in evaluation_metrics.json") for n, e in entries.items()
+    }
 
     def place(value: float) -> float:
         return round(2 + 96 * (min(max(value, low), high) - low) / (high - low), 2)
 
     return [
-        {"label": label, "skill": skill, "zero": place(0.0), "at": place(skill["value"]),
-         "low": place(skill["low"]), "high": place(skill["high"])}
-        if label in known else {"label": label, "undefined": undefined.get(label, "not known")}
+        (
+            {
+                "label": label,
+                "skill": skill,
+                "zero": place(0.0),
+                "at": place(skill["value"]),
+                "low": place(skill["low"]),
+                "high": place(skill["high"]),
+            }
+            if label in known
+            else {"label": label, "undefined": undefined.get(label, "not known")}
+        )
         for label, skill in skills.items()
     ]
 
@@ -223,8 +285,12 @@ def _quadrants(metrics: dict | None) -> dict[str, dict]:
 
 def _quadrant_metrics(metrics: dict | None) -> list[str]:
     """Return the names of the metrics in all quadrants together, the key ones first."""
-    names = dict.fromkeys(name for entry in (metrics or {"quadrants": {}})["quadrants"].values() for name in entry)
-    return [name for name in KEY_METRICS if name in names] + [name for name in names if name not in KEY_METRICS]
+    names = dict.fromkeys(
+        name for entry in (metrics or {"quadrants": {}})["quadrants"].values() for name in entry
+    )
+    return [name for name in KEY_METRICS if name in names] + [
+        name for name in names if name not in KEY_METRICS
+    ]
 
 
 def _number(value: object) -> str:
@@ -255,16 +321,21 @@ def _plain(value: object) -> str:
 
 
 def _words(name: str) -> str:
-    """Return an identifier as words: unseen_cell_type_x_unseen_chromosome -> unseen cell type × unseen chromosome."""
+    """Return an identifier as words: unseen_cell_type_x_unseen_chromosome -> unseen cell type × unseen
+    chromosome.
+    """
     return str(name).replace("_x_", " × ").replace("_", " ")
 
 
 def _read_json(path: Path) -> dict | None:
-    """Return the object in a JSON file, or None where there is no file; raise ChromaccError when it is damaged."""
+    """Return the object in a JSON file, or None where there is no file; raise ChromaccError when it is
+    damaged.
+    """
     if not path.is_file():
         return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ChromaccError(f"{path}: no readable JSON ({error}); run the stage that writes it again") from error
-
+        raise ChromaccError(
+            f"{path}: no readable JSON ({error}); run the stage that writes it again"
+        ) from error

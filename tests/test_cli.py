@@ -9,9 +9,11 @@ from chromacc_lib import ChromaccError, cli, pipeline
 
 
 def test_help_and_version_need_no_heavy_import():
-    script = ("import sys\nfrom chromacc_lib import cli\n"
-              "try:\n    cli.main(['--help'])\nexcept SystemExit as done:\n    assert done.code == 0\n"
-              "heavy = {'torch', 'pandas', 'papermill', 'nbconvert'} & set(sys.modules)\nassert not heavy, heavy")
+    script = (
+        "import sys\nfrom chromacc_lib import cli\n"
+        "try:\n    cli.main(['--help'])\nexcept SystemExit as done:\n    assert done.code == 0\n"
+        "heavy = {'torch', 'pandas', 'papermill', 'nbconvert'} & set(sys.modules)\nassert not heavy, heavy"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for command in ("run", "check", "predict", "report"):
@@ -19,18 +21,40 @@ def test_help_and_version_need_no_heavy_import():
 
 
 def test_the_installed_command_answers():
-    done = subprocess.run([sys.executable, "-m", "chromacc_lib.cli", "--version"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "chromacc_lib.cli", "--version"], capture_output=True, text=True
+    )
     assert done.returncode == 0 and done.stdout.startswith("chromacc 0.")
 
 
 def test_run_hands_everything_over(monkeypatch):
     calls = []
     monkeypatch.setattr(pipeline, "run", lambda *a, **k: calls.append((a, k)))
-    status = cli.main(["run", "pilot", "--set", "seed=2", "epochs=3", "--set", "tfs=[CTCF]", "--run-id", "x", "--from", "02",
-                       "--until", "03", "--force"])
+    status = cli.main(
+        [
+            "run",
+            "pilot",
+            "--set",
+            "seed=2",
+            "epochs=3",
+            "--set",
+            "tfs=[CTCF]",
+            "--run-id",
+            "x",
+            "--from",
+            "02",
+            "--until",
+            "03",
+            "--force",
+        ]
+    )
     assert status == 0
-    assert calls == [(("pilot", ["seed=2", "epochs=3", "tfs=[CTCF]"], "x"),
-                      {"start": "02", "until": "03", "only": None, "force": True})]
+    assert calls == [
+        (
+            ("pilot", ["seed=2", "epochs=3", "tfs=[CTCF]"], "x"),
+            {"start": "02", "until": "03", "only": None, "force": True},
+        )
+    ]
 
 
 def test_a_known_error_is_a_message_and_status_1(monkeypatch, capsys):
@@ -66,9 +90,13 @@ def test_wrong_usage_is_status_2():
 
 def test_check_lists_every_problem_and_exits_1(tmp_path, capsys):
     (tmp_path / "genome.fa").write_text(">chr1\n" + "ACGT" * 50 + "\n")
-    header = "cell_type assay target kind path_or_url md5 accession biosample donor assembly output_type".split()
-    rows = [["A", "ATAC-seq", "", "accessibility_signal", "gone.bw", "", "", "", "d1", "x1", "signal"],
-            ["B", "ATAC-seq", "", "accessibility_signal", "lost.bw", "", "", "", "d2", "x1", "signal"]]
+    header = (
+        "cell_type assay target kind path_or_url md5 accession biosample donor assembly output_type".split()
+    )
+    rows = [
+        ["A", "ATAC-seq", "", "accessibility_signal", "gone.bw", "", "", "", "d1", "x1", "signal"],
+        ["B", "ATAC-seq", "", "accessibility_signal", "lost.bw", "", "", "", "d2", "x1", "signal"],
+    ]
     (tmp_path / "m.tsv").write_text("\n".join("\t".join(row) for row in [header, *rows]) + "\n")
     assert cli.main(["check", str(tmp_path / "m.tsv"), "--genome-fasta", str(tmp_path / "genome.fa")]) == 1
     output = capsys.readouterr()
@@ -87,9 +115,33 @@ def test_predict_hands_everything_over(monkeypatch, tmp_path, capsys):
     calls = []
     monkeypatch.setattr(prediction, "predict_manifest", lambda *a, **k: calls.append((a, k)))
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["predict", "--model", "m", "--manifest", "t.tsv", "--genome-fasta", "g.fa", "--out", "o",
-                     "--cell-type", "K562"]) == 0
-    assert calls == [((tmp_path / "m", tmp_path / "t.tsv", tmp_path / "g.fa", None, tmp_path / "o"), {"cell_type": "K562"})]
+    assert (
+        cli.main(
+            [
+                "predict",
+                "--model",
+                "m",
+                "--manifest",
+                "t.tsv",
+                "--genome-fasta",
+                "g.fa",
+                "--out",
+                "o",
+                "--cell-type",
+                "K562",
+            ]
+        )
+        == 0
+    )
+    paths = (tmp_path / "m", tmp_path / "t.tsv", tmp_path / "g.fa", "", tmp_path / "o")
+    options = {
+        "cell_type": "K562",
+        "threshold": None,
+        "workers": None,
+        "device": "auto",
+        "overwrite": False,
+    }
+    assert calls == [(paths, options)]
     assert str(tmp_path / "o") in capsys.readouterr().out
 
 

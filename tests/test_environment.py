@@ -1,4 +1,6 @@
-"""One list of pinned dependencies serves pip, conda and CI: the files agree, and the environment is what they say."""
+"""One list of pinned dependencies serves pip, conda and CI: the files agree, and the environment is what they
+say.
+"""
 
 import ast
 import importlib.metadata
@@ -17,10 +19,27 @@ DEPENDENCIES = PYPROJECT["project"]["dependencies"]
 EXTRA = PYPROJECT["project"]["optional-dependencies"]["test"]
 PINNED = re.compile(r"[A-Za-z0-9][\w.-]*==\d[\w.]*")
 # What the import statement calls it, where that differs from the name on the package index.
-IMPORT_NAMES = {"PyYAML": "yaml", "scikit-learn": "sklearn", "lightning-fabric": "lightning_fabric", "Jinja2": "jinja2",
-                "modisco": "modiscolite", "pyzmq": "zmq", "ipython": "IPython"}
-CALLED_FOR = ["jupyterlab", "papermill", "torch", "numpy", "pyfaidx", "pyBigWig", "seaborn", "ipywidgets", "captum",
-              "logomaker"]
+IMPORT_NAMES = {
+    "PyYAML": "yaml",
+    "scikit-learn": "sklearn",
+    "lightning-fabric": "lightning_fabric",
+    "Jinja2": "jinja2",
+    "modisco": "modiscolite",
+    "pyzmq": "zmq",
+    "ipython": "IPython",
+}
+CALLED_FOR = [
+    "jupyterlab",
+    "papermill",
+    "torch",
+    "numpy",
+    "pyfaidx",
+    "pyBigWig",
+    "seaborn",
+    "ipywidgets",
+    "captum",
+    "logomaker",
+]
 
 
 def name_of(requirement):
@@ -36,7 +55,9 @@ def imports_of(source):
 
 
 def library_imports():
-    return {name for path in project_path("chromacc_lib").glob("*.py") for name in imports_of(path.read_text())}
+    return {
+        name for path in project_path("chromacc_lib").glob("*.py") for name in imports_of(path.read_text())
+    }
 
 
 def notebook_imports():
@@ -44,7 +65,9 @@ def notebook_imports():
     for path in project_path("notebooks").glob("[0-9][0-9]_*.ipynb"):
         for cell in nbformat.read(path, as_version=4).cells:
             if cell.cell_type == "code":
-                lines = [line for line in cell.source.splitlines() if not line.lstrip().startswith(("%", "!"))]
+                lines = [
+                    line for line in cell.source.splitlines() if not line.lstrip().startswith(("%", "!"))
+                ]
                 found |= set(imports_of("\n".join(lines)))
     return found
 
@@ -88,7 +111,9 @@ def test_make_asks_for_the_python_that_the_project_requires():
 def test_make_and_ci_install_the_project_and_nothing_else():
     makefile = project_path("Makefile").read_text(encoding="utf-8")
     assert re.findall(r"pip install.*", makefile) == ["pip install -e '.[test]'"]
-    assert re.search(r"^\$\(STAMP\): pyproject\.toml$", makefile, re.M), "a changed list has to be installed again"
+    assert re.search(
+        r"^\$\(STAMP\): pyproject\.toml$", makefile, re.M
+    ), "a changed list has to be installed again"
     ci = project_path(".ci/run").read_text(encoding="utf-8")
     assert "pip" not in ci.replace("pipefail", "")
     assert ci.rstrip().endswith("make test")
@@ -103,7 +128,9 @@ def test_installed_as_pinned(requirement):
 def test_what_the_library_imports_is_pinned():
     pinned = {IMPORT_NAMES.get(name_of(r), name_of(r)) for r in DEPENDENCIES}
     unpinned = library_imports() - pinned - set(sys.stdlib_module_names) - {"chromacc_lib"}
-    assert unpinned == set(), f"imported in chromacc_lib, but not in pyproject.toml's dependencies: {unpinned}"
+    assert (
+        unpinned == set()
+    ), f"imported in chromacc_lib, but not in pyproject.toml's dependencies: {unpinned}"
 
 
 @pytest.mark.parametrize("name", CALLED_FOR)
@@ -111,7 +138,9 @@ def test_called_for_and_in_the_list(name):
     assert name in map(name_of, DEPENDENCIES)
 
 
-@pytest.mark.parametrize("name", [name for name in CALLED_FOR if name != "jupyterlab"])  # `make lab` starts it
+@pytest.mark.parametrize(
+    "name", [name for name in CALLED_FOR if name != "jupyterlab"]
+)  # `make lab` starts it
 def test_called_for_and_really_used(name):
     assert name in library_imports() | notebook_imports()
 

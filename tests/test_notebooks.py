@@ -10,13 +10,39 @@ from test_structure import NOTEBOOKS
 from chromacc_lib.pipeline import run
 
 PREDICTION_COLUMNS = {
-    "cell_type", "cell_type_split", "window", "chrom", "start", "end", "window_split", "kind", "gc", "score", "label",
-    "predicted_score", "predicted_probability", "average_score", "average_label", "truth",
+    "cell_type",
+    "cell_type_split",
+    "window",
+    "chrom",
+    "start",
+    "end",
+    "window_split",
+    "kind",
+    "gc",
+    "score",
+    "label",
+    "predicted_score",
+    "predicted_probability",
+    "average_score",
+    "average_label",
+    "truth",
 }
 ARTEFACTS = [
-    "run.json", "index.html", "model/model.safetensors", "model/config.json", "model/normalization.json", "model/history.csv",
-    "model/model_card.md", "predictions.parquet", "baselines.parquet", "evaluation_metrics.json", "collapse_diagnostics.json",
-    "interpretation/attributions.npz", "interpretation/motifs.csv", "interpretation/patterns.meme", "prediction/summary.json",
+    "run.json",
+    "index.html",
+    "model/model.safetensors",
+    "model/config.json",
+    "model/normalization.json",
+    "model/history.csv",
+    "model/model_card.md",
+    "predictions.parquet",
+    "baselines.parquet",
+    "evaluation_metrics.json",
+    "collapse_diagnostics.json",
+    "interpretation/attributions.npz",
+    "interpretation/motifs.csv",
+    "interpretation/patterns.meme",
+    "prediction/summary.json",
 ]
 
 
@@ -48,7 +74,9 @@ def test_a_track_of_an_unseen_cell_type_is_written(smoke):
 
 
 def test_nothing_half_written_is_left(smoke):
-    assert [p.name for p in smoke.rglob("*") if p.name.endswith((".part", ".running.ipynb", ".failed.ipynb"))] == []
+    assert [
+        p.name for p in smoke.rglob("*") if p.name.endswith((".part", ".running.ipynb", ".failed.ipynb"))
+    ] == []
 
 
 def test_predictions_hold_every_window_and_cell_type(smoke):

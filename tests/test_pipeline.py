@@ -1,4 +1,6 @@
-"""The pipeline on small throwaway notebooks: what is passed, what is run again and what is not, and what is recorded."""
+"""The pipeline on small throwaway notebooks: what is passed, what is run again and what is not, and what is
+recorded.
+"""
 
 import fcntl
 import json
@@ -15,18 +17,27 @@ from chromacc_lib.parameters import check_settings, declared_parameters, parse_o
 from chromacc_lib.pipeline import find_stages, run
 
 FOLDERS = "run_dir: str = 'unset'  # folder\ndataset_dir: str = 'unset'  # folder\n"
-FIRST = ("from pathlib import Path\nPath(dataset_dir).mkdir(parents=True, exist_ok=True)\n"
-         "(Path(dataset_dir) / 'numbers.txt').write_text(' '.join(str(i * scale) for i in range(n)))")
-SECOND = ("from pathlib import Path\nnumbers = (Path(dataset_dir) / 'numbers.txt').read_text().split()\n"
-          "(Path(run_dir) / 'count.txt').write_text(f'{len(numbers)} {label}')")
-THIRD = "from pathlib import Path\n(Path(run_dir) / 'copy.txt').write_text((Path(run_dir) / 'count.txt').read_text())"
+FIRST = (
+    "from pathlib import Path\nPath(dataset_dir).mkdir(parents=True, exist_ok=True)\n"
+    "(Path(dataset_dir) / 'numbers.txt').write_text(' '.join(str(i * scale) for i in range(n)))"
+)
+SECOND = (
+    "from pathlib import Path\nnumbers = (Path(dataset_dir) / 'numbers.txt').read_text().split()\n"
+    "(Path(run_dir) / 'count.txt').write_text(f'{len(numbers)} {label}')"
+)
+THIRD = (
+    "from pathlib import Path\n"
+    "(Path(run_dir) / 'copy.txt').write_text((Path(run_dir) / 'count.txt').read_text())"
+)
 
 
 def write_notebook(path, parameters, *code, prose="Why.", tags=()):
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    cells = [new_markdown_cell(f"# {path.stem}\n\n{prose}"),
-             new_code_cell(parameters, metadata={"tags": ["parameters"]}),
-             *(new_code_cell(source, metadata={"tags": list(tags)}) for source in code)]
+    cells = [
+        new_markdown_cell(f"# {path.stem}\n\n{prose}"),
+        new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+        *(new_code_cell(source, metadata={"tags": list(tags)}) for source in code),
+    ]
     nbformat.write(new_notebook(cells=cells, metadata=metadata), path)
 
 
@@ -36,7 +47,9 @@ def project(tmp_path):
     notebooks = tmp_path / "notebooks"
     (notebooks / "profiles").mkdir(parents=True)
     (notebooks / "profiles" / "tiny.yaml").write_text("n: 3\n")
-    write_notebook(notebooks / "01_first.ipynb", FOLDERS + "n: int = 2  # rows\nscale: float = 1.0  # any", FIRST)
+    write_notebook(
+        notebooks / "01_first.ipynb", FOLDERS + "n: int = 2  # rows\nscale: float = 1.0  # any", FIRST
+    )
     write_notebook(notebooks / "02_second.ipynb", FOLDERS + "label: str = 'numbers'  # text", SECOND)
     write_notebook(notebooks / "03_third.ipynb", FOLDERS, THIRD)
     return tmp_path
@@ -87,8 +100,11 @@ def test_a_changed_parameter_runs_its_stage_and_those_after_it(project, capsys):
 
 def test_changed_code_runs_again(project, capsys):
     run("tiny", root=project)
-    write_notebook(project / "notebooks" / "02_second.ipynb", FOLDERS + "label: str = 'numbers'  # text",
-                   SECOND.replace("{label}", "of them {label}"))
+    write_notebook(
+        project / "notebooks" / "02_second.ipynb",
+        FOLDERS + "label: str = 'numbers'  # text",
+        SECOND.replace("{label}", "of them {label}"),
+    )
     capsys.readouterr()
     run("tiny", root=project)
     assert states(capsys.readouterr().out) == {"01": "up to", "02": "done", "03": "done"}
@@ -97,8 +113,12 @@ def test_changed_code_runs_again(project, capsys):
 
 def test_changed_prose_renews_its_page_alone(project, capsys):
     run("tiny", root=project)
-    write_notebook(project / "notebooks" / "01_first.ipynb",
-                   FOLDERS + "n: int = 2  # rows\nscale: float = 1.0  # any", FIRST, prose="Why, said better.")
+    write_notebook(
+        project / "notebooks" / "01_first.ipynb",
+        FOLDERS + "n: int = 2  # rows\nscale: float = 1.0  # any",
+        FIRST,
+        prose="Why, said better.",
+    )
     capsys.readouterr()
     run("tiny", root=project)
     assert states(capsys.readouterr().out) == {"01": "done", "02": "up to", "03": "up to"}
@@ -121,8 +141,11 @@ def test_a_damaged_output_is_made_again(project, capsys, damage):
 def test_a_changed_input_file_runs_again(project, capsys):
     tracks = project / "my tracks é.bed"
     tracks.write_text("one\n")
-    write_notebook(project / "notebooks" / "01_first.ipynb", FOLDERS + "n: int = 2  # rows\nregions: str = ''  # path",
-                   FIRST.replace("scale", "len(Path(regions).read_text())"))
+    write_notebook(
+        project / "notebooks" / "01_first.ipynb",
+        FOLDERS + "n: int = 2  # rows\nregions: str = ''  # path",
+        FIRST.replace("scale", "len(Path(regions).read_text())"),
+    )
     run("tiny", [f"regions={tracks}"], root=project)
     assert record(project)["inputs"][str(tracks)]["sha256"] == provenance.hash_file(tracks)
     capsys.readouterr()
@@ -135,9 +158,13 @@ def test_a_changed_input_file_runs_again(project, capsys):
 
 def test_the_files_in_a_manifest_are_inputs(tmp_path):
     (tmp_path / "a.bw").write_bytes(b"a")
-    (tmp_path / "m.tsv").write_text("cell_type\tpath_or_url\nK562\ta.bw\nHepG2\tgone.bw\nX\thttps://host/x.bw\n")
+    (tmp_path / "m.tsv").write_text(
+        "cell_type\tpath_or_url\nK562\ta.bw\nHepG2\tgone.bw\nX\thttps://host/x.bw\n"
+    )
     assert provenance.input_files({"manifest": str(tmp_path / "m.tsv"), "n": 3, "blacklist": ""}) == [
-        tmp_path / "a.bw", tmp_path / "m.tsv"]
+        tmp_path / "a.bw",
+        tmp_path / "m.tsv",
+    ]
 
 
 def test_force_runs_what_is_up_to_date(project, capsys):
@@ -171,9 +198,15 @@ def test_only_excludes_from(project):
 
 
 def test_a_failing_notebook_is_recorded_and_kept(project, capsys):
-    write_notebook(project / "notebooks" / "02_second.ipynb", FOLDERS + "label: str = 'numbers'  # text",
-                   "print('so far')", "raise ValueError('the tracks end at 12')")
-    with pytest.raises(ChromaccError, match="(?s)02_second failed.*ValueError: the tracks end at 12.*failed.ipynb"):
+    write_notebook(
+        project / "notebooks" / "02_second.ipynb",
+        FOLDERS + "label: str = 'numbers'  # text",
+        "print('so far')",
+        "raise ValueError('the tracks end at 12')",
+    )
+    with pytest.raises(
+        ChromaccError, match="(?s)02_second failed.*ValueError: the tracks end at 12.*failed.ipynb"
+    ):
         run("tiny", root=project)
     entry = record(project)["stages"]["02_second"]
     assert entry["state"] == "failed" and entry["error"] == "ValueError: the tracks end at 12"
@@ -182,7 +215,9 @@ def test_a_failing_notebook_is_recorded_and_kept(project, capsys):
     assert not (folder / "02_second.ipynb").exists() and "03_third" not in record(project)["stages"]
     assert "the tracks end at 12" in (folder / "index.html").read_text()
 
-    write_notebook(project / "notebooks" / "02_second.ipynb", FOLDERS + "label: str = 'numbers'  # text", SECOND)
+    write_notebook(
+        project / "notebooks" / "02_second.ipynb", FOLDERS + "label: str = 'numbers'  # text", SECOND
+    )
     capsys.readouterr()
     run("tiny", root=project)
     assert states(capsys.readouterr().out) == {"01": "up to", "02": "done", "03": "done"}
@@ -191,7 +226,9 @@ def test_a_failing_notebook_is_recorded_and_kept(project, capsys):
 
 def test_later_stages_are_outdated_when_one_before_them_fails(project):
     run("tiny", root=project)
-    write_notebook(project / "notebooks" / "02_second.ipynb", FOLDERS + "label: str = 'numbers'  # text", "1 / 0")
+    write_notebook(
+        project / "notebooks" / "02_second.ipynb", FOLDERS + "label: str = 'numbers'  # text", "1 / 0"
+    )
     with pytest.raises(ChromaccError, match="ZeroDivisionError"):
         run("tiny", root=project)
     assert record(project)["stages"]["03_third"]["state"] == "outdated"
@@ -199,8 +236,11 @@ def test_later_stages_are_outdated_when_one_before_them_fails(project):
 
 
 def test_a_kernel_that_dies_fails_its_stage(project):
-    write_notebook(project / "notebooks" / "01_first.ipynb", FOLDERS + "n: int = 2  # rows",
-                   "import os\nos.kill(os.getpid(), 9)")
+    write_notebook(
+        project / "notebooks" / "01_first.ipynb",
+        FOLDERS + "n: int = 2  # rows",
+        "import os\nos.kill(os.getpid(), 9)",
+    )
     with pytest.raises(ChromaccError, match="01_first failed: its kernel died.*memory"):
         run("tiny", root=project)
     assert record(project)["stages"]["01_first"]["state"] == "failed"
@@ -217,27 +257,38 @@ def test_a_stage_that_was_killed_is_run_again(project, capsys):
 
 
 def test_a_file_has_one_writer(project):
-    write_notebook(project / "notebooks" / "03_third.ipynb", FOLDERS,
-                   "from pathlib import Path\n(Path(run_dir) / 'count.txt').write_text('mine')")
+    write_notebook(
+        project / "notebooks" / "03_third.ipynb",
+        FOLDERS,
+        "from pathlib import Path\n(Path(run_dir) / 'count.txt').write_text('mine')",
+    )
     with pytest.raises(ChromaccError, match="03_third changed .*count.txt, which 02_second wrote"):
         run("tiny", root=project)
     assert record(project)["stages"]["03_third"]["state"] == "failed"
 
 
 def test_an_interrupt_is_recorded(project):
-    write_notebook(project / "notebooks" / "01_first.ipynb", FOLDERS + "n: int = 2  # rows",
-                   "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(30)")
-    script = ("from pathlib import Path\nfrom chromacc_lib.pipeline import run\n"
-              f"run('tiny', root=Path({str(project)!r}))")
+    write_notebook(
+        project / "notebooks" / "01_first.ipynb",
+        FOLDERS + "n: int = 2  # rows",
+        "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(30)",
+    )
+    script = (
+        "from pathlib import Path\nfrom chromacc_lib.pipeline import run\n"
+        f"run('tiny', root=Path({str(project)!r}))"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     assert record(project)["stages"]["01_first"]["state"] == "failed"
 
 
 def test_the_kernel_is_this_python_at_the_projects_root(project):
-    write_notebook(project / "notebooks" / "01_first.ipynb", FOLDERS + "n: int = 2  # rows",
-                   "import os, sys\nfrom pathlib import Path\nPath(run_dir, 'who.txt').write_text("
-                   "f'{sys.executable}|{os.getcwd()}|{os.environ[\"TQDM_DISABLE\"]}')")
+    write_notebook(
+        project / "notebooks" / "01_first.ipynb",
+        FOLDERS + "n: int = 2  # rows",
+        "import os, sys\nfrom pathlib import Path\nPath(run_dir, 'who.txt').write_text("
+        "f'{sys.executable}|{os.getcwd()}|{os.environ[\"TQDM_DISABLE\"]}')",
+    )
     run("tiny", until="01", root=project)
     executable, where, silent = (project / "reports" / "tiny" / "who.txt").read_text().split("|")
     assert executable == sys.executable and silent == "1"
@@ -247,7 +298,9 @@ def test_the_kernel_is_this_python_at_the_projects_root(project):
 def test_skipped_cells_do_not_run(project):
     path = project / "notebooks" / "01_first.ipynb"
     content = nbformat.read(path, as_version=4)
-    content.cells.append(new_code_cell("raise SystemError('a widget ran')", metadata={"tags": ["skip-execution"]}))
+    content.cells.append(
+        new_code_cell("raise SystemError('a widget ran')", metadata={"tags": ["skip-execution"]})
+    )
     nbformat.write(content, path)
     run("tiny", until="01", root=project)
     assert record(project)["stages"]["01_first"]["state"] == "done"
@@ -299,8 +352,14 @@ def test_no_notebooks_is_an_error(tmp_path):
 def test_a_fingerprint_covers_the_modules_that_the_code_reaches(tmp_path):
     package = tmp_path / "chromacc_lib"
     package.mkdir()
-    for name, source in {"__init__": "", "a": "from chromacc_lib.b import x", "b": "import chromacc_lib.c as c",
-                         "c": "from . import d", "d": "", "e": "import chromacc_lib.a"}.items():
+    for name, source in {
+        "__init__": "",
+        "a": "from chromacc_lib.b import x",
+        "b": "import chromacc_lib.c as c",
+        "c": "from . import d",
+        "d": "",
+        "e": "import chromacc_lib.a",
+    }.items():
         (package / f"{name}.py").write_text(source)
     code = "import numpy\nfrom chromacc_lib import a, project_path"
     assert sorted(provenance.reached_sources(code, package)) == ["__init__", "a", "b", "c", "d"]
@@ -310,10 +369,14 @@ def test_a_fingerprint_covers_the_modules_that_the_code_reaches(tmp_path):
 def test_a_shared_dataset_that_is_left_alone_is_still_checked(project, capsys):
     run("tiny", root=project)
     numbers = project / "data" / "tiny" / "dataset" / "numbers.txt"
-    write_notebook(project / "notebooks" / "01_first.ipynb", FOLDERS + "n: int = 2  # rows", "print('it is all there')")
+    write_notebook(
+        project / "notebooks" / "01_first.ipynb", FOLDERS + "n: int = 2  # rows", "print('it is all there')"
+    )
     run("tiny", [f"dataset_dir={numbers.parent}"], run_id="second", root=project)
     stages = record(project, "second")["stages"]
-    assert str(numbers) in stages["01_first"]["outputs"] and str(numbers) not in stages["02_second"]["outputs"]
+    assert (
+        str(numbers) in stages["01_first"]["outputs"] and str(numbers) not in stages["02_second"]["outputs"]
+    )
 
 
 def test_a_zarr_store_is_one_output(tmp_path):
@@ -327,10 +390,12 @@ def test_a_zarr_store_is_one_output(tmp_path):
     assert provenance.hash_path(tmp_path / "d.zarr") != whole
 
 
-# --- parameters ------------------------------------------------------------------------------------------------
+# --- parameters ---------------------------------------------------------------------------------------------
 
-DECLARED = ("epochs: int = 3  # passes\nlearning_rate: float = 1e-3  # per step\nlabel: str = ''  # text\n"
-            "quick: bool = False\ntfs: list = []  # names\n")
+DECLARED = (
+    "epochs: int = 3  # passes\nlearning_rate: float = 1e-3  # per step\nlabel: str = ''  # text\n"
+    "quick: bool = False\ntfs: list = []  # names\n"
+)
 
 
 @pytest.fixture
@@ -341,37 +406,63 @@ def declared(tmp_path):
 
 def test_declared_parameters(declared):
     assert {name: (p.type_name, p.default) for name, p in declared.items()} == {
-        "epochs": ("int", 3), "learning_rate": ("float", 0.001), "label": ("str", ""), "quick": ("bool", False),
-        "tfs": ("list", [])}
+        "epochs": ("int", 3),
+        "learning_rate": ("float", 0.001),
+        "label": ("str", ""),
+        "quick": ("bool", False),
+        "tfs": ("list", []),
+    }
     assert declared["epochs"].help == "passes"
 
 
-@pytest.mark.parametrize("line, message", [
-    ("epochs = 3", "declared with type 'None'"),
-    ("epochs: int = 2 * 3", "no plain value"),
-    ("epochs: int = 'three'", "declared int, but its default"),
-])
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("epochs = 3", "declared with type 'None'"),
+        ("epochs: int = 2 * 3", "no plain value"),
+        ("epochs: int = 'three'", "declared int, but its default"),
+    ],
+)
 def test_a_bad_declaration_names_notebook_and_parameter(tmp_path, line, message):
     write_notebook(tmp_path / "01_x.ipynb", line)
     with pytest.raises(ChromaccError, match=f"01_x.ipynb.*'epochs'.*{message}"):
         declared_parameters(tmp_path / "01_x.ipynb")
 
 
-@pytest.mark.parametrize("text, value", [
-    ("epochs=5", 5), ("learning_rate=1", 1.0), ("learning_rate=1e-4", 1e-4), ("label=no", "no"), ("label=12", "12"),
-    ("label='12'", "12"), ("label=", ""), ("label=a=b", "a=b"), ("quick=true", True), ("tfs=[CTCF, GATA1]", ["CTCF", "GATA1"]),
-    ("tfs=[]", []),
-])
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("epochs=5", 5),
+        ("learning_rate=1", 1.0),
+        ("learning_rate=1e-4", 1e-4),
+        ("label=no", "no"),
+        ("label=12", "12"),
+        ("label='12'", "12"),
+        ("label=", ""),
+        ("label=a=b", "a=b"),
+        ("quick=true", True),
+        ("tfs=[CTCF, GATA1]", ["CTCF", "GATA1"]),
+        ("tfs=[]", []),
+    ],
+)
 def test_overrides_take_the_declared_type(declared, text, value):
     (got,) = check_settings(parse_overrides([text]), declared).values()
     assert got == value and type(got) is type(value)
 
 
-@pytest.mark.parametrize("text, wanted", [
-    ("epochs=2.5", "whole number"), ("epochs=true", "whole number"), ("epochs=", "whole number"),
-    ("learning_rate=fast", "finite number"), ("learning_rate=.nan", "finite number"), ("learning_rate=inf", "finite"),
-    ("quick=1", "true or false"), ("tfs=CTCF", r"a list, such as \[CTCF"),
-])
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("epochs=2.5", "whole number"),
+        ("epochs=true", "whole number"),
+        ("epochs=", "whole number"),
+        ("learning_rate=fast", "finite number"),
+        ("learning_rate=.nan", "finite number"),
+        ("learning_rate=inf", "finite"),
+        ("quick=1", "true or false"),
+        ("tfs=CTCF", r"a list, such as \[CTCF"),
+    ],
+)
 def test_an_ill_typed_value_is_refused(declared, text, wanted):
     with pytest.raises(ChromaccError, match=f"(?s)parameter '{text.split('=')[0]}' .*must be .*{wanted}"):
         check_settings(parse_overrides([text]), declared)
@@ -387,18 +478,30 @@ def test_unknown_parameters_are_refused_with_the_nearest_names(declared):
     assert "known parameters: epochs, label, learning_rate, quick, tfs" in message
 
 
-@pytest.mark.parametrize("overrides, message", [
-    (["epochs"], "name=value"), (["=3"], "name=value"), (["n=1", "n=2"], "given twice"), (["n=[1"], "no YAML"),
-])
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["epochs"], "name=value"),
+        (["=3"], "name=value"),
+        (["n=1", "n=2"], "given twice"),
+        (["n=[1"], "no YAML"),
+    ],
+)
 def test_a_malformed_override_is_refused(overrides, message):
     with pytest.raises(ChromaccError, match=message):
         parse_overrides(overrides)
 
 
-@pytest.mark.parametrize("content, message", [
-    ("n: 1\nn: 2\n", "'n' is set twice"), ("- n\n", "flat mapping"), ("n: [1\n", "not a readable YAML"),
-    ("1: 2\n", "flat mapping"), ("!!python/object/apply:os.getcwd []\n", "not a readable YAML"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("n: 1\nn: 2\n", "'n' is set twice"),
+        ("- n\n", "flat mapping"),
+        ("n: [1\n", "not a readable YAML"),
+        ("1: 2\n", "flat mapping"),
+        ("!!python/object/apply:os.getcwd []\n", "not a readable YAML"),
+    ],
+)
 def test_a_malformed_profile_is_refused_by_name(tmp_path, content, message):
     (tmp_path / "mine.yaml").write_text(content)
     with pytest.raises(ChromaccError, match=f"(?s)mine.yaml.*{message}"):
@@ -421,6 +524,8 @@ def test_an_unknown_profile_is_refused_with_the_nearest_name(tmp_path):
 
 def test_an_ill_typed_profile_stops_before_anything_runs(project):
     (project / "notebooks" / "profiles" / "bad.yaml").write_text("n: many\n")
-    with pytest.raises(ChromaccError, match="parameter 'n' .profile bad.yaml. is 'many', but it must be a whole number"):
+    with pytest.raises(
+        ChromaccError, match="parameter 'n' .profile bad.yaml. is 'many', but it must be a whole number"
+    ):
         run("bad", root=project)
     assert not (project / "reports").exists()

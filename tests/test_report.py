@@ -1,8 +1,10 @@
 """Pages that leave the lab: offline, escaped, with alt text, and honest about what is missing."""
 
+import base64
 import json
 import re
 import shutil
+import struct
 import subprocess
 from html.parser import HTMLParser
 
@@ -14,12 +16,14 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from chromacc_lib import ChromaccError, report
 
 HOSTILE = "<script>alert('x')</script>"
-PNG = ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Links(HTMLParser):
-    """Collects what a browser would load or run: (tag, address) of each resource, scripts, and images' alt texts."""
+    """Collects what a browser would load or run: (tag, address) of each resource, scripts, and images' alt
+    texts.
+    """
 
     def __init__(self, text):
         super().__init__()
@@ -32,7 +36,9 @@ class Links(HTMLParser):
         if tag == "a":
             self.anchors.append(attributes.get("href", ""))
         else:
-            self.resources += [(tag, attributes[name]) for name in ("src", "href", "data", "srcset") if attributes.get(name)]
+            self.resources += [
+                (tag, attributes[name]) for name in ("src", "href", "data", "srcset") if attributes.get(name)
+            ]
         if tag == "img":
             self.alts.append(attributes.get("alt"))
 
@@ -44,33 +50,65 @@ def assert_offline(text):
 
 
 def estimate(value, low=None, high=None):
-    return {"value": value, "low": value - 0.1 if low is None else low, "high": value + 0.1 if high is None else high}
+    return {
+        "value": value,
+        "low": value - 0.1 if low is None else low,
+        "high": value + 0.1 if high is None else high,
+    }
 
 
 def metrics(simulated=True):
     quadrant = "unseen_cell_type_x_unseen_chromosome"
     seen = "seen_cell_type_x_seen_chromosome"
     return {
-        "simulated": simulated, "threshold": 0.5, "verdict": "The model beats the average & boosting.",
+        "simulated": simulated,
+        "threshold": 0.5,
+        "verdict": "The model beats the average & boosting.",
         "headline": {"quadrant": quadrant, "skill": estimate(0.412)},
-        "quadrants": {seen: {"skill": estimate(0.5), "pearson": estimate(0.9)},
-                      quadrant: {"skill": estimate(0.412), "pearson": estimate(0.8), "odd_one": {"value": None}}},
-        "baselines": {"average": {quadrant: {"skill": estimate(0.0, 0.0, 0.0)}},
-                      "boosting": {quadrant: {"skill": estimate(-3.0)}},
-                      "nearest": {quadrant: {"undefined": "nearest has no prediction in 3 of 9 rows"}}},
-        "ceiling": {"kind": "truth", "sentence": "The model reaches 70% of it.", "fraction_of_skill": estimate(0.7)},
+        "quadrants": {
+            seen: {"skill": estimate(0.5), "pearson": estimate(0.9)},
+            quadrant: {"skill": estimate(0.412), "pearson": estimate(0.8), "odd_one": {"value": None}},
+        },
+        "baselines": {
+            "average": {quadrant: {"skill": estimate(0.0, 0.0, 0.0)}},
+            "boosting": {quadrant: {"skill": estimate(-3.0)}},
+            "nearest": {quadrant: {"undefined": "nearest has no prediction in 3 of 9 rows"}},
+        },
+        "ceiling": {
+            "kind": "truth",
+            "sentence": "The model reaches 70% of it.",
+            "fraction_of_skill": estimate(0.7),
+        },
     }
 
 
 @pytest.fixture
 def bare(tmp_path):
     """The folder of a run that has only begun."""
-    stages = {"01_data_curation": {"state": "failed", "seconds": 1.5, "error": f"ValueError: {HOSTILE}", "outputs": {}}}
-    (tmp_path / "run.json").write_text(json.dumps({
-        "run_id": "trial", "profile": "mine", "created": "2026-01-01T00:00:00+00:00", "git_commit": None, "git_modified": None,
-        "versions": {"python": "3.11.9"}, "parameters": {"predict_cell_type": HOSTILE, "tfs": ["CTCF"]},
-        "parameters_set": {"tfs": ["CTCF"]}, "inputs": {f"{HOSTILE}.bw": {"sha256": "ab" * 32, "bytes": 12345}},
-        "stages": stages}))
+    stages = {
+        "01_data_curation": {
+            "state": "failed",
+            "seconds": 1.5,
+            "error": f"ValueError: {HOSTILE}",
+            "outputs": {},
+        }
+    }
+    (tmp_path / "run.json").write_text(
+        json.dumps(
+            {
+                "run_id": "trial",
+                "profile": "mine",
+                "created": "2026-01-01T00:00:00+00:00",
+                "git_commit": None,
+                "git_modified": None,
+                "versions": {"python": "3.11.9"},
+                "parameters": {"predict_cell_type": HOSTILE, "tfs": ["CTCF"]},
+                "parameters_set": {"tfs": ["CTCF"]},
+                "inputs": {f"{HOSTILE}.bw": {"sha256": "ab" * 32, "bytes": 12345}},
+                "stages": stages,
+            }
+        )
+    )
     return tmp_path
 
 
@@ -78,26 +116,58 @@ def bare(tmp_path):
 def finished(bare):
     """The folder of a finished run, with a hostile name wherever a name from outside can come in."""
     record = json.loads((bare / "run.json").read_text())
-    record["stages"] = {"01_data_curation": {"state": "done", "seconds": 1.5, "error": None, "outputs": {}},
-                        "03_evaluation": {"state": "done", "seconds": 2.0, "error": None,
-                                          "outputs": {"reports/trial/evaluation_metrics.json": "ab"}}}
+    record["stages"] = {
+        "01_data_curation": {"state": "done", "seconds": 1.5, "error": None, "outputs": {}},
+        "03_evaluation": {
+            "state": "done",
+            "seconds": 2.0,
+            "error": None,
+            "outputs": {"reports/trial/evaluation_metrics.json": "ab"},
+        },
+    }
     (bare / "run.json").write_text(json.dumps(record))
     (bare / "evaluation_metrics.json").write_text(json.dumps(metrics()))
-    (bare / "collapse_diagnostics.json").write_text(json.dumps({
-        "verdict": "healthy", "cause": "", "confidence": "high", "sentence": "It follows the cell type.", "next_step": "None.",
-        "checks": [{"name": "std_ratio", "value": 0.8, "rule": "at least 0.5", "verdict": "ok", "sentence": ""}]}))
-    rows = [(cell, split, w, ws, f"chr{ws}") for cell, split in (("A", "train"), ("B", "train"), (HOSTILE, "test"))
-            for w, ws in enumerate(["train", "train", "test"])]
-    pd.DataFrame(rows, columns=["cell_type", "cell_type_split", "window", "window_split", "chrom"]).to_parquet(
-        bare / "predictions.parquet")
+    (bare / "collapse_diagnostics.json").write_text(
+        json.dumps(
+            {
+                "verdict": "healthy",
+                "cause": "",
+                "confidence": "high",
+                "sentence": "It follows the cell type.",
+                "next_step": "None.",
+                "checks": [
+                    {
+                        "name": "std_ratio",
+                        "value": 0.8,
+                        "rule": "at least 0.5",
+                        "verdict": "ok",
+                        "sentence": "",
+                    }
+                ],
+            }
+        )
+    )
+    rows = [
+        (cell, split, w, ws, f"chr{ws}")
+        for cell, split in (("A", "train"), ("B", "train"), (HOSTILE, "test"))
+        for w, ws in enumerate(["train", "train", "test"])
+    ]
+    pd.DataFrame(
+        rows, columns=["cell_type", "cell_type_split", "window", "window_split", "chrom"]
+    ).to_parquet(bare / "predictions.parquet")
     (bare / "interpretation").mkdir()
     pd.DataFrame({"pattern": [HOSTILE, *(f"p{i}" for i in range(11))], "seqlets": range(12)}).to_csv(
-        bare / "interpretation" / "motifs.csv", index=False)
+        bare / "interpretation" / "motifs.csv", index=False
+    )
     (bare / "prediction").mkdir()
     (bare / "prediction" / "summary.json").write_text(json.dumps({"cell_type": HOSTILE, "windows": 3}))
-    output = new_output("display_data", {"image/png": PNG}, metadata={"image/png": {"alt": f'Skill "{HOSTILE}"'}})
-    cells = [new_markdown_cell(f"# Evaluation\n\n## Skill {HOSTILE}"),
-             new_code_cell("plots.show(fig)", outputs=[output], metadata={"tags": ["report-figure"]})]
+    output = new_output(
+        "display_data", {"image/png": PNG}, metadata={"image/png": {"alt": f'Skill "{HOSTILE}"'}}
+    )
+    cells = [
+        new_markdown_cell(f"# Evaluation\n\n## Skill {HOSTILE}"),
+        new_code_cell("plots.show(fig)", outputs=[output], metadata={"tags": ["report-figure"]}),
+    ]
     nbformat.write(new_notebook(cells=cells), bare / "03_evaluation.ipynb")
     return bare
 
@@ -123,15 +193,31 @@ def test_index_escapes_names_from_outside(finished):
     text = report.write_index(finished).read_text()
     page = Links(text)
     assert page.scripts == 0
-    assert text.count("&lt;script&gt;alert(") >= 6  # figure, heading, motif, prediction, parameter, input, cell type
+    assert (
+        text.count("&lt;script&gt;alert(") >= 6
+    )  # figure, heading, motif, prediction, parameter, input, cell type
     assert page.alts == [f'Skill "{HOSTILE}"']
+
+
+@pytest.mark.parametrize("width, height, wide", [(900, 300, True), (600, 300, False), (300, 900, False)])
+def test_a_wide_figure_takes_the_whole_width(width, height, wide):
+    header = (
+        b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", width, height) + b"\x08\x06\x00\x00\x00"
+    )
+    assert report.Figure(base64.b64encode(header).decode(), "", "", "").wide is wide
 
 
 def test_index_says_what_is_missing(bare):
     text = report.write_index(bare).read_text()
     assert_offline(text)
-    for missing in ("evaluation_metrics.json", "collapse_diagnostics.json", "interpretation/motifs.csv",
-                    "prediction/summary.json", "no executed notebook holds a figure", "the dataset has not been finished"):
+    for missing in (
+        "evaluation_metrics.json",
+        "collapse_diagnostics.json",
+        "interpretation/motifs.csv",
+        "prediction/summary.json",
+        "no executed notebook holds a figure",
+        "the dataset has not been finished",
+    ):
         assert re.search(f"Missing:[^<]*{re.escape(missing)}", text), missing
     assert "SIMULATED OR REAL IS NOT KNOWN" in text
     assert "ValueError: &lt;script&gt;" in text
@@ -178,14 +264,24 @@ def test_headline_warns_of_an_older_verdict(finished):
 def executed_notebook(path):
     cells = [
         new_markdown_cell("# Look\n\nInline math stays text: $x^2$."),
-        new_code_cell("x", outputs=[
-            new_output("display_data", {"image/png": PNG}, metadata={"image/png": {"alt": f'A "figure" {HOSTILE}', "width": 5}}),
-            new_output("display_data", {"text/markdown": f"**{HOSTILE}** and `{HOSTILE}`, a < b"}),
-            new_output("stream", name="stdout", text=HOSTILE),
-            new_output("display_data", {"application/javascript": "alert(1)"}),
-        ]),
+        new_code_cell(
+            "x",
+            outputs=[
+                new_output(
+                    "display_data",
+                    {"image/png": PNG},
+                    metadata={"image/png": {"alt": f'A "figure" {HOSTILE}', "width": 5}},
+                ),
+                new_output("display_data", {"text/markdown": f"**{HOSTILE}** and `{HOSTILE}`, a < b"}),
+                new_output("stream", name="stdout", text=HOSTILE),
+                new_output("display_data", {"application/javascript": "alert(1)"}),
+            ],
+        ),
     ]
-    metadata = {"widgets": {"application/vnd.jupyter.widget-state+json": {}}, "kernelspec": {"name": "python3", "display_name": "P"}}
+    metadata = {
+        "widgets": {"application/vnd.jupyter.widget-state+json": {}},
+        "kernelspec": {"name": "python3", "display_name": "P"},
+    }
     nbformat.write(new_notebook(cells=cells, metadata=metadata), path)
 
 
@@ -209,9 +305,22 @@ def test_pages_open_in_a_browser_without_network(finished):
     index = report.write_index(finished)
     for page in (index, finished / "01_data_curation.html"):
         done = subprocess.run(
-            [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0",
-             "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={finished / 'browser'}", "--dump-dom", page.as_uri()],
-            capture_output=True, text=True, timeout=120)
+            [
+                CHROMIUM,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--enable-logging=stderr",
+                "--v=0",
+                "--host-resolver-rules=MAP * ~NOTFOUND",
+                f"--user-data-dir={finished / 'browser'}",
+                "--dump-dom",
+                page.as_uri(),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         assert "</main>" in done.stdout, done.stderr
         assert "SIMULATED DATA" in done.stdout
         assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []

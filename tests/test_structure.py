@@ -1,4 +1,6 @@
-"""The shape of the house: imports run one way, plots stay in one module, and notebooks tell the story, no more."""
+"""The shape of the house: imports run one way, plots stay in one module, and notebooks tell the story, no
+more.
+"""
 
 import ast
 import subprocess
@@ -11,15 +13,56 @@ from chromacc_lib.parameters import check_settings, declared_parameters, read_pr
 
 # A module imports only from modules before it, in the order that the data flows.
 ORDER = [
-    "manifest", "simulate", "windows", "signals", "dataset", "model", "batches", "training", "inference", "hub", "baselines", "intervals",
-    "evaluation", "checks", "checks_inputs", "collapse", "interpretation", "prediction", "plots", "provenance", "report",
-    "parameters", "pipeline", "cli",
+    "manifest",
+    "jaspar",
+    "simulate",
+    "windows",
+    "signals",
+    "dataset",
+    "model",
+    "batches",
+    "training",
+    "inference",
+    "hub",
+    "baselines",
+    "intervals",
+    "evaluation",
+    "checks",
+    "checks_inputs",
+    "collapse",
+    "interpretation",
+    "prediction",
+    "plots",
+    "provenance",
+    "report",
+    "parameters",
+    "pipeline",
+    "cli",
 ]
 PLOTTING = {"matplotlib", "seaborn", "logomaker"}
-NOTEBOOKS = ["01_data_curation", "02_training", "03_evaluation", "04_collapse_diagnostics", "05_interpretation",
-             "06_prediction"]
-TOP_LEVEL = {"README.md", "LICENSE", "environment.yml", "pyproject.toml", "Makefile", ".ci", ".gitignore", ".gitattributes",
-             "notebooks", "chromacc_lib", "data", "reports", "tests"}
+NOTEBOOKS = [
+    "01_data_curation",
+    "02_training",
+    "03_evaluation",
+    "04_collapse_diagnostics",
+    "05_interpretation",
+    "06_prediction",
+]
+TOP_LEVEL = {
+    "README.md",
+    "LICENSE",
+    "environment.yml",
+    "pyproject.toml",
+    "Makefile",
+    ".ci",
+    ".gitignore",
+    ".gitattributes",
+    "notebooks",
+    "chromacc_lib",
+    "data",
+    "reports",
+    "tests",
+}
 LONGEST_FUNCTION = 60  # lines, docstring left out
 
 MODULES = sorted(path for path in project_path("chromacc_lib").glob("*.py") if path.stem != "__init__")
@@ -35,7 +78,9 @@ def own_imports(tree):
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("chromacc_lib.")}
+            found |= {
+                alias.name.split(".")[1] for alias in node.names if alias.name.startswith("chromacc_lib.")
+            }
         elif isinstance(node, ast.ImportFrom) and node.module == "chromacc_lib":
             found |= {alias.name for alias in node.names} & {path.stem for path in MODULES}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("chromacc_lib."):
@@ -54,11 +99,17 @@ def outside_imports(tree):
 def code_cells(path):
     """Return (source without IPython magics, tags) of each code cell."""
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    return [("\n".join(line for line in cell.source.splitlines() if not line.lstrip().startswith(("%", "!"))),
-             cell.metadata.get("tags", [])) for cell in cells]
+    return [
+        (
+            "\n".join(line for line in cell.source.splitlines() if not line.lstrip().startswith(("%", "!"))),
+            cell.metadata.get("tags", []),
+        )
+        for cell in cells
+    ]
 
 
-# --- the library -----------------------------------------------------------------------------------------------
+# --- the library --------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("path", MODULES, ids=by_stem)
 def test_imports_run_one_way(path):
@@ -97,20 +148,28 @@ def test_public_functions_say_what_they_do(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=by_stem)
 def test_public_names_are_listed(path):
-    listed = [ast.literal_eval(node.value) for node in ast.parse(path.read_text(encoding="utf-8")).body
-              if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"]
+    listed = [
+        ast.literal_eval(node.value)
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"
+    ]
     assert len(listed) == 1, f"{path.name}: __all__ at the top says what is public"
 
 
 def test_the_top_level_keeps_to_its_names():
     if not project_path(".git").exists():
         pytest.skip("not a git checkout: what belongs to the project is not known")
-    listed = subprocess.run(["git", "-C", str(project_path("")), "ls-files", "-co", "--exclude-standard"],
-                            capture_output=True, text=True, check=True).stdout.splitlines()
+    listed = subprocess.run(
+        ["git", "-C", str(project_path("")), "ls-files", "-co", "--exclude-standard"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
     assert {name.strip('"').split("/")[0] for name in listed} <= TOP_LEVEL
 
 
-# --- the notebooks ---------------------------------------------------------------------------------------------
+# --- the notebooks ------------------------------------------------------------------------------------------
+
 
 def test_six_notebooks_in_sequence():
     assert [path.stem for path in PATHS] == NOTEBOOKS
@@ -158,7 +217,9 @@ def test_notebook_has_one_parameters_cell_with_units(path):
     assert sum("parameters" in tags for _, tags in code_cells(path)) == 1
     parameters = declared_parameters(path)
     assert {"run_dir", "dataset_dir", "seed"} <= parameters.keys()
-    assert [name for name, parameter in parameters.items() if not parameter.help] == [], "unit or allowed values, please"
+    assert [
+        name for name, parameter in parameters.items() if not parameter.help
+    ] == [], "unit or allowed values, please"
 
 
 def test_a_parameter_means_the_same_everywhere():
@@ -194,7 +255,8 @@ def test_the_report_has_figures():
     assert len(tagged) >= 4
 
 
-# --- the profiles ----------------------------------------------------------------------------------------------
+# --- the profiles -------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("path", sorted(project_path("notebooks/profiles").glob("*.yaml")), ids=by_stem)
 def test_profile_sets_known_parameters_that_differ_from_the_defaults(path):
@@ -204,4 +266,8 @@ def test_profile_sets_known_parameters_that_differ_from_the_defaults(path):
 
 
 def test_the_shipped_profiles():
-    assert {path.stem for path in project_path("notebooks/profiles").glob("*.yaml")} >= {"smoke", "pilot", "local"}
+    assert {path.stem for path in project_path("notebooks/profiles").glob("*.yaml")} >= {
+        "smoke",
+        "pilot",
+        "local",
+    }
