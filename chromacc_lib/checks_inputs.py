@@ -627,8 +627,8 @@ def _check_rank(captured: _Captured) -> Check:
     embeddings = np.concatenate(captured.embeddings)
     value, singular = effective_rank(embeddings)
     return Check("effective rank", "model", value, rule_text("effective rank of the pooled embeddings", 3, 1.5),
-                 judge(value, 3, 1.5), f"The pooled embeddings of {len(embeddings)} rows use {value:.1f} of "
-                 f"{embeddings.shape[1]} directions.", {"singular_values": singular})
+                 judge(value, 3, 1.5), f"The {len(embeddings)} pooled embeddings that were looked at (both strands) use "
+                 f"{value:.1f} of {embeddings.shape[1]} directions.", {"singular_values": singular})
 
 
 def _check_tokens(captured: _Captured) -> Check:

@@ -88,7 +88,6 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     predict.add_argument(
         "--regions",
         type=_path,
-        default="",
         metavar="BED",
         help="where to predict; by default the windows for which the model has a locus average",
     )
@@ -166,7 +165,7 @@ def _predict(options: argparse.Namespace) -> int:
         options.model,
         options.manifest,
         options.genome_fasta,
-        options.regions,
+        options.regions or "",
         options.out,
         cell_type=options.cell_type,
         threshold=options.threshold,

@@ -469,11 +469,12 @@ def error_by_spread(rows: pd.DataFrame, predictions: pd.DataFrame, columns: Mapp
     """Return MSE on `rows` for groups of windows of rising spread between training cell types.
 
     predictions: the whole table, from which the spread (sd of the score over training cell types) is taken.
-    columns: {name: column of scores}. The index is the mean spread of a group; groups hold equally many windows.
+    columns: {name: column of scores}. The index is the mean spread of a group; groups hold equally many windows, or
+    more where windows have the same spread.
     """
     seen = predictions[predictions["cell_type_split"] == "train"]
     spread = rows["window"].map(seen.groupby("window")["score"].std())
-    group = pd.qcut(spread.rank(method="first"), n_groups, labels=False)
+    group = pd.qcut(spread, n_groups, labels=False, duplicates="drop").fillna(0)  # NaN: all windows alike
     errors = {name: ((rows[column] - rows["score"]) ** 2).groupby(group).mean() for name, column in columns.items()}
     return pd.DataFrame(errors).set_index(spread.groupby(group).mean().rename("spread"))
 
@@ -619,20 +620,20 @@ def verdict(result: dict) -> str:
     on = "simulated data" if result["simulated"] else "real data"
     cells = f"{size['cell_types']} unseen cell type" + ("s" if size["cell_types"] > 1 else "")
     text = f"On {on}, {cells} x unseen chromosomes: the model {_beats(skill)} the training-cell-type average, "
-    text += f"skill {_words(skill)}."
+    text += f"skill {skill['value']:+.3f} (95% interval {skill['low']:+.3f} to {skill['high']:+.3f})."
     if won and len(won) == len(defined):
         text += " It beats every other baseline"
     elif won:
-        text += f" It beats {_list(won)}"
+        text += f" It beats {_list([_words(name) for name in won])}"
     if won:
         near = min(won, key=lambda name: defined[name]["value"])
-        text += f" (the nearest is {near}: skill difference {_words(defined[near])})."
+        text += f" (the closest is {_words(near)}: skill difference {_range(defined[near])})."
     for names, what in ((open_, "It cannot be told from"), (lost, "It is worse than")):
         if names:
-            text += f" {what} " + _list([f"{n} (skill difference {_words(defined[n])})" for n in names]) + "."
+            text += f" {what} " + _list([f"{_words(n)} (skill difference {_range(defined[n])})" for n in names]) + "."
     undefined = [name for name in against if name not in defined]
     if undefined:
-        text += f" Not compared, because undefined here: {_list(undefined)}."
+        text += f" Not compared, because undefined here: {_list([_words(name) for name in undefined])}."
     return text + (" " + _cluster_note(size) if size["cell_types"] < FEW_CELL_TYPES else "")
 
 
@@ -642,8 +643,12 @@ def _beats(skill: dict[str, float]) -> str:
     return "does worse than" if skill["high"] < 0 else "cannot be told from"
 
 
-def _words(entry: dict[str, float]) -> str:
-    return f"{entry['value']:+.3f} (95% interval {entry['low']:+.3f} to {entry['high']:+.3f})"
+def _range(entry: dict[str, float]) -> str:
+    return f"{entry['value']:+.3f}, {entry['low']:+.3f} to {entry['high']:+.3f}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_x_", " x ").replace("_", " ")
 
 
 def _list(names: list[str]) -> str:
@@ -664,8 +669,7 @@ def interval_table(entries: Mapping[str, Mapping[str, dict]], names: Sequence[st
     columns = names or list(dict.fromkeys(name for values in known.values() for name in values))
     return pd.DataFrame(
         [[_cell(values.get(name)) for name in columns] for values in known.values()],
-        index=[row.replace("_x_", " x ").replace("_", " ") for row in known],
-        columns=[name.replace("_", " ") for name in columns],
+        index=[_words(row) for row in known], columns=[_words(name) for name in columns],
     )
 
 

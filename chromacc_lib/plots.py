@@ -398,13 +398,18 @@ def _words(name: str) -> str:
 def plot_predicted_measured(rows: pd.DataFrame) -> Figure:
     """Hexagons of predicted against measured score: the average above, the model below, one column a cell type.
 
+    With a single cell type they stand side by side.
+
     rows: cell_type, score, average_score, predicted_score; the first `MAX_CELL_TYPES` cell types by name are drawn.
     """
     cells = sorted(rows["cell_type"].unique())[:MAX_CELL_TYPES]
     predictors = {"average": "average_score", "model": "predicted_score"}
     values = rows.loc[rows["cell_type"].isin(cells), ["score", *predictors.values()]].to_numpy()
     low, high = values.min(), values.max()
-    fig, axes = plt.subplots(2, len(cells), figsize=(3 * len(cells) + 1, 6), squeeze=False, sharex=True, sharey=True)
+    n_rows, n_columns = (2, len(cells)) if len(cells) > 1 else (1, 2)
+    fig, axes = plt.subplots(n_rows, n_columns, figsize=(3.2 * n_columns + 1, 3.1 * n_rows), squeeze=False, sharex=True,
+                             sharey=True)
+    axes = axes.reshape(2, -1)  # (predictors, cell types)
     for (predictor, column), line in zip(predictors.items(), axes, strict=True):
         for cell, ax in zip(cells, line, strict=True):
             some = rows[rows["cell_type"] == cell]
@@ -415,7 +420,7 @@ def plot_predicted_measured(rows: pd.DataFrame) -> Figure:
             ax.set_title(f"{cell}: {predictor}\nMSE {mse:.3f}", color=_predictor_colour(predictor))
         line[0].set_ylabel(f"{predictor}\n(arcsinh fold)")
         fig.colorbar(drawn, ax=list(line), label="windows", shrink=0.8)
-    for ax in axes[-1]:
+    for ax in axes[-1] if len(cells) > 1 else axes.ravel():
         ax.set_xlabel("measured score (arcsinh fold)")
     return fig
 
@@ -441,7 +446,7 @@ def plot_roc_pr(rows: pd.DataFrame) -> Figure:
     roc.set(title="ROC", xlabel="false positive rate", ylabel="true positive rate")
     pr.set(title="Precision and recall", xlabel="recall", ylabel="precision", ylim=(0, 1.02))
     for ax in (roc, pr):
-        ax.legend(loc="lower right" if ax is roc else "lower left", fontsize=9)
+        ax.legend(loc="lower right" if ax is roc else "lower left", fontsize=9, frameon=True, edgecolor="none")
     return fig
 
 
@@ -512,9 +517,10 @@ def plot_loci(loci: dict[str, pd.DataFrame], tracks: dict[str, dict[str, np.ndar
     tracks: {title: {cell type: shape=(tracks, bins), z of the model's input, NaN = missing}}.
     """
     cells = list(next(iter(tracks.values())))[:MAX_CELL_TYPES]
+    below_height = max(1.0, 0.14 * len(track_names))  # inches, so that every track's name can be read
     fig, axes = plt.subplots(
-        2 * len(cells), len(loci), figsize=(4 * len(loci) + 1, 3.5 * len(cells)), squeeze=False, sharex=True,
-        height_ratios=[3, 2] * len(cells),
+        2 * len(cells), len(loci), figsize=(4 * len(loci) + 1, (2.6 + below_height) * len(cells)), squeeze=False, sharex=True,
+        height_ratios=[1.7, below_height] * len(cells),
     )
     for column, (title, table) in enumerate(loci.items()):
         for row, cell in enumerate(cells):
@@ -530,7 +536,7 @@ def plot_loci(loci: dict[str, pd.DataFrame], tracks: dict[str, dict[str, np.ndar
             if column == 0:
                 above.set_ylabel("arcsinh fold")
         axes[-1, column].set_xlabel("bp from the window's start")
-    axes[0, 0].legend(fontsize=8)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
     fig.colorbar(image, ax=list(axes[:, -1]), label="input signal (z; grey = missing)", shrink=0.5)
     return fig
 
