@@ -229,7 +229,7 @@ def _model_metrics(rows: pd.DataFrame, plan: iv.Resampling, threshold: float, wh
     add("std_ratio", spread[0] / np.where(spread[1] > 0, spread[1], np.nan), POSITIVE)
     add("pearson", iv.pearson(plan, measured, predicted), CORRELATION_RANGE)
     add("spearman", iv.spearman(plan, measured, predicted), CORRELATION_RANGE)
-    add("skill", iv.skill(plan, measured, predicted, average), (-np.inf, 1.0))
+    result["skill"] = iv.skill_interval(iv.skill(plan, measured, predicted, average), plan)
     cell = rows["cell_type"].to_numpy()
     left = [residual(v, average, cell) for v in (measured, predicted)]
     add("residual_pearson", iv.pearson(plan, *left), CORRELATION_RANGE)
@@ -258,15 +258,15 @@ def _average_ranking(rows: pd.DataFrame, plan: iv.Resampling) -> tuple[str, np.n
 
 
 def _baseline_metrics(rows: pd.DataFrame, plan: iv.Resampling, names: list[str]) -> dict[str, dict]:
-    """Return for each baseline its skill, MSE, Pearson, AUROC, AUPRC and the model's lead over it, paired.
+    """Return for each baseline its skill, MSE, Pearson, AUROC, AUPRC and how far the model is ahead of it, paired.
 
-    skill_difference = skill(model) - skill(baseline), pr_auc_difference likewise: above 0 = the model is better.
-    A baseline that is undefined for any of the rows gets only {"undefined": a sentence}.
+    model_skill = 1 - MSE(model) / MSE(baseline), pr_auc_difference = AUPRC(model) - AUPRC(baseline): above 0 = the
+    model is better. Both compare the two under the same weightings, so that what is hard for both cancels. A baseline that is undefined for any of the rows gets only {"undefined": a sentence}.
     """
     measured, average = rows["score"].to_numpy(np.float64), rows["average_score"].to_numpy(np.float64)
     known = (rows["label"] >= 0).to_numpy()
     label, some = rows["label"].to_numpy()[known], plan.take(known)
-    model_skill = iv.skill(plan, measured, rows["predicted_score"].to_numpy(np.float64), average)
+    model = rows["predicted_score"].to_numpy(np.float64)
     model_pr = iv.ranking(some, label, rows["predicted_probability"].to_numpy()[known])[1] if known.any() else None
     result: dict[str, dict] = {}
     for name in names:
@@ -275,10 +275,9 @@ def _baseline_metrics(rows: pd.DataFrame, plan: iv.Resampling, names: list[str])
         if missing:
             result[name] = {"undefined": f"{name} has no prediction in {missing:,} of {len(rows):,} rows"}
             continue
-        baseline_skill = iv.skill(plan, measured, predicted, average)
         result[name] = {
-            "skill": iv.interval(baseline_skill, plan, (-np.inf, 1.0)),
-            "skill_difference": iv.interval(model_skill - baseline_skill, plan),
+            "skill": iv.skill_interval(iv.skill(plan, measured, predicted, average), plan),
+            "model_skill": iv.skill_interval(iv.skill(plan, measured, model, predicted), plan),
             "mse": iv.interval(iv.mse(plan, measured, predicted), plan, POSITIVE),
             "pearson": iv.interval(iv.pearson(plan, measured, predicted), plan, CORRELATION_RANGE),
         }
@@ -413,7 +412,7 @@ def _ceiling(rows: pd.DataFrame, plan: iv.Resampling, replicates: pd.DataFrame |
         top_skill, model_skill = (iv.skill(plan, measured, v, average) for v in (on_scale, predicted))
         kind = "noise-free truth of the simulation"
         return _ceiling_entry(kind, iv.pearson(plan, measured, truth), reached, plan) | {
-            "skill": iv.interval(top_skill, plan, (-np.inf, 1.0)),
+            "skill": iv.skill_interval(top_skill, plan),
             "fraction_of_skill": iv.interval(model_skill / np.where(top_skill > 0, top_skill, np.nan), plan),
         }
     pairs = None if replicates is None else rows.merge(replicates, on=["cell_type", "window"], how="left")
@@ -613,7 +612,7 @@ def verdict(result: dict) -> str:
     """Return in plain words whether the model beats the average and every baseline on the headline quadrant."""
     skill, size = result["headline"]["skill"], result["headline"]["size"]
     against = {name: values[HEADLINE] for name, values in result["baselines"].items() if name != "average"}
-    defined = {name: v["skill_difference"] for name, v in against.items() if "undefined" not in v}
+    defined = {name: v["model_skill"] for name, v in against.items() if "undefined" not in v}
     won = [name for name, d in defined.items() if d["low"] > 0]
     lost = [name for name, d in defined.items() if d["high"] < 0]
     open_ = [name for name in defined if name not in won + lost]
@@ -627,10 +626,10 @@ def verdict(result: dict) -> str:
         text += f" It beats {_list([_words(name) for name in won])}"
     if won:
         near = min(won, key=lambda name: defined[name]["value"])
-        text += f" (the closest is {_words(near)}: skill difference {_range(defined[near])})."
+        text += f" (the closest is {_words(near)}: skill over it {_range(defined[near])})."
     for names, what in ((open_, "It cannot be told from"), (lost, "It is worse than")):
         if names:
-            text += f" {what} " + _list([f"{_words(n)} (skill difference {_range(defined[n])})" for n in names]) + "."
+            text += f" {what} " + _list([f"{_words(n)} (skill over it {_range(defined[n])})" for n in names]) + "."
     undefined = [name for name in against if name not in defined]
     if undefined:
         text += f" Not compared, because undefined here: {_list([_words(name) for name in undefined])}."

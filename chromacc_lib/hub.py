@@ -1,4 +1,5 @@
-"""The model folder: all that prediction needs, completed after training, and read back whole or refused by name.
+"""The model folder: all that prediction needs, completed after training, and read back whole or refused by
+name.
 
 Beside weights, config, history and card it holds `normalization.json` (the dataset's scaling, unchanged) and
 `locus_prior.npz`: what the training cell types show at each window, and what their inputs look like.
@@ -24,8 +25,15 @@ from chromacc_lib.model import ChromaccModel
 from chromacc_lib.training import TrainingConfig, TrainingResult
 from chromacc_lib.windows import SPLITS
 
-__all__ = ["ModelFolder", "TrainingReference", "complete_model_folder", "model_card", "open_model_folder", "track_figures",
-           "training_reference"]
+__all__ = [
+    "ModelFolder",
+    "TrainingReference",
+    "complete_model_folder",
+    "model_card",
+    "open_model_folder",
+    "track_figures",
+    "training_reference",
+]
 
 PRIOR_FILE = "locus_prior.npz"
 
@@ -34,10 +42,11 @@ PRIOR_FILE = "locus_prior.npz"
 class TrainingReference:
     """What a new cell type is given, and compared with. W windows, B bins, C training cell types, K tracks.
 
-    windows: chrom, start, end, gc. profile float32 (W, B, 2): mean and sd of the training cell types' accessibility,
-    arcsinh fold; score float32 (W,): mean of their scores; observed bool (W,): known at all, else 0.
-    cell_types: the C names. track_mean, track_spread float64 (C, K): mean of z, and of |z|, of a track's bin means over
-    all windows, histone marks first, NaN = missing. metadata float32 (C, E): z, NaN = missing.
+    windows: chrom, start, end, gc. profile float32 (W, B, 2): mean and sd of the training cell types'
+    accessibility, arcsinh fold; score float32 (W,): mean of their scores; observed bool (W,): known at all,
+    else 0. cell_types: the C names. track_mean, track_spread float64 (C, K): mean of z, and of |z|, of a
+    track's bin means over all windows, histone marks first, NaN = missing. metadata float32 (C, E): z, NaN =
+    missing.
     """
 
     windows: pd.DataFrame
@@ -56,7 +65,9 @@ class TrainingReference:
         return pd.MultiIndex.from_frame(self.windows[["chrom", "start", "end"]])
 
     def find(self, windows: pd.DataFrame) -> np.ndarray:
-        """Return the row of each window (chrom, start, end), int64, shape=(len(windows),); -1 = not among them."""
+        """Return the row of each window (chrom, start, end), int64, shape=(len(windows),); -1 = not among
+        them.
+        """
         return self._index.get_indexer(pd.MultiIndex.from_frame(windows[["chrom", "start", "end"]]))
 
 
@@ -79,8 +90,8 @@ class ModelFolder:
 def complete_model_folder(model_dir: str | Path, dataset_dir: str | Path, arrays: Arrays) -> None:
     """Add to a saved model what prediction needs: `normalization.json` and `locus_prior.npz`.
 
-    dataset_dir, arrays: the dataset that the model was trained on. Each file appears only when it is whole. Raises
-    ChromaccError when model_dir holds no model, or one that was trained on another dataset.
+    dataset_dir, arrays: the dataset that the model was trained on. Each file appears only when it is whole.
+    Raises ChromaccError when model_dir holds no model, or one that was trained on another dataset.
     """
     folder, dataset = project_path(model_dir), project_path(dataset_dir)
     load_model(folder, arrays)
@@ -95,7 +106,8 @@ def complete_model_folder(model_dir: str | Path, dataset_dir: str | Path, arrays
 
 
 def model_card(arrays: Arrays, result: TrainingResult, config: TrainingConfig) -> str:
-    """Return the Markdown text of `model_card.md` (after Mitchell et al. 2019): what the model was made of, and for.
+    """Return the Markdown text of `model_card.md` (after Mitchell et al. 2019): what the model was made of,
+    and for.
 
     Its figures are those of the validation rows, which chose the checkpoint; the evaluation gives the result.
     """
@@ -103,16 +115,20 @@ def model_card(arrays: Arrays, result: TrainingResult, config: TrainingConfig) -
     named = {split: ", ".join(cells.loc[cells["split"] == split, "cell_type"]) or "none" for split in SPLITS}
     chroms = {split: ", ".join(windows.loc[windows["split"] == split, "chrom"].unique()) for split in SPLITS}
     best = result.history.set_index("epoch").loc[result.best_epoch]
-    data = ("**SIMULATED DATA**: a made-up genome; this model says nothing about biology." if arrays.simulated
-            else "Real data: measured tracks.")
+    data = (
+        "**SIMULATED DATA**: a made-up genome; this model says nothing about biology."
+        if arrays.simulated
+        else "Real data: measured tracks."
+    )
     return f"""# Model card
 
 {data}
 
 ## What it does
 
-Predicts chromatin accessibility (arcsinh of the fold over the genome-wide mean) in windows of {arrays.sequence.shape[1]:,} bp,
-{arrays.accessibility.shape[2]} bins each, for a cell type of which no accessibility is known.
+Predicts chromatin accessibility (arcsinh of the fold over the genome-wide mean) in windows of
+{arrays.sequence.shape[1]:,} bp, {arrays.accessibility.shape[2]} bins each, for a cell type of which no
+accessibility is known.
 
 | | |
 |---|---|
@@ -133,14 +149,14 @@ Predicts chromatin accessibility (arcsinh of the fold over the genome-wide mean)
 
 ## Intended use
 
-Cell types of the same genome, with any subset of these tracks, each as a signal of at least 0, scaled by its own
-genome-wide mean. Missing assays may be left out.
+Cell types of the same genome, with any subset of these tracks, each as a signal of at least 0, scaled by its
+own genome-wide mean. Missing assays may be left out.
 
 ## Limits
 
-The validation rows chose the checkpoint, so these figures are a little too good: `evaluation_metrics.json` of the run
-has the result, with intervals, and `collapse_diagnostics.json` whether to believe it. Away from the windows of
-`locus_prior.npz` the locus average is not known, and the model does without. Not for clinical use.
+The validation rows chose the checkpoint, so these figures are a little too good: `evaluation_metrics.json` of
+the run has the result, with intervals, and `collapse_diagnostics.json` whether to believe it. Away from the
+windows of `locus_prior.npz` the locus average is not known, and the model does without. Not for clinical use.
 """
 
 
@@ -149,19 +165,32 @@ def training_reference(arrays: Arrays, assembly: str) -> TrainingReference:
     training = np.flatnonzero(arrays.train_mask)
     unseen = _with_unknown_cell_type(arrays, training)
     kinds = ((arrays.histone, arrays.histone_observed), (arrays.tf, arrays.tf_observed))
-    figures = [track_figures(values[:, training, track], seen[:, training, track])
-               for values, seen in kinds for track in range(values.shape[2])]
-    mean, spread = np.array(figures).reshape(-1, 2, len(training)).transpose(1, 2, 0)  # (K, 2, C) -> 2 x (C, K)
+    figures = [
+        track_figures(values[:, training, track], seen[:, training, track])
+        for values, seen in kinds
+        for track in range(values.shape[2])
+    ]
+    mean, spread = (
+        np.array(figures).reshape(-1, 2, len(training)).transpose(1, 2, 0)
+    )  # (K, 2, C) -> 2 x (C, K)
     metadata = np.where(arrays.metadata_observed[training, None], arrays.metadata[training], np.nan)
     return TrainingReference(
         windows=arrays.windows[["chrom", "start", "end", "gc"]].reset_index(drop=True),
-        profile=unseen.prior_profile[:, -1], score=unseen.prior_score[:, -1], observed=unseen.prior_observed[:, -1],
-        cell_types=tuple(arrays.cell_types["cell_type"].iloc[training]), track_mean=mean, track_spread=spread,
-        metadata=metadata.astype(np.float32), assembly=assembly, simulated=arrays.simulated)
+        profile=unseen.prior_profile[:, -1],
+        score=unseen.prior_score[:, -1],
+        observed=unseen.prior_observed[:, -1],
+        cell_types=tuple(arrays.cell_types["cell_type"].iloc[training]),
+        track_mean=mean,
+        track_spread=spread,
+        metadata=metadata.astype(np.float32),
+        assembly=assembly,
+        simulated=arrays.simulated,
+    )
 
 
 def track_figures(values: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean of z and of |z| of one track's bin means over windows, float64, shape=(C,); NaN = missing.
+    """Return the mean of z and of |z| of one track's bin means over windows, float64, shape=(C,); NaN =
+    missing.
 
     values: shape=(W, C, B, 3), z; observed: bool, shape=(W, C).
     """
@@ -173,32 +202,46 @@ def track_figures(values: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray,
 
 def _with_unknown_cell_type(arrays: Arrays, training: np.ndarray) -> Arrays:
     """The training cell types' accessibility and score, and last a cell type of which nothing is known."""
+
     def padded(values: np.ndarray) -> np.ndarray:
         known = values[:, training]
         return np.concatenate([known, np.full_like(known[:, :1], np.nan)], axis=1)
 
     cells = pd.DataFrame({"split": ["train"] * len(training) + ["new"]})
-    return replace(arrays, accessibility=padded(arrays.accessibility), score=padded(arrays.score), cell_types=cells)
+    return replace(
+        arrays, accessibility=padded(arrays.accessibility), score=padded(arrays.score), cell_types=cells
+    )
 
 
 def _write_reference(reference: TrainingReference, handle) -> None:
     content = {name: value for name, value in vars(reference).items() if isinstance(value, np.ndarray)}
     windows = {f"window_{name}": reference.windows[name].to_numpy() for name in ("start", "end", "gc")}
     windows["window_chrom"] = reference.windows["chrom"].to_numpy(dtype=str)
-    names = {"cell_types": np.array(reference.cell_types, dtype=str), "assembly": np.array(reference.assembly),
-             "simulated": np.array(reference.simulated)}
+    names = {
+        "cell_types": np.array(reference.cell_types, dtype=str),
+        "assembly": np.array(reference.assembly),
+        "simulated": np.array(reference.simulated),
+    }
     np.savez_compressed(handle, **content, **windows, **names)
 
 
 def open_model_folder(model_dir: str | Path) -> ModelFolder:
-    """Open a finished run's model folder. Raises ChromaccError that names what is missing or does not match."""
+    """Open a finished run's model folder. Raises ChromaccError that names what is missing or does not
+    match.
+    """
     folder = project_path(model_dir)
     read_model_config(folder)
     missing = [name for name in ("normalization.json", PRIOR_FILE) if not (folder / name).is_file()]
     if missing:
-        raise ChromaccError(f"{folder}: a trained model, but {' and '.join(missing)} not there, so it cannot serve a new "
-                            "cell type; run the training notebook (02_training) to its end, or copy the whole folder")
-    model, normalization, reference = load_model(folder), read_normalization(folder), _read_reference(folder / PRIOR_FILE)
+        raise ChromaccError(
+            f"{folder}: a trained model, but {' and '.join(missing)} not there, so it cannot serve a new "
+            "cell type; run the training notebook (02_training) to its end, or copy the whole folder"
+        )
+    model, normalization, reference = (
+        load_model(folder),
+        read_normalization(folder),
+        _read_reference(folder / PRIOR_FILE),
+    )
     _require_match(folder, model, normalization, reference)
     weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     return ModelFolder(folder, model, normalization, reference, weights)
@@ -210,18 +253,29 @@ def _read_reference(path: Path) -> TrainingReference:
             content = {name: file[name] for name in file.files}
         columns = {name: content.pop(f"window_{name}") for name in ("chrom", "start", "end", "gc")}
         return TrainingReference(
-            pd.DataFrame(columns), cell_types=tuple(content.pop("cell_types").tolist()),
-            assembly=str(content.pop("assembly")), simulated=bool(content.pop("simulated")), **content)
+            pd.DataFrame(columns),
+            cell_types=tuple(content.pop("cell_types").tolist()),
+            assembly=str(content.pop("assembly")),
+            simulated=bool(content.pop("simulated")),
+            **content,
+        )
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError) as error:
-        raise ChromaccError(f"{path}: no readable locus prior ({error}); run the training notebook (02_training) again, "
-                            "or copy the model folder again") from error
+        raise ChromaccError(
+            f"{path}: no readable locus prior ({error}); run the training notebook (02_training) again, "
+            "or copy the model folder again"
+        ) from error
 
 
-def _require_match(folder: Path, model: ChromaccModel, normalization: dict, reference: TrainingReference) -> None:
+def _require_match(
+    folder: Path, model: ChromaccModel, normalization: dict, reference: TrainingReference
+) -> None:
     """Raise ChromaccError unless the three files were made of the same bins, tracks and features."""
     config = model.config
-    wrong = [f"{name}: model {getattr(config, name)}, normalization.json {normalization[name]}"
-             for name in ("window_bp", "n_bins") if normalization[name] != getattr(config, name)]
+    wrong = [
+        f"{name}: model {getattr(config, name)}, normalization.json {normalization[name]}"
+        for name in ("window_bp", "n_bins")
+        if normalization[name] != getattr(config, name)
+    ]
     unknown = [name for name in config.features if name not in normalization["metadata"]]
     if unknown:
         wrong.append(f"features of the model without constants in normalization.json: {', '.join(unknown)}")
@@ -232,6 +286,8 @@ def _require_match(folder: Path, model: ChromaccModel, normalization: dict, refe
     if reference.track_mean.shape[1] != n_tracks:
         wrong.append(f"{PRIOR_FILE}: {reference.track_mean.shape[1]} tracks, the model reads {n_tracks}")
     if wrong:
-        raise ChromaccError(f"{folder}: its files do not belong together ({'; '.join(wrong)}); copy the whole folder of "
-                            "one run, or train again")
+        raise ChromaccError(
+            f"{folder}: its files do not belong together ({'; '.join(wrong)}); copy the whole folder of "
+            "one run, or train again"
+        )
     track_constants(normalization, config.histone_marks + config.tfs)

@@ -24,7 +24,7 @@ from scipy import stats
 
 __all__ = [
     "METHOD", "Resampling", "classification", "interval", "mse", "pearson", "ranking", "resampling", "skill",
-    "spearman", "standard_deviation",
+    "skill_interval", "spearman", "standard_deviation",
 ]
 
 LEVEL = 0.95
@@ -123,6 +123,17 @@ def interval(
         return missing
     low, high = min(low, values[0] - half), max(high, values[0] + half)
     return {"value": float(values[0]), "low": float(max(low, bounds[0])), "high": float(min(high, bounds[1]))}
+
+
+def skill_interval(values: np.ndarray, plan: Resampling) -> dict[str, float]:
+    """Return {"value", "low", "high"} of a skill 1 - loss / loss of a reference, given under every weighting.
+
+    The limits are taken on the logarithm of the ratio of losses and turned back: a ratio is skewed, and with three
+    cell types a symmetric interval around it would be too long at one end and too short at the other.
+    """
+    ratio = np.maximum(1 - values, 1e-300)  # 0: a perfect prediction
+    limits = interval(np.log(ratio), plan)
+    return {"value": float(values[0]), "low": float(1 - np.exp(limits["high"])), "high": float(1 - np.exp(limits["low"]))}
 
 
 def _jackknife_half_width(values: np.ndarray, plan: Resampling) -> float:

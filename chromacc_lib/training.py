@@ -19,6 +19,7 @@ from lightning_fabric import Fabric, seed_everything
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from chromacc_lib import ChromaccError
@@ -45,6 +46,7 @@ class TrainingConfig:
     weight_decay: float = 0.01
     warmup_share: float = 0.05  # of all steps, linear; then cosine to zero
     clip_norm: float = 1.0
+    ema_decay: float = 0.99  # of the averaged weights that are validated and kept; 0 = the raw weights
     profile_weight: float = 0.2
     label_weight: float = 0.1
     first_fully_masked: float = 0.6  # share of samples with every token masked at the start; all of them at the end
@@ -118,6 +120,7 @@ def train(
     model, motifs = build_model(arrays, config.motif_prior, sizes)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     wrapped, optimiser = fabric.setup(model, optimiser)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
     data, rng = RegionData(arrays), np.random.default_rng(config.seed)
     windows = np.flatnonzero(arrays.windows["split"].to_numpy() == "train")
     cells = np.flatnonzero(arrays.train_mask)
@@ -133,12 +136,14 @@ def train(
             masked_share = config.first_fully_masked + (1 - config.first_fully_masked) * schedule.last_epoch / steps
             losses.append(_step(fabric, wrapped, optimiser, data, (w, c), masked_share, config, rng))
             schedule.step()
+            average.update_parameters(model)
         seconds, samples = time.perf_counter() - start, sum(c.size for _, c in batches)
-        rows.append(_epoch_row(epoch, losses, validation(wrapped), schedule.get_last_lr()[0], seconds, samples))
+        rows.append(_epoch_row(epoch, losses, validation(average.module), schedule.get_last_lr()[0], seconds, samples))
         for callback in callbacks:
             callback(rows[-1])
         if rows[-1]["validation_mse"] < best:
-            best, best_state = rows[-1]["validation_mse"], {k: v.cpu().clone() for k, v in model.state_dict().items()}
+            state = average.module.state_dict()
+            best, best_state = rows[-1]["validation_mse"], {k: v.cpu().clone() for k, v in state.items()}
     if best_state is None:
         raise ChromaccError("train: epochs must be 1 or more, and validation scores known; nothing was trained.")
     model = model.to("cpu").eval()

@@ -133,14 +133,25 @@ def test_a_model_that_copies_the_average_has_exactly_no_skill():
     assert "cannot be told from the training-cell-type average" in result["verdict"]
 
 
-def test_the_difference_to_a_baseline_is_that_of_the_skills_and_paired(result):
-    model = result["headline"]["skill"]
+def test_the_skill_over_a_baseline_has_it_for_reference(result):
+    predictions, baselines = make_tables()
+    rows = headline_rows(predictions).merge(baselines, on=["cell_type", "window"])
     for name in ("weak", "strong"):
-        entry = result["baselines"][name][ev.HEADLINE]
-        difference = entry["skill_difference"]
-        assert difference["value"] == pytest.approx(model["value"] - entry["skill"]["value"])
-        apart = (model["high"] - model["low"]) + (entry["skill"]["high"] - entry["skill"]["low"])
-        assert difference["high"] - difference["low"] < 0.8 * apart  # the same windows are hard for both
+        expected = 1 - sk.mean_squared_error(rows["score"], rows["predicted_score"]) / sk.mean_squared_error(
+            rows["score"], rows[name])
+        assert result["baselines"][name][ev.HEADLINE]["model_skill"]["value"] == pytest.approx(expected)
+    assert result["baselines"]["average"][ev.HEADLINE]["model_skill"] == result["headline"]["skill"]
+
+
+def test_comparisons_are_paired():
+    """A baseline that is the model but for a little: hard windows are the same, so the two are told apart."""
+    predictions, baselines = make_tables()
+    noise = np.random.default_rng(8).normal(0, 0.1, len(predictions))
+    baselines["near"] = predictions["predicted_score"] + noise  # rows of both tables are in the same order
+    result = ev.evaluate(predictions, baselines, simulated=True, **SHORT)
+    mse, near = result["quadrants"][ev.HEADLINE]["mse"], result["baselines"]["near"][ev.HEADLINE]
+    assert near["mse"]["low"] < mse["high"]  # apart, their intervals overlap
+    assert near["model_skill"]["low"] > 0    # together, the model is surely better
 
 
 def test_the_gain_in_auprc_is_over_the_better_ranking_of_the_average(result):

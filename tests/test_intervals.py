@@ -107,6 +107,26 @@ def test_bounds_cut_the_interval():
     assert (result["low"], result["high"]) == (0, 4)
 
 
+def test_skill_interval_is_that_of_the_log_ratio_turned_back():
+    """Losses 1, 2, 3 in three cell types against 4: a t-interval of the log of the ratio, by its jackknife."""
+    plan = iv.resampling(np.repeat([0, 1, 2], 10), np.zeros(30), 500, seed=1)
+    predicted, reference = np.sqrt(np.repeat([1.0, 2.0, 3.0], 10)), np.full(30, 2.0)
+    values = iv.skill(plan, np.zeros(30), predicted, reference)
+    left_out = np.log(np.array([2.5, 2.0, 1.5]) / 4)  # mean loss without each cell type
+    half = stats.t.ppf(0.975, 2) * np.sqrt(2 / 3 * np.sum((left_out - left_out.mean()) ** 2))
+    result = iv.skill_interval(values, plan)
+    limits = 1 - np.exp(np.log(0.5) + np.array([half, -half]))
+    assert (result["value"], result["low"], result["high"]) == pytest.approx((0.5, *limits))
+
+
+def test_skill_of_a_perfect_and_of_the_same_prediction(rows):
+    plan = iv.resampling(rows["cell"], rows["block"], 50, seed=1)
+    perfect = iv.skill_interval(iv.skill(plan, rows["y"], rows["y"], rows["x"]), plan)
+    assert perfect == {"value": 1.0, "low": 1.0, "high": 1.0}
+    same = iv.skill_interval(iv.skill(plan, rows["y"], rows["x"], rows["x"]), plan)
+    assert same == {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
 def test_constant_values_have_no_correlation_and_half_an_auroc(rows):
     plan = iv.resampling(rows["cell"], rows["block"], 20, seed=1)
     constant = np.full(240, 0.1)
@@ -128,7 +148,7 @@ def _difference_is_covered(rng: np.random.Generator, truth: float) -> tuple[bool
     covered = []
     for clusters in ((cell, block), (np.zeros(cell.size), np.arange(cell.size))):
         plan = iv.resampling(*clusters, 100, seed=1)
-        result = iv.interval(iv.skill(plan, np.zeros(cell.size), predicted, average), plan)
+        result = iv.skill_interval(iv.skill(plan, np.zeros(cell.size), predicted, average), plan)
         covered.append(result["low"] <= truth <= result["high"])
     return covered[0], covered[1]
 

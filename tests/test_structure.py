@@ -31,6 +31,8 @@ ORDER = [
     "checks_inputs",
     "collapse",
     "interpretation",
+    "quality",
+    "writers",
     "prediction",
     "plots",
     "provenance",
