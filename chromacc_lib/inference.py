@@ -74,7 +74,7 @@ def predict_batch(model: ChromaccModel, batch: Batch) -> Output:
 
 @torch.no_grad()
 def predict_scores(
-    model: ChromaccModel, data: RegionData, windows: np.ndarray, cell_types: np.ndarray, batch_windows: int = 64
+    model: ChromaccModel, data: RegionData, windows: np.ndarray, cell_types: np.ndarray, batch_windows: int = 12
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predicted score (arcsinh fold) and probability of being open, both float32 (len(windows), len(cell_types)).
 
@@ -93,7 +93,7 @@ def predict_scores(
     return torch.cat(scores).numpy(), torch.cat(logits).sigmoid().numpy()
 
 
-def predict_dataset(model: ChromaccModel, arrays: Arrays, batch_windows: int = 64) -> pd.DataFrame:
+def predict_dataset(model: ChromaccModel, arrays: Arrays, batch_windows: int = 12) -> pd.DataFrame:
     """One row a (window, cell type), all of them: what was measured, what is predicted, the locus average, the truth.
 
     Columns as in the project's run contract: cell_type, cell_type_split, window, chrom, start, end (0-based half-open),

@@ -27,7 +27,7 @@ __all__ = ["PALETTE", "checks_table", "colour", "plot_calibration", "plot_cell_t
            "plot_label_signal", "plot_loci", "plot_modality_drop", "plot_observed", "plot_offset_scan",
            "plot_openness", "plot_predicted_measured", "plot_prediction_distributions", "plot_quadrants",
            "plot_branch_gradients", "plot_learning", "plot_roc_pr", "plot_scale", "plot_splits", "plot_training_health", "plot_variance_ratio",
-           "plot_window_tracks", "show", "use_style"]
+           "plot_window_tracks", "show", "use_style", "plot_browser", "plot_input_distance", "plot_knockouts"]
 
 # Okabe & Ito (2008), "Color Universal Design": told apart under every common colour vision deficiency.
 # Colours have fixed meanings across notebooks, so that a reader learns them once.
@@ -578,4 +578,78 @@ def plot_branch_gradients(history: pd.DataFrame, branches: Sequence[str]) -> Fig
     ax.set(xlabel="epoch", ylabel="gradient norm before clipping", yscale="log")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(fontsize="small", ncols=1, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return fig
+
+
+# --- 06_prediction -------------------------------------------------------------------------------------------
+def plot_input_distance(tracks: dict[str, dict]) -> Figure:
+    """Draw where each input track of a new cell type lies beside the training cell types.
+
+    tracks: {name: entry of `tracks` in a prediction's summary.json}. Bar: mean and 3 sd of the training cell
+    types; dot: the new cell type. Units: sd of the training data.
+    """
+    fig, axes = plt.subplots(1, 2, figsize=(9, 1 + 0.34 * len(tracks)), sharey=True)
+    panels = (("mean_z", "mean of the scaled signal (sd)"), ("mean_abs_z", "mean size of the scaled signal (sd)"))
+    for ax, (what, label) in zip(axes, panels, strict=True):
+        for y, row in enumerate(tracks.values()):
+            mean, sd, here = row[f"training_{what}"], row[f"training_{what}_sd"], row[what]
+            if mean is not None:
+                ax.plot([mean - 3 * sd, mean + 3 * sd], [y, y], color=PALETTE["average"], lw=7, alpha=0.45)
+                ax.plot(mean, y, "|", color=PALETTE["average"], ms=9)
+            if here is not None:
+                ax.plot(here, y, "o", color=PALETTE["model"])
+            else:
+                ax.text(0.98, y, "not measured", transform=ax.get_yaxis_transform(), ha="right", va="center",
+                        fontsize="small", color="#555555")
+        ax.set_xlabel(label)
+    axes[0].set_yticks(range(len(tracks)), list(tracks))
+    axes[0].set_ylim(len(tracks) - 0.5, -0.5)
+    new = plt.Line2D([], [], color=PALETTE["model"], marker="o", ls="")
+    bar = plt.Line2D([], [], color=PALETTE["average"], lw=7, alpha=0.45)
+    fig.legend([new, bar], ["this cell type", "training cell types: mean and 3 sd"], ncol=2, loc="outside upper center")
+    return fig
+
+
+def plot_knockouts(table: pd.DataFrame, r: float, average_r: float) -> Figure:
+    """Draw how well the prediction correlates with what was measured when an input is hidden, one bar each.
+
+    table: index = what is hidden, column r. r: nothing hidden; average_r: the locus average's.
+    """
+    fig, ax = plt.subplots(figsize=(7.5, 1 + 0.3 * len(table)))
+    ax.barh(range(len(table)), table["r"], color=PALETTE["model"], height=0.65)
+    for y, value in enumerate(table["r"]):
+        ax.text(value, y, f" {value:.3f}", va="center", fontsize="small")
+    ax.axvline(r, color="black", lw=1, label="nothing hidden")
+    ax.axvline(average_r, color=PALETTE["average"], lw=2, ls="--", label="locus average alone")
+    ax.set_yticks(range(len(table)), table.index)
+    ax.set(ylim=(len(table) - 0.5, -0.5), xlabel="Pearson r of predicted and measured score", ylabel="hidden")
+    low, high = min(table["r"].min(), r, average_r), max(table["r"].max(), r, average_r)
+    margin = max(0.25 * (high - low), 0.02)
+    ax.set_xlim(low - margin, high + 1.5 * margin)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncol=2)
+    return fig
+
+
+def plot_browser(loci: dict[str, pd.DataFrame], title: str) -> Figure:
+    """Browser-like panel: average, prediction and measurement (rows) of some loci (columns), in genome coordinates.
+
+    loci: {title: table with a bin a row: start, end (bp), average, predicted, measured (fold over the genome-wide
+    mean, NaN = not known)}; a locus may have several windows with gaps between them. One scale a locus.
+    """
+    rows = {"average": "average", "predicted": "model", "measured": "measured"}
+    fig, axes = plt.subplots(len(rows), len(loci), figsize=(3.6 * len(loci) + 0.6, 3.9), sharex="col", sharey="col",
+                             squeeze=False)
+    for column, (name, table) in enumerate(loci.items()):
+        middle, width = (table["start"] + table["end"]) / 2000, (table["end"] - table["start"]) / 1000
+        for row, (what, shade) in enumerate(rows.items()):
+            ax = axes[row, column]
+            ax.bar(middle, table[what], width, color=PALETTE[shade], lw=0)
+            if column == 0:
+                ax.set_ylabel(what.replace("average", "locus average"), rotation=0, ha="right", va="center")
+            ax.locator_params(nbins=3)
+        axes[0, column].set_title(name, fontsize="small")
+        axes[-1, column].set_xlabel("position (kb)")
+        axes[0, column].set_ylim(0, 1.05 * table[list(rows)].max().max())
+    fig.suptitle(title, fontsize="small")
+    fig.supylabel("fold over the genome-wide mean", fontsize="small")
     return fig

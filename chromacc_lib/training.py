@@ -241,7 +241,7 @@ class _Validation:
         was_training, device = model.training, next(model.parameters()).device
         model.eval()
         parts = []
-        for chunk in np.array_split(self.windows, max(1, len(self.windows) // 64)):
+        for chunk in np.array_split(self.windows, max(1, len(self.windows) // 32)):
             output, target = model(self.data.batch(chunk, self.cells).to(device)), self.data.target(chunk, self.cells)
             average = self.data.prior_score[torch.as_tensor(chunk)[:, None], torch.as_tensor(self.cells)[None]]
             parts.append(torch.stack([output.score.cpu(), target.score, average], -1).flatten(0, 1))

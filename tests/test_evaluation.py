@@ -144,14 +144,14 @@ def test_the_skill_over_a_baseline_has_it_for_reference(result):
 
 
 def test_comparisons_are_paired():
-    """A baseline that is the model but for a little: hard windows are the same, so the two are told apart."""
+    """A baseline whose every error is 1.1 times the model's: its MSE is 1.21 times, in every draw, so for sure."""
     predictions, baselines = make_tables()
-    noise = np.random.default_rng(8).normal(0, 0.1, len(predictions))
-    baselines["near"] = predictions["predicted_score"] + noise  # rows of both tables are in the same order
+    error = predictions["predicted_score"] - predictions["score"]
+    baselines["near"] = predictions["score"] + 1.1 * error  # rows of both tables are in the same order
     result = ev.evaluate(predictions, baselines, simulated=True, **SHORT)
-    mse, near = result["quadrants"][ev.HEADLINE]["mse"], result["baselines"]["near"][ev.HEADLINE]
-    assert near["mse"]["low"] < mse["high"]  # apart, their intervals overlap
-    assert near["model_skill"]["low"] > 0    # together, the model is surely better
+    model, near = result["quadrants"][ev.HEADLINE]["mse"], result["baselines"]["near"][ev.HEADLINE]
+    assert near["mse"]["low"] < model["high"]  # apart, their intervals overlap
+    assert [near["model_skill"][k] for k in ("value", "low", "high")] == pytest.approx([1 - 1 / 1.21] * 3)
 
 
 def test_the_gain_in_auprc_is_over_the_better_ranking_of_the_average(result):
