@@ -224,7 +224,7 @@ def _check_power(table: Table) -> Check:
     Rows of one window in several cell types are not independent, so windows are counted, not rows. Without labels
     the score is split at its median, which gives the narrowest interval that is possible.
     """
-    rows, n = table.headline, table.windows()
+    rows, n, n_cells = table.headline, table.windows(), table.headline["cell_type"].nunique()
     known = rows[rows["label"] >= 0] if "label" in rows else rows.iloc[:0]
     base = float((known["label"] == 1).mean()) if len(known) else 0.5
     positive = round(base * n)
@@ -233,7 +233,7 @@ def _check_power(table: Table) -> Check:
         f", because {table.n_unscored} have no known score" if table.n_unscored else "")
     return Check("power", "data", value, rule_text("half-width of the AUC's 95% interval", 0.07, 0.10),
                  judge(value, 0.07, 0.10),
-                 f"{n} windows in {rows['cell_type'].nunique()} cell types ({table.scope}) give an AUC interval of "
+                 f"{n} windows in {n_cells} cell type{'s' * (n_cells != 1)} ({table.scope}) give an AUC interval of "
                  f"±{value:.3f}; {kept}.", {"n_windows": n, "base_rate": base})
 
 

@@ -30,7 +30,6 @@ MAX_SEQUENCES = 20_000  # windows whose sequence is read
 MODEL_WINDOWS = 160     # the model is run seven times on these x MODEL_CELL_TYPES
 MODEL_CELL_TYPES = 6
 N_PERMUTATIONS = 200
-MARGIN = 0.05           # a correlation must win by this much before a shift is named
 SAME_FILE = 0.999       # correlation above which two tracks are one file, rescaled or not
 
 DATA_NAMES = ("scores are the dataset's", "ambiguous bases", "repeated sequences", "constant tracks", "missing tracks",
@@ -302,7 +301,8 @@ def offset_curve(track: np.ndarray, accessibility: np.ndarray) -> dict[int, floa
 def _check_offset(sample: _Sample) -> Check:
     """Do tracks lie where accessibility lies? The shift, within a window, at which their profiles agree best.
 
-    A shift is named only when it beats both no shift and its mirror image: flanking marks agree on either side.
+    A shift is named only when it beats both no shift and its mirror image by 2/sqrt(profiles): flanking marks agree
+    on either side. Tracks that were in place gained 0.012 at most on real and simulated data, by chance.
     """
     bin_bp, curves, shifts = sample.bin_bp(), {}, {}
     for track, values in sample.tracks.items():
@@ -314,15 +314,16 @@ def _check_offset(sample: _Sample) -> Check:
         if not curve:       # a profile without shape in any window
             continue
         best = max(curve, key=curve.__getitem__)
+        gain = curve[best] - max(curve.get(0, -1.0), curve.get(-best, -1.0))
         curves[track] = {shift * bin_bp: r for shift, r in curve.items()}
-        if best and curve[best] - max(curve.get(0, -1.0), curve.get(-best, -1.0)) > MARGIN:
+        if best and gain > max(0.01, 2 / math.sqrt(known.sum())):
             shifts[track] = best * bin_bp
     if not curves:
         return not_run("track offset", "data", "no track and accessibility profile are both known and varying")
     value = float(np.median(list(shifts.values()))) if shifts else 0.0
     named = ", ".join(f"{track} {shift:+.0f} bp" for track, shift in shifts.items())
-    return Check("track offset", "data", value, f"shift in bp that agrees better than none by {MARGIN}: fail when a "
-                 f"track has one (searched to ±{sample.accessibility.shape[2] // 2 * bin_bp:.0f} bp)",
+    return Check("track offset", "data", value, "shift in bp that agrees better than none by more than chance: fail "
+                 f"when a track has one (searched to ±{sample.accessibility.shape[2] // 2 * bin_bp:.0f} bp)",
                  "fail" if shifts else "ok",
                  (f"Accessibility lies shifted against {named}." if shifts else
                   f"All {len(curves)} tracks agree best with accessibility where they lie."),
@@ -377,7 +378,7 @@ def _signal_check(name: str, what: str, features: np.ndarray, target: np.ndarray
     return Check(name, "data", r, "cross-validated r of a ridge: fail when p > 0.01 against permuted labels or r < "
                  "0.03, warn below 0.15", verdict,
                  f"From the inputs, {what} {how}: a ridge regression reaches r = {r:.3f} on chromosomes it has not "
-                 f"seen, permuted labels reach {chance:.3f} (99% quantile, p = {p:.3g}).", {"null": null})
+                 f"seen, permuted labels reach {chance:.3f} (99% quantile, p = {p:.2g}).", {"null": null})
 
 
 def ridge_signal(features: np.ndarray, target: np.ndarray, groups: np.ndarray, seed: int,
@@ -627,15 +628,18 @@ def _check_rank(captured: _Captured) -> Check:
     embeddings = np.concatenate(captured.embeddings)
     value, singular = effective_rank(embeddings)
     return Check("effective rank", "model", value, rule_text("effective rank of the pooled embeddings", 3, 1.5),
-                 judge(value, 3, 1.5), f"The {len(embeddings)} pooled embeddings that were looked at (both strands) use "
+                 judge(value, 3, 1.5), f"The {len(embeddings)} pooled embeddings looked at (both strands) use "
                  f"{value:.1f} of {embeddings.shape[1]} directions.", {"singular_values": singular})
 
 
 def _check_tokens(captured: _Captured) -> Check:
-    """Are the tokens of a window still different after the last layer? See `token_similarity`."""
+    """Are the tokens of a window still different after the last layer? See `token_similarity`.
+
+    Healthy pilots lie between 0.93 and 0.99: tokens share what the whole window says, so only more is a warning.
+    """
     by_depth = {name: float(np.mean(values)) for name, values in captured.similarity.items()}
     value = max(list(by_depth.values())[-1], by_depth[[n for n in by_depth if n.startswith("sequence")][-1]])
     return Check("tokens made alike", "model", value, rule_text("cosine similarity of tokens after the last layer",
-                 0.98, 0.999), judge(value, 0.98, 0.999),
+                 0.995, 0.9995), judge(value, 0.995, 0.9995),
                  f"After the last layer the tokens of a window have a cosine similarity of {value:.3f}.",
                  {"by_depth": by_depth})

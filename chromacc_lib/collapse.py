@@ -237,12 +237,12 @@ def _decide(checks: tuple[Check, ...], table: Table, simulated: bool | None) -> 
     evidence = tuple(c.sentence for c in quoted if c.verdict in ("fail", "warn"))
     unexamined = _unexamined(CAUSES[:CAUSES.index(next(c for c in CAUSES if c.name == named.name))], by_name)
     confidence = "low" if named.alternatives else "medium" if unexamined else "high"
-    others = [c.name for c in CAUSES if c.name != named.name and _holds(c, by_name)]
+    others = _also_found(named, by_name)
     sentence = f"{named.verdict.capitalize()}: {named.name}. {by_name[named.needs[0]].sentence}"
     if named.alternatives:
         sentence += f" What was given cannot tell this from: {'; '.join(named.alternatives)}."
     if others:
-        sentence += f" Also found, further down the list: {'; '.join(dict.fromkeys(others))}."
+        sentence += f" Also found, further down the list: {'; '.join(others)}."
     return Diagnosis(named.verdict, named.name, confidence, sentence, evidence, _against(named, by_name),
                      named.alternatives, named.next_step, simulated, checks)
 
@@ -251,6 +251,15 @@ def _holds(cause: Cause, by_name: dict[str, Check]) -> bool:
     """Say whether all checks that `cause` needs failed, and none that excludes it is ok."""
     failed = all(name in by_name and by_name[name].verdict == "fail" for name in cause.needs)
     return failed and not any(name in by_name and by_name[name].verdict == "ok" for name in cause.unless)
+
+
+def _also_found(named: Cause, by_name: dict[str, Check]) -> list[str]:
+    """Return the other causes that hold; beside a collapse only faults of the data, since the rest follow from it."""
+    others = [c for c in CAUSES if c.name != named.name and _holds(c, by_name)]
+    if named.verdict == "collapsed":
+        others = [c for c in others if by_name[c.needs[0]].group == "data"
+                  and c.needs[0] not in ("power", "cell-type signal")]
+    return list(dict.fromkeys(c.name for c in others))
 
 
 def _with_alternatives(cause: Cause, by_name: dict[str, Check]) -> Cause:
@@ -268,11 +277,11 @@ def _unexamined(causes: tuple[Cause, ...], by_name: dict[str, Check]) -> list[st
 
 def _against(named: Cause, by_name: dict[str, Check]) -> tuple[str, ...]:
     """Return 'Not <other cause>: <sentence>' for every other cause that a check has ruled out."""
-    seen, out = set(named.needs), []
+    seen, out = {*named.needs, named.name}, []
     for cause in CAUSES:
         ruled_out = [n for n in cause.needs if by_name[n].verdict == "ok" and n not in seen]
-        if cause.name != named.name and ruled_out:
-            seen.add(ruled_out[0])
+        if cause.name not in seen and ruled_out:
+            seen |= {ruled_out[0], cause.name}
             out.append(f"Not '{cause.name}': {by_name[ruled_out[0]].sentence}")
     return tuple(out)
 
@@ -281,21 +290,22 @@ def _without_cause(checks: tuple[Check, ...], by_name: dict[str, Check], table: 
                    simulated: bool | None) -> Diagnosis:
     """Build the diagnosis when no cause holds: healthy, or weak for a reason that was not found."""
     nobody = Cause("", "healthy", (), "Read the evaluation for how good the predictions are, and against what.")
-    warned = [check.name for check in checks if check.verdict == "warn"]
+    failed, warned = ([check.name for check in checks if check.verdict == verdict] for verdict in ("fail", "warn"))
     ran = sum(check.verdict != "not run" for check in checks)
     unexamined = _unexamined(CAUSES, by_name)
     association = by_name["association"]
     if association.verdict == "ok":
-        sentence = f"Healthy: none of {ran} checks failed. {association.sentence}"
+        alone = f"{', '.join(failed)} failed, but not what would make it a cause" if failed else "no check failed"
+        sentence = f"Healthy: of {ran} checks that were run, {alone}. {association.sentence}"
         cause, verdict, step = "", "healthy", nobody.next_step
     else:
         cause, verdict = "no cause found", "underperforming"
-        sentence = f"Underperforming, and none of {ran} checks names why. {association.sentence}"
+        sentence = f"Underperforming, and none of the {ran} checks that were run names why. {association.sentence}"
         step = "Give what was not given (dataset, model, history), and compare with the baselines of the evaluation."
     if warned:
         sentence += f" Worth a look: {', '.join(warned)}."
     confidence = "low" if verdict != "healthy" else \
-        "medium" if unexamined or by_name["power"].verdict != "ok" else "high"
+        "medium" if unexamined or failed or by_name["power"].verdict != "ok" else "high"
     return Diagnosis(verdict, cause, confidence, sentence, (association.sentence,), _against(nobody, by_name), (),
                      step, simulated, checks)
 

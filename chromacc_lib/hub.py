@@ -142,6 +142,7 @@ accessibility is known.
 | chromosomes trained on | {chroms["train"]} |
 | chromosomes of validation | {chroms["validation"]} |
 | chromosomes never trained on | {chroms["test"]} |
+| kernels started from the motifs of | {", ".join(f"{tf} {name}" for tf, name in result.motifs.items()) or "none"} |
 | checkpoint | epoch {result.best_epoch} of {config.epochs}, chosen on {result.validation} |
 | skill over the locus average, on those validation rows | {best["validation_skill"]:+.3f} |
 | Pearson, on those validation rows | {best["validation_pearson"]:.3f} |
@@ -249,7 +250,7 @@ def open_model_folder(model_dir: str | Path) -> ModelFolder:
 
 def _read_reference(path: Path) -> TrainingReference:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             content = {name: file[name] for name in file.files}
         columns = {name: content.pop(f"window_{name}") for name in ("chrom", "start", "end", "gc")}
         return TrainingReference(

@@ -239,7 +239,8 @@ def checks_table(checks: pd.DataFrame) -> Styler:
     shown = checks[["group", "name", "verdict", "value", "sentence", "rule"]]
     return (shown.style.hide(axis="index").format({"value": "{:.3g}"}, na_rep="").set_properties(
         **{"text-align": "left", "vertical-align": "top", "white-space": "normal"}).map(
-        lambda verdict: f"background-color: {VERDICT_COLOURS[verdict]}; color: black", subset=["verdict"]))
+        lambda verdict: f"background-color: {VERDICT_COLOURS[verdict]}; color: black", subset=["verdict"])
+        .set_table_styles([{"selector": "th", "props": "text-align: left"}]))
 
 
 def plot_checks(checks: pd.DataFrame, title: str) -> Figure:
@@ -322,9 +323,9 @@ def plot_label_signal(checks: dict[str, tuple[float, np.ndarray]]) -> Figure:
 def plot_offset_scan(curves: dict[str, dict[float, float]]) -> Figure:
     """Draw the agreement of each track with accessibility at each shift; track -> {shift in bp: r}."""
     fig, ax = plt.subplots(figsize=(6.5, 3.2))
-    for name, curve in curves.items():
-        shifts = sorted(curve)
-        ax.plot(shifts, [curve[s] for s in shifts], marker=".", label=name)
+    for i, (name, curve) in enumerate(curves.items()):
+        shifts = sorted(curve)      # a dash a round of the colours, so that no two tracks look alike
+        ax.plot(shifts, [curve[s] for s in shifts], ("-", "--", ":")[i // 7 % 3], marker=".", label=name)
     ax.axvline(0, color=PALETTE["mean"], lw=0.8)
     ax.set(xlabel="shift of accessibility against the track (bp)", ylabel="r of profiles within windows")
     ax.legend(fontsize="small", bbox_to_anchor=(1, 1), loc="upper left")
@@ -350,10 +351,12 @@ def plot_modality_drop(rise: dict[str, float], change: dict[str, float]) -> Figu
 def plot_embeddings(by_depth: dict[str, float], singular_values: np.ndarray) -> Figure:
     """Draw token similarity by depth ('<stack> <layer>' -> cosine) and the spectrum of the pooled embeddings."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.2))
+    deepest = max(int(key.split()[-1]) for key in by_depth)
     for stack, name in (("sequence", "average"), ("encoder", "model")):
         layers = {int(key.split()[-1]): value for key, value in by_depth.items() if key.startswith(stack)}
         left.plot(list(layers), list(layers.values()), marker="o", color=PALETTE[name], label=f"{stack} layers")
-    left.set(xlabel="layer", ylabel="cosine similarity of tokens", ylim=(min(0, *by_depth.values()), 1.02))
+    left.set(xlabel="layer", ylabel="cosine similarity of tokens", xticks=range(1, 1 + deepest),
+             ylim=(min(0, *by_depth.values()), 1.02))
     left.legend()
     variance = np.asarray(singular_values, float)**2
     right.semilogy(np.arange(1, len(variance) + 1), np.maximum(variance / variance.sum(), 1e-12), marker=".",
@@ -364,17 +367,20 @@ def plot_embeddings(by_depth: dict[str, float], singular_values: np.ndarray) -> 
 
 def plot_training_health(history: pd.DataFrame) -> Figure:
     """Draw losses, spread of the predictions and gradient norm by epoch, as far as history.csv has them."""
-    has = [columns for columns in (("train_loss", "validation_loss"), ("prediction_std", "label_std"), ("grad_norm",))
-           if set(columns) <= set(history.columns)]
+    panels = (("train_score_mse", "validation_mse"), ("train_loss", "validation_loss"), ("prediction_std", "label_std"),
+              ("grad_norm",))
+    has = [columns for columns in panels if set(columns) <= set(history.columns)]
     fig, axes = plt.subplots(1, len(has), figsize=(3.6 * len(has), 3), squeeze=False)
-    colours = {"train_loss": "train", "validation_loss": "validation", "prediction_std": "model",
-               "label_std": "measured", "grad_norm": "boosting"}
-    titles = {"train_loss": "loss", "prediction_std": "std of scores (arcsinh fold)", "grad_norm": "gradient norm"}
+    colours = {"train_loss": "train", "validation_loss": "validation", "train_score_mse": "train",
+               "validation_mse": "validation", "prediction_std": "model", "label_std": "measured",
+               "grad_norm": "boosting"}
+    titles = {"train_score_mse": "squared error of the score", "train_loss": "loss",
+              "prediction_std": "std of scores (arcsinh fold)", "grad_norm": "gradient norm before clipping"}
     for ax, columns in zip(axes[0], has):
         for column in columns:
             ax.plot(history["epoch"], history[column], marker=".", color=PALETTE[colours[column]],
                     label=column.replace("_", " "))
-        ax.set(xlabel="epoch", ylabel=titles[columns[0]])
+        ax.set(xlabel="epoch", ylabel=titles[columns[0]], xticks=history["epoch"])
         ax.set_ylim(bottom=0)
         ax.legend(fontsize="small")
     return fig
@@ -392,7 +398,8 @@ def _predictor_colour(name: str) -> str:
 
 
 def _words(name: str) -> str:
-    return name.replace("_x_", " × ").replace("_", " ")
+    """Return a predictor or a quadrant in words; any other name, such as a cell type's, stays as it is."""
+    return name.replace("_x_", " × ").replace("_", " ") if name in _PREDICTORS or "_x_" in name else name
 
 
 def plot_predicted_measured(rows: pd.DataFrame) -> Figure:
@@ -581,7 +588,7 @@ def plot_branch_gradients(history: pd.DataFrame, branches: Sequence[str]) -> Fig
     return fig
 
 
-# --- 06_prediction -------------------------------------------------------------------------------------------
+# --- 06_prediction ------------------------------------------------------------------------------------------
 def plot_input_distance(tracks: dict[str, dict]) -> Figure:
     """Draw where each input track of a new cell type lies beside the training cell types.
 
@@ -589,7 +596,10 @@ def plot_input_distance(tracks: dict[str, dict]) -> Figure:
     types; dot: the new cell type. Units: sd of the training data.
     """
     fig, axes = plt.subplots(1, 2, figsize=(9, 1 + 0.34 * len(tracks)), sharey=True)
-    panels = (("mean_z", "mean of the scaled signal (sd)"), ("mean_abs_z", "mean size of the scaled signal (sd)"))
+    panels = (
+        ("mean_z", "mean of the scaled signal (sd)"),
+        ("mean_abs_z", "mean size of the scaled signal (sd)"),
+    )
     for ax, (what, label) in zip(axes, panels, strict=True):
         for y, row in enumerate(tracks.values()):
             mean, sd, here = row[f"training_{what}"], row[f"training_{what}_sd"], row[what]
@@ -599,53 +609,87 @@ def plot_input_distance(tracks: dict[str, dict]) -> Figure:
             if here is not None:
                 ax.plot(here, y, "o", color=PALETTE["model"])
             else:
-                ax.text(0.98, y, "not measured", transform=ax.get_yaxis_transform(), ha="right", va="center",
-                        fontsize="small", color="#555555")
+                ax.text(
+                    0.98,
+                    y,
+                    "not measured",
+                    transform=ax.get_yaxis_transform(),
+                    ha="right",
+                    va="center",
+                    fontsize="small",
+                    color="#555555",
+                )
         ax.set_xlabel(label)
     axes[0].set_yticks(range(len(tracks)), list(tracks))
     axes[0].set_ylim(len(tracks) - 0.5, -0.5)
     new = plt.Line2D([], [], color=PALETTE["model"], marker="o", ls="")
     bar = plt.Line2D([], [], color=PALETTE["average"], lw=7, alpha=0.45)
-    fig.legend([new, bar], ["this cell type", "training cell types: mean and 3 sd"], ncol=2, loc="outside upper center")
+    fig.legend(
+        [new, bar],
+        ["this cell type", "training cell types: mean and 3 sd"],
+        ncol=2,
+        loc="outside upper center",
+    )
     return fig
 
 
 def plot_knockouts(table: pd.DataFrame, r: float, average_r: float) -> Figure:
-    """Draw how well the prediction correlates with what was measured when an input is hidden, one bar each.
+    """Draw how well the prediction correlates with what was measured when an input is hidden, one line each.
 
     table: index = what is hidden, column r. r: nothing hidden; average_r: the locus average's.
     """
     fig, ax = plt.subplots(figsize=(7.5, 1 + 0.3 * len(table)))
-    ax.barh(range(len(table)), table["r"], color=PALETTE["model"], height=0.65)
+    ax.hlines(range(len(table)), table["r"], r, color=PALETTE["model"], lw=2)
+    ax.plot(table["r"], range(len(table)), "o", color=PALETTE["model"])
     for y, value in enumerate(table["r"]):
-        ax.text(value, y, f" {value:.3f}", va="center", fontsize="small")
-    ax.axvline(r, color="black", lw=1, label="nothing hidden")
-    ax.axvline(average_r, color=PALETTE["average"], lw=2, ls="--", label="locus average alone")
+        ax.annotate(
+            f"{value:.3f}",
+            (value, y),
+            xytext=(-7 if value <= r else 7, 0),
+            textcoords="offset points",
+            va="center",
+            ha="right" if value <= r else "left",
+            fontsize="small",
+        )
+    ax.axvline(r, color="black", lw=1, label=f"nothing hidden: {r:.3f}")
+    ax.axvline(
+        average_r, color=PALETTE["average"], lw=2, ls="--", label=f"locus average alone: {average_r:.3f}"
+    )
     ax.set_yticks(range(len(table)), table.index)
-    ax.set(ylim=(len(table) - 0.5, -0.5), xlabel="Pearson r of predicted and measured score", ylabel="hidden")
-    low, high = min(table["r"].min(), r, average_r), max(table["r"].max(), r, average_r)
-    margin = max(0.25 * (high - low), 0.02)
-    ax.set_xlim(low - margin, high + 1.5 * margin)
+    ax.set(
+        ylim=(len(table) - 0.5, -0.5),
+        xlabel="Pearson r of predicted and measured score",
+        ylabel="hidden input",
+    )
+    low, high = min(table["r"].min(), average_r, r), max(table["r"].max(), average_r, r)
+    margin = max(0.12 * (high - low), 0.02)
+    ax.set_xlim(low - 1.5 * margin, high + margin)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncol=2)
     return fig
 
 
-def plot_browser(loci: dict[str, pd.DataFrame], title: str) -> Figure:
-    """Browser-like panel: average, prediction and measurement (rows) of some loci (columns), in genome coordinates.
+def plot_browser(loci: dict[str, pd.DataFrame], title: str, spans: Sequence[tuple[int, int]] = ()) -> Figure:
+    """Browser-like panel: average, prediction and measurement (rows) of some loci (columns), in genome
+    coordinates.
 
-    loci: {title: table with a bin a row: start, end (bp), average, predicted, measured (fold over the genome-wide
-    mean, NaN = not known)}; a locus may have several windows with gaps between them. One scale a locus.
+    loci: {title: table with a bin a row: start, end (bp), average, predicted, measured (fold over the
+    genome-wide mean, NaN = not known)}; a locus may have several windows with gaps between them. One scale a
+    locus. spans: start and end (bp) of what is shaded in each locus.
     """
     rows = {"average": "average", "predicted": "model", "measured": "measured"}
-    fig, axes = plt.subplots(len(rows), len(loci), figsize=(3.6 * len(loci) + 0.6, 3.9), sharex="col", sharey="col",
-                             squeeze=False)
+    fig, axes = plt.subplots(
+        len(rows), len(loci), figsize=(3.6 * len(loci) + 0.6, 3.9), sharex="col", sharey="col", squeeze=False
+    )
     for column, (name, table) in enumerate(loci.items()):
         middle, width = (table["start"] + table["end"]) / 2000, (table["end"] - table["start"]) / 1000
-        for row, (what, shade) in enumerate(rows.items()):
-            ax = axes[row, column]
+        for ax, (what, shade) in zip(axes[:, column], rows.items(), strict=True):
             ax.bar(middle, table[what], width, color=PALETTE[shade], lw=0)
             if column == 0:
                 ax.set_ylabel(what.replace("average", "locus average"), rotation=0, ha="right", va="center")
+            if column < len(spans):
+                ax.axvspan(
+                    spans[column][0] / 1000, spans[column][1] / 1000, color=PALETTE["mean"], alpha=0.2, lw=0
+                )
             ax.locator_params(nbins=3)
         axes[0, column].set_title(name, fontsize="small")
         axes[-1, column].set_xlabel("position (kb)")

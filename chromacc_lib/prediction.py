@@ -84,12 +84,14 @@ class Predictions(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What `predict_manifest` wrote, and summary.json's content."""
+    """What `predict_manifest` wrote, summary.json's content, and what it was predicted by and from."""
 
     bigwig: Path
     bed: Path
     windows: Path
     summary: dict
+    folder: ModelFolder
+    inputs: "CellTypeInputs"
 
 
 @dataclass(frozen=True)
@@ -591,7 +593,8 @@ def predict_manifest(
             os.replace(Path(partial) / name, out / name)
     for line in _told(summary, time.perf_counter() - began):
         say(line)
-    return Prediction(out / names["bigwig"], out / names["bed"], out / names["windows"], summary)
+    paths = (out / names[kind] for kind in ("bigwig", "bed", "windows"))
+    return Prediction(*paths, summary, folder, inputs)
 
 
 def _chosen_windows(
@@ -674,6 +677,11 @@ def _summary(folder: ModelFolder, inputs: CellTypeInputs, quality: Quality) -> d
         "correlation_with_locus_average": quality.average_correlation,
         "mean_abs_z_of_inputs": float(np.mean(spread)) if spread else None,
         "tracks_far_from_training": [name for name, row in table.items() if row["far_from_training"]],
+        "tracks_not_compared_with_training": [
+            name
+            for name in inputs.tracks
+            if name in inputs.present and table[name]["far_from_training"] is None
+        ],
         "tracks": table,
         "expression": expression_distance(folder, inputs.metadata),
         "bigwig_unit": BIGWIG_UNIT,
@@ -698,6 +706,11 @@ def _told(summary: Mapping, seconds: float) -> list[str]:
         lines.append(
             f"no locus prior for {without:,} of {n:,} windows, because they are no windows of the training "
             "data: there the model does without"
+        )
+    if summary["tracks_not_compared_with_training"]:
+        lines.append(
+            "not compared with training (fewer than 3 training cell types with the track, or no window of "
+            "the training data): " + ", ".join(summary["tracks_not_compared_with_training"])
         )
     if summary["tracks_far_from_training"]:
         lines.append(

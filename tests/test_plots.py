@@ -102,13 +102,13 @@ def test_roc_pr_gives_areas_and_base_rate_and_leaves_unknown_labels_out(rows):
 def test_intervals_draw_points_and_say_undefined():
     panels = {"Skill": {"model": {"value": 0.4, "low": 0.2, "high": 0.6},
                         "average": {"value": 0.0, "low": 0.0, "high": 0.0},
-                        "nearest": {"value": np.nan, "low": np.nan, "high": np.nan}, "ridge": {}}}
+                        "training_mean": {"value": np.nan, "low": np.nan, "high": np.nan}, "T_cell": {}}}
     fig = plots.plot_intervals(panels, {"Skill": "1 - MSE / MSE"})
     ax = fig.axes[0]
     lines = {tuple(np.ravel(line.get_xdata())) for line in ax.lines}
     assert (0.2, 0.6) in lines and (0.4,) in lines
     assert sum("undefined" in text.get_text() for text in ax.texts) == 2
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["model", "average", "nearest", "ridge"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["model", "average", "training mean", "T_cell"]
     assert_labelled(fig)
 
 

@@ -1,0 +1,168 @@
+"""Which bases of a window move its predicted score: integrated gradients, and in-silico mutagenesis to check them.
+
+Every method takes a *scorer*, any callable `(one_hot, context) -> score`: one_hot float32 shape=(N, L, 4), an N being
+a row of zeros; context int64 shape=(N,), saying for each sequence in which place it is scored; score shape=(N,).
+`ModelScorer` makes one from a trained model. What a base is worth is conditional on the other inputs of its place:
+strong histone or TF tracks leave less for the sequence to explain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from captum.attr import IntegratedGradients
+from tangermeme.ersatz import dinucleotide_shuffle
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from chromacc_lib import ChromaccError
+from chromacc_lib.batches import RegionData
+
+__all__ = ["Attribution", "ModelScorer", "Scorer", "contribution", "evaluating", "integrated_gradients", "mutagenesis",
+           "one_hot", "shuffled_references"]  # fmt: skip
+
+Scorer = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Integrated gradients of K windows of L bp, in the unit of the score (arcsinh fold); an N has zeros."""
+
+    contribution: np.ndarray  # float32 (K, L): what the base that is there adds, against the reference
+    hypothetical: np.ndarray  # float32 (K, L, 4): what each of ACGT would add there; the four add up to 0
+    difference: np.ndarray  # float32 (K,): score of the window minus score of its reference
+    delta: np.ndarray  # float32 (K,): convergence delta, sum of the contributions minus `difference`; 0 is exact
+
+    @property
+    def relative_delta(self) -> np.ndarray:
+        """float32, shape=(K,): size of the delta as a share of all that was handed out; 0 where nothing was."""
+        handed_out = np.abs(self.contribution).sum(1)
+        return np.divide(np.abs(self.delta), handed_out, out=np.zeros_like(handed_out), where=handed_out > 0)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode, and every one of its modules back into its own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+class ModelScorer:
+    """Scores sequences in K places: place k is a window in C cell types, with all its other inputs as measured there.
+
+    The score is the mean over the place's cell types and, as in every prediction of the project, over both strands.
+    The model keeps its mode, its device and its gradients.
+    """
+
+    def __init__(self, model: nn.Module, data: RegionData, windows: np.ndarray, cell_types: np.ndarray) -> None:
+        """windows: index shape=(K,). cell_types: index shape=(K, C)."""
+        if len(windows) != len(cell_types) or np.ndim(cell_types) != 2:
+            raise ChromaccError(
+                f"ModelScorer: {len(windows)} windows and cell types of shape {np.shape(cell_types)}; needed: one row "
+                "of cell types for each window, shape=(windows, cell types)."
+            )
+        self.model, self.data = model, data
+        self.windows, self.cell_types = np.asarray(windows), np.asarray(cell_types)
+
+    def __call__(self, sequence: Tensor, context: Tensor) -> Tensor:
+        """One-hot (N, L, 4) in places (N,) -> score (N,), arcsinh fold."""
+        return self.by_cell_type(sequence, context).mean(1)
+
+    def by_cell_type(self, sequence: Tensor, context: Tensor) -> Tensor:
+        """One-hot (N, L, 4) in places (N,) -> score in each of the place's cell types (N, C), arcsinh fold."""
+        at = context.cpu().numpy()
+        device = next(self.model.parameters()).device
+        batch = replace(self.data.batch(self.windows[at], self.cell_types[at]), sequence=sequence).to(device)
+        with evaluating(self.model):
+            both = self.model(batch).score + self.model(batch.reverse_complement()).score
+        return (both / 2).to(sequence.device)
+
+
+def one_hot(codes: np.ndarray | Tensor) -> Tensor:
+    """Codes uint8 (N, L), 0..3 = ACGT, 4 = N -> one-hot float32 (N, L, 4); an N is a row of zeros."""
+    return F.embedding(torch.as_tensor(codes).int(), torch.eye(5, 4))
+
+
+def contribution(effects: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Take the base that is there: effects (K, L, 4) of each base, codes uint8 (K, L) -> float32 (K, L), 0 at an N.
+
+    The mean over the four bases is subtracted first. On one-hot input a gradient also has a part that points off the
+    simplex, where no sequence is; this removes it (Majdandzic et al. 2023, Genome Biol. 24:109). For the effects of
+    mutagenesis it makes the unit the same: worth of the base against a random one.
+    """
+    centred = effects - effects.mean(-1, keepdims=True)
+    return (centred * one_hot(codes).numpy()).sum(-1).astype(np.float32)
+
+
+def shuffled_references(codes: np.ndarray, n: int, seed: int) -> Tensor:
+    """n shuffles of each sequence that keep its dinucleotide counts: codes uint8 (K, L) -> one-hot (K, n, L, 4)."""
+    shuffled = dinucleotide_shuffle(one_hot(codes).transpose(1, 2), n=n, random_state=seed, allow_N=True)
+    return shuffled.transpose(2, 3).contiguous()  # (K, n, 4, L) -> (K, n, L, 4)
+
+
+def integrated_gradients(
+    scorer: Scorer, codes: np.ndarray, references: Tensor | None = None, n_steps: int = 16, at_once: int = 4
+) -> Attribution:
+    """Integrated gradients (Sundararajan et al. 2017) of K windows, window k in place k, by captum.
+
+    codes: uint8 (K, L). references: one-hot (K, R, L, 4), averaged over R; None takes "any base, each with 1/4" at
+    every known position. Against that reference (x - reference) . gradient is the corrected gradient of
+    `contribution`, integrated, so that correction and completeness hold together, without a random draw.
+    n_steps: points of Gauss-Legendre quadrature. at_once: windows that go through the model together; it changes the
+    speed and not the result.
+    """
+    x = one_hot(codes)
+    known = x.sum(-1, keepdim=True)
+    if references is None:
+        references = (0.25 * known).expand_as(x)[:, None]
+    gradients = IntegratedGradients(scorer, multiply_by_inputs=False)
+    contributions, hypothetical = torch.zeros(x.shape[:2]), torch.zeros_like(x)
+    before = torch.zeros(len(x))
+    n_references = references.shape[1]
+    for rows in torch.arange(len(x)).split(at_once):
+        for r in range(n_references):
+            reference = references[rows, r]
+            slope = gradients.attribute(x[rows], reference, additional_forward_args=(rows,), n_steps=n_steps).float()
+            contributions[rows] += ((x[rows] - reference) * slope).sum(-1) / n_references
+            hypothetical[rows] += (slope - slope.mean(-1, keepdim=True)) * known[rows] / n_references
+            before[rows] += _score(scorer, reference, rows) / n_references
+    difference = torch.cat([_score(scorer, x[rows], rows) for rows in torch.arange(len(x)).split(64)]) - before
+    delta = contributions.sum(1) - difference
+    return Attribution(*(part.numpy() for part in (contributions, hypothetical, difference, delta)))
+
+
+def mutagenesis(scorer: Scorer, codes: np.ndarray, start: int, end: int, at_once: int = 256) -> np.ndarray:
+    """Change of the score by every single-base change in positions start..end (0-based half-open) of K windows.
+
+    codes: uint8 (K, L). Returns float32 (K, end - start, 4): 0 for the base that is there, and at an N. Three
+    evaluations a position: exact, and dear. Raises ChromaccError for positions outside the window.
+    """
+    codes = np.asarray(codes)
+    if not 0 <= start < end <= codes.shape[1]:
+        raise ChromaccError(f"mutagenesis: positions {start} to {end} do not lie within a window of {codes.shape[1]} bp.")
+    k, position, base = np.nonzero(one_hot(codes[:, start:end]).numpy() == 0)
+    real = codes[k, start + position] < 4
+    k, position, base = k[real], position[real], base[real]
+    wild = torch.cat([_score(scorer, one_hot(codes[rows]), rows) for rows in torch.arange(len(codes)).split(at_once)])
+    effects = np.zeros((len(codes), end - start, 4), np.float32)
+    for some in torch.arange(len(k)).split(at_once):
+        some = some.numpy()
+        mutated = codes[k[some]].copy()
+        mutated[np.arange(len(some)), start + position[some]] = base[some]
+        change = _score(scorer, one_hot(mutated), torch.from_numpy(k[some])) - wild[k[some]]
+        effects[k[some], position[some], base[some]] = change.numpy()
+    return effects
+
+
+@torch.no_grad()
+def _score(scorer: Scorer, sequence: Tensor, context: Tensor) -> Tensor:
+    return scorer(sequence, context).float().cpu()

@@ -1,0 +1,264 @@
+"""From attributions to motifs: seqlets, patterns, their match in JASPAR, and the test that a pattern does something.
+
+A seqlet is a stretch of a window whose bases add much to the score; a pattern is a group of seqlets that look alike.
+A pattern with a fine logo is still only a claim, so each is inserted into sequences that lack it (`marginalise`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from memelite import tomtom
+from memelite.io import read_meme, write_meme
+from pyjaspar import jaspardb
+from scipy import stats
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
+from tangermeme.seqlet import tfmodisco_seqlets
+
+from chromacc_lib import ChromaccError
+from chromacc_lib.attribution import Attribution, ModelScorer, one_hot, shuffled_references
+
+__all__ = ["JASPAR_RELEASE", "JasparMotif", "Marginal", "Pattern", "call_seqlets", "find_patterns", "jaspar_motifs",
+           "marginalise", "match_jaspar", "orient", "read_patterns", "write_patterns"]  # fmt: skip
+
+JASPAR_RELEASE = "JASPAR2026"  # collection CORE, vertebrates, newest version of each matrix
+CORE_BP, FLANK_BP = 15, 5  # a seqlet is 15 bp found by its sum, and 5 bp on either side
+SLIDE_BP = 7  # how far two seqlets may be shifted against each other
+MAX_SEQLETS = 1200  # the strongest are clustered; the pairwise comparison grows with the square
+MIN_BITS = 0.3  # a pattern is cut where its first and last position fall below this information
+BASES = "ACGT"
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Seqlets that look alike, aligned."""
+
+    name: str
+    probabilities: np.ndarray  # float64 (m, 4), ACGT; every row adds up to 1
+    contribution: np.ndarray  # float64 (m, 4): mean contribution of the base that is there, arcsinh fold
+    seqlets: pd.DataFrame  # window (row of the attributions), start, end (0-based half-open), strand, attribution
+
+    @property
+    def consensus(self) -> str:
+        """The most frequent base at each position."""
+        return "".join(BASES[i] for i in self.probabilities.argmax(1))
+
+    def reverse_complement(self) -> Pattern:
+        """The same pattern read from the other strand."""
+        strand = self.seqlets["strand"].map({"+": "-", "-": "+"})
+        return replace(self, probabilities=self.probabilities[::-1, ::-1], contribution=self.contribution[::-1, ::-1],
+                       seqlets=self.seqlets.assign(strand=strand))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class JasparMotif:
+    """A matrix of JASPAR. `tfs`: the names in upper case that it stands for, two of them for a dimer."""
+
+    identifier: str
+    name: str
+    tfs: tuple[str, ...]
+    families: tuple[str, ...]
+    probabilities: np.ndarray  # float64 (m, 4)
+
+
+# --- seqlets and patterns ------------------------------------------------------------------------------------
+
+
+def call_seqlets(contribution: np.ndarray, fdr: float = 0.1) -> pd.DataFrame:
+    """Call the stretches that raise the score, by the null of TF-MoDISco (Shrikumar et al. 2018) in tangermeme.
+
+    contribution: float32 (K, L). Returns window, start, end (0-based half-open, 25 bp), attribution (sum), the
+    strongest first. Stretches that lower the score are not called. All-zero contributions have no seqlet.
+    """
+    columns = ["window", "start", "end", "attribution"]
+    if not np.any(contribution):
+        return pd.DataFrame(columns=columns)
+    found = tfmodisco_seqlets(
+        torch.from_numpy(np.ascontiguousarray(contribution)), window_size=CORE_BP, flank=FLANK_BP, target_fdr=fdr,
+        min_passing_frac=0.003,
+    )  # fmt: skip
+    found = found.rename(columns={"example_idx": "window"})
+    found = found[found["attribution"] > 0].sort_values("attribution", ascending=False, kind="stable")
+    return found[columns].reset_index(drop=True)
+
+
+def find_patterns(
+    attribution: Attribution, codes: np.ndarray, seqlets: pd.DataFrame, min_seqlets: int = 15, similarity: float = 0.5
+) -> list[Pattern]:
+    """Group seqlets into patterns, the one with most seqlets first.
+
+    Two seqlets are compared by the cosine of their hypothetical contributions, best over both strands and shifts of up
+    to 7 bp; average linkage puts together what is `similarity` or more alike; groups under `min_seqlets` are left
+    out. It stands in for TF-MoDISco, which compiles for minutes on two cores before its first result.
+    """
+    seqlets = seqlets.head(MAX_SEQLETS).reset_index(drop=True)
+    if len(seqlets) < max(2, min_seqlets):
+        return []
+    alike, shift, flipped = _compare(attribution.hypothetical, seqlets)
+    distance = 1 - (alike + alike.T) / 2
+    np.fill_diagonal(distance, 0)
+    group = fcluster(linkage(squareform(distance, checks=False).clip(0), "average"), 1 - similarity, "distance")
+    patterns = []
+    for label, size in pd.Series(group).value_counts().items():
+        members = np.flatnonzero(group == label)
+        if size < min_seqlets:
+            break
+        centre = members[alike[np.ix_(members, members)].sum(1).argmax()]
+        patterns += _align(attribution, codes, seqlets.loc[members], shift[centre, members], flipped[centre, members])
+    return [replace(pattern, name=f"P{i}") for i, pattern in enumerate(patterns, 1)]
+
+
+def _compare(hypothetical: np.ndarray, seqlets: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cosine of every pair (n, n), and the shift (bp) and strand at which the second one lies best on the first."""
+    rows = zip(seqlets["window"], seqlets["start"], seqlets["end"])
+    values = np.stack([hypothetical[window, start:end] for window, start, end in rows])  # (n, 25, 4)
+    n, length = values.shape[:2]
+    flat = values.reshape(n, -1)
+    unit = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
+    padded = np.pad(unit.reshape(values.shape), ((0, 0), (SLIDE_BP, SLIDE_BP), (0, 0)))
+    alike, shift, flipped = np.full((n, n), -1.0, np.float32), np.zeros((n, n), np.int8), np.zeros((n, n), bool)
+    for strand, other in ((False, padded), (True, padded[:, ::-1, ::-1])):
+        for offset in range(2 * SLIDE_BP + 1):
+            cosine = unit @ other[:, offset : offset + length].reshape(n, -1).T
+            better = cosine > alike
+            alike[better], shift[better], flipped[better] = cosine[better], offset - SLIDE_BP, strand
+    return alike, shift, flipped
+
+
+def _align(
+    attribution: Attribution, codes: np.ndarray, members: pd.DataFrame, shift: np.ndarray, flipped: np.ndarray
+) -> list[Pattern]:
+    """Lay members over each other, `SLIDE_BP` wider than a seqlet, and cut where there is no information; [] if none is."""
+    start = members["start"].to_numpy() + np.where(flipped, -shift, shift) - SLIDE_BP
+    width = CORE_BP + 2 * FLANK_BP + 2 * SLIDE_BP
+    position = start[:, None] + np.arange(width)
+    inside = (position >= 0) & (position < codes.shape[1])
+    window, position = members["window"].to_numpy()[:, None], position.clip(0, codes.shape[1] - 1)
+    bases = one_hot(codes[window, position]).numpy() * inside[..., None]  # (n, width, 4)
+    shares = bases * (attribution.contribution[window, position])[..., None]
+    bases[flipped], shares[flipped] = bases[flipped][:, ::-1, ::-1], shares[flipped][:, ::-1, ::-1]
+    probabilities = (bases.sum(0) + 0.25) / (bases.sum((0, 2))[:, None] + 1)
+    bits = 2 + (probabilities * np.log2(probabilities)).sum(1)
+    informative = np.flatnonzero(bits >= MIN_BITS)
+    if len(informative) == 0 or informative[-1] - informative[0] < 4:
+        return []
+    first, last = informative[0], informative[-1] + 1
+    begin = np.where(flipped, start + width - last, start + first)
+    seqlets = pd.DataFrame({
+        "window": members["window"].to_numpy(), "start": begin, "end": begin + last - first,
+        "strand": np.where(flipped, "-", "+"), "attribution": members["attribution"].to_numpy(),
+    })  # fmt: skip
+    return [Pattern("", probabilities[first:last], shares.mean(0)[first:last].astype(np.float64), seqlets)]
+
+
+# --- JASPAR --------------------------------------------------------------------------------------------------
+
+
+@cache
+def jaspar_motifs() -> tuple[JasparMotif, ...]:
+    """Every vertebrate CORE matrix of the pinned JASPAR release; the database comes with pyjaspar.
+
+    A dimer such as FOS::JUN stands for both its names; variants are named after their TF, "RORA(var.2)" after RORA.
+    """
+    database = jaspardb(release=JASPAR_RELEASE)
+    motifs = []
+    for motif in database.fetch_motifs(collection="CORE", tax_group=["vertebrates"]):
+        counts = np.array([motif.counts[base] for base in BASES], float).T + 0.25
+        tfs = tuple(part.split("(")[0].upper() for part in motif.name.split("::"))
+        families = tuple(str(family) for family in motif.tf_family or ())
+        motifs.append(JasparMotif(motif.matrix_id, motif.name, tfs, families, counts / counts.sum(1, keepdims=True)))
+    return tuple(motifs)
+
+
+def match_jaspar(patterns: Sequence[Pattern], max_q: float = 0.05) -> pd.DataFrame:
+    """Match patterns with JASPAR by TOMTOM (Gupta et al. 2007; memelite), every match of q <= max_q, best first.
+
+    q: Benjamini-Hochberg over all pairs of pattern and matrix. Columns: pattern, identifier, name, tfs, families,
+    p_value, q_value, strand (of the matrix that the pattern lies on). A pattern without a match has no row.
+    """
+    columns = ["pattern", "identifier", "name", "tfs", "families", "p_value", "q_value", "strand"]
+    if not patterns:
+        return pd.DataFrame(columns=columns)
+    motifs = jaspar_motifs()
+    p, _, _, _, strand = tomtom([x.probabilities.T for x in patterns], [m.probabilities.T for m in motifs], n_jobs=1)
+    q = stats.false_discovery_control(p.clip(0, 1), axis=None).reshape(p.shape)
+    rows = [
+        (patterns[i].name, motifs[j].identifier, motifs[j].name, motifs[j].tfs, motifs[j].families, float(p[i, j]),
+         float(q[i, j]), "-" if strand[i, j] else "+")
+        for i in range(len(patterns)) for j in np.argsort(p[i], kind="stable") if q[i, j] <= max_q
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
+
+
+def orient(patterns: Sequence[Pattern], matches: pd.DataFrame) -> list[Pattern]:
+    """Turn each pattern to the strand of its best match, so that logos look as they do in JASPAR."""
+    strand = matches.drop_duplicates("pattern").set_index("pattern")["strand"]
+    return [x.reverse_complement() if strand.get(x.name, "+") == "-" else x for x in patterns]
+
+
+def write_patterns(path: str | Path, patterns: Sequence[Pattern]) -> None:
+    """Write a MEME file, whole or not at all; a name is pattern and consensus."""
+    partial = Path(f"{path}.partial")
+    write_meme(str(partial), {f"{x.name} {x.consensus}": x.probabilities.T for x in patterns})
+    os.replace(partial, path)
+
+
+def read_patterns(path: str | Path) -> dict[str, np.ndarray]:
+    """Read a MEME file: name -> probabilities (m, 4)."""
+    return {name: matrix.T for name, matrix in read_meme(str(path)).items()}
+
+
+# --- confirmation --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Marginal:
+    """What inserting a sequence does to the score, compared with a shuffle of its own bases; unit arcsinh fold."""
+
+    by_cell_type: np.ndarray  # float32 (n, C): each background in each cell type
+    effect: float  # mean over backgrounds and cell types
+    low: float  # 95% interval over backgrounds (Student's t)
+    high: float
+    p_value: float  # one-sided t-test over backgrounds: does the score rise?
+
+
+def marginalise(scorer: ModelScorer, codes: np.ndarray, insert: str, seed: int, at_once: int = 32) -> Marginal:
+    """Insert a sequence at the centre of n backgrounds, and for comparison a shuffle of its bases, another for each.
+
+    scorer: has one place a background (all with the same cell types). codes: uint8 (n, L), sequences that are shuffled
+    once (dinucleotides kept), so that no motif is left in them. One background is one unit of the test, so that the
+    spread between backgrounds and the luck of a shuffle are both in the interval. Raises ChromaccError for an insert
+    longer than the window or with a letter other than ACGT.
+    """
+    if not insert or set(insert) - set(BASES) or len(insert) > codes.shape[1]:
+        raise ChromaccError(f"marginalise: insert {insert!r} must be 1 to {codes.shape[1]} letters of ACGT.")
+    rng = np.random.default_rng(seed)
+    letters = np.array([BASES.index(base) for base in insert], np.uint8)
+    start = (codes.shape[1] - len(letters)) // 2
+    known = one_hot(codes).sum((1, 2)) > 0
+    shuffled = shuffled_references(codes, 1, seed)[:, 0]
+    with_insert, with_random = shuffled.clone(), shuffled.clone()
+    here = slice(start, start + len(letters))
+    with_insert[:, here] = one_hot(letters[None])[0]
+    with_random[:, here] = one_hot(np.stack([rng.permutation(letters) for _ in codes]))
+    if not bool(known.all()):
+        raise ChromaccError(f"marginalise: {int((~known).sum())} of {len(codes)} backgrounds are all N; choose others.")
+    parts = []
+    with torch.no_grad():
+        for rows in torch.arange(len(codes)).split(at_once):
+            parts.append(scorer.by_cell_type(with_insert[rows], rows) - scorer.by_cell_type(with_random[rows], rows))
+    by_cell_type = torch.cat(parts).float().numpy()
+    each = by_cell_type.mean(1).astype(np.float64)
+    if np.ptp(each) == 0:
+        return Marginal(by_cell_type, float(each[0]), float(each[0]), float(each[0]), float(each[0] <= 0))
+    test = stats.ttest_1samp(each, 0, alternative="greater")
+    low, high = stats.ttest_1samp(each, 0).confidence_interval(0.95)
+    return Marginal(by_cell_type, float(each.mean()), float(low), float(high), float(test.pvalue))
