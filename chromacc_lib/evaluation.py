@@ -261,7 +261,8 @@ def _baseline_metrics(rows: pd.DataFrame, plan: iv.Resampling, names: list[str])
     """Return for each baseline its skill, MSE, Pearson, AUROC, AUPRC and how far the model is ahead of it, paired.
 
     model_skill = 1 - MSE(model) / MSE(baseline), pr_auc_difference = AUPRC(model) - AUPRC(baseline): above 0 = the
-    model is better. Both compare the two under the same weightings, so that what is hard for both cancels. A baseline that is undefined for any of the rows gets only {"undefined": a sentence}.
+    model is better. Both compare the two under the same weightings, so that what is hard for both cancels.
+    A baseline that is undefined for any of the rows gets only {"undefined": a sentence}.
     """
     measured, average = rows["score"].to_numpy(np.float64), rows["average_score"].to_numpy(np.float64)
     known = (rows["label"] >= 0).to_numpy()
@@ -554,7 +555,8 @@ def _join(predictions: pd.DataFrame, baselines: pd.DataFrame) -> tuple[pd.DataFr
 def _sizes(rows: pd.DataFrame, plan: iv.Resampling) -> dict[str, object]:
     """Return how much stands behind the numbers of a set of rows."""
     return {
-        "rows": len(rows), "windows": int(rows["window"].nunique()), "cell_types": plan.n_cells, "blocks": plan.n_blocks,
+        "rows": len(rows), "windows": int(rows["window"].nunique()),
+        "cell_types": plan.n_cells, "blocks": plan.n_blocks,
         "labelled_rows": int((rows["label"] >= 0).sum()), "open_rows": int((rows["label"] == 1).sum()),
     }
 
@@ -573,9 +575,9 @@ def _cluster_note(size: dict) -> str:
             f"There is one unseen cell type, so only the {size['blocks']} chromosome blocks are resampled: the "
             "intervals say how sure the result is for this cell type, and nothing about other cell types."
         )
-    text = f"The headline's intervals rest on {size['cell_types']} unseen cell types and {size['blocks']} chromosome blocks"
+    basis = f"{size['cell_types']} unseen cell types and {size['blocks']} chromosome blocks"
     few = "; with so few cell types, Student's t for their number widens them."
-    return text + (few if size["cell_types"] < FEW_CELL_TYPES else ".")
+    return f"The headline's intervals rest on {basis}" + (few if size["cell_types"] < FEW_CELL_TYPES else ".")
 
 
 def _headline(quadrant: dict, size: dict, cell_types: list[str]) -> dict[str, object]:

@@ -133,7 +133,8 @@ def skill_interval(values: np.ndarray, plan: Resampling) -> dict[str, float]:
     """
     ratio = np.maximum(1 - values, 1e-300)  # 0: a perfect prediction
     limits = interval(np.log(ratio), plan)
-    return {"value": float(values[0]), "low": float(1 - np.exp(limits["high"])), "high": float(1 - np.exp(limits["low"]))}
+    low, high = (float(1 - np.exp(limits[end])) for end in ("high", "low"))
+    return {"value": float(values[0]), "low": low, "high": high}
 
 
 def _jackknife_half_width(values: np.ndarray, plan: Resampling) -> float:
@@ -229,7 +230,7 @@ def ranking(plan: Resampling, label: np.ndarray, score: np.ndarray) -> tuple[np.
     areas = []
     for some in np.array_split(np.arange(len(plan)), max(1, len(plan) // 128)):
         weights = plan.cell_weights[some][:, cluster // plan.n_blocks]
-        weights = (weights * plan.block_weights[some][:, cluster % plan.n_blocks]).astype(np.float32)  # (some, clusters)
+        weights = (weights * plan.block_weights[some][:, cluster % plan.n_blocks]).astype(np.float32)
         areas.append(_areas((weights @ hits).astype(np.float64), (weights @ called).astype(np.float64)))
     roc_auc, pr_auc = (np.concatenate(values) for values in zip(*areas, strict=True))
     return roc_auc + (exact[0] - roc_auc[0]), pr_auc + (exact[1] - pr_auc[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from functools import cache
 
@@ -16,8 +17,13 @@ JASPAR_RELEASE = "JASPAR2026"
 
 
 def matrix_by_id(identifier: str) -> np.ndarray:
-    """Position probability matrix, shape=(length, 4: ACGT), of one matrix and version, such as MA0139.1."""
-    motif = jaspardb(release=JASPAR_RELEASE).fetch_motif_by_id(identifier)
+    """Position probability matrix, shape=(length, 4: ACGT), of one matrix and version, such as MA0139.1.
+
+    Raises `ChromaccError` for an identifier that JASPAR does not hold.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pyjaspar only warns of an unknown identifier; the error below says it
+        motif = jaspardb(release=JASPAR_RELEASE).fetch_motif_by_id(identifier)
     if motif is None:
         raise ChromaccError(f"JASPAR holds no matrix {identifier!r}; give an identifier with its version, such as MA0139.1.")
     return _probabilities(motif.counts)

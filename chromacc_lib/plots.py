@@ -608,19 +608,12 @@ def plot_input_distance(tracks: dict[str, dict]) -> Figure:
                 ax.plot(mean, y, "|", color=PALETTE["average"], ms=9)
             if here is not None:
                 ax.plot(here, y, "o", color=PALETTE["model"])
-            else:
-                ax.text(
-                    0.98,
-                    y,
-                    "not measured",
-                    transform=ax.get_yaxis_transform(),
-                    ha="right",
-                    va="center",
-                    fontsize="small",
-                    color="#555555",
-                )
         ax.set_xlabel(label)
-    axes[0].set_yticks(range(len(tracks)), list(tracks))
+    missing = [row["mean_z"] is None for row in tracks.values()]
+    names = [f"{name} (not measured)" if gone else name for name, gone in zip(tracks, missing, strict=True)]
+    axes[0].set_yticks(range(len(tracks)), names)
+    for tick, gone in zip(axes[0].get_yticklabels(), missing, strict=True):
+        tick.set_color("#777777" if gone else "black")
     axes[0].set_ylim(len(tracks) - 0.5, -0.5)
     new = plt.Line2D([], [], color=PALETTE["model"], marker="o", ls="")
     bar = plt.Line2D([], [], color=PALETTE["average"], lw=7, alpha=0.45)
@@ -687,9 +680,8 @@ def plot_browser(loci: dict[str, pd.DataFrame], title: str, spans: Sequence[tupl
             if column == 0:
                 ax.set_ylabel(what.replace("average", "locus average"), rotation=0, ha="right", va="center")
             if column < len(spans):
-                ax.axvspan(
-                    spans[column][0] / 1000, spans[column][1] / 1000, color=PALETTE["mean"], alpha=0.2, lw=0
-                )
+                left, right = (edge / 1000 for edge in spans[column])
+                ax.axvspan(left, right, color=PALETTE["mean"], alpha=0.2, lw=0, zorder=0)
             ax.locator_params(nbins=3)
         axes[0, column].set_title(name, fontsize="small")
         axes[-1, column].set_xlabel("position (kb)")

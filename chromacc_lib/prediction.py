@@ -495,7 +495,7 @@ def _stream(
     chunks = _read_chunks(folder, inputs, genome_fasta, windows, workers)
     nothing = True
     try:
-        with tqdm(total=len(windows), desc=title, unit="window", disable=None) as progress:
+        with tqdm(total=len(windows), desc=title, unit="window", mininterval=0.5) as progress:
             for chunk in chunks:
                 n, nothing = len(chunk.windows), False
                 outputs = []
