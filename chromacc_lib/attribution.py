@@ -1,4 +1,4 @@
-"""Which bases of a window move its predicted score: integrated gradients, and in-silico mutagenesis to check them.
+"""Which bases of a window move its predicted score: gradients of two kinds, and in-silico mutagenesis to judge them by.
 
 Every method takes a *scorer*, any callable `(one_hot, context) -> score`: one_hot float32 shape=(N, L, 4), an N being
 a row of zeros; context int64 shape=(N,), saying for each sequence in which place it is scored; score shape=(N,).
@@ -22,19 +22,25 @@ from torch.nn import functional as F
 from chromacc_lib import ChromaccError
 from chromacc_lib.batches import RegionData
 
-__all__ = ["Attribution", "ModelScorer", "Scorer", "contribution", "evaluating", "integrated_gradients", "mutagenesis",
-           "one_hot", "shuffled_references"]  # fmt: skip
+__all__ = ["Attribution", "CompleteAttribution", "ModelScorer", "Scorer", "contribution", "evaluating",
+           "integrated_gradients", "mutagenesis", "one_hot", "shuffled_references", "smoothed_gradients"]  # fmt: skip
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """Integrated gradients of K windows of L bp, in the unit of the score (arcsinh fold); an N has zeros."""
+    """What the bases of K windows of L bp are worth, in the unit of the score (arcsinh fold); an N has zeros."""
 
-    contribution: np.ndarray  # float32 (K, L): what the base that is there adds, against the reference
+    contribution: np.ndarray  # float32 (K, L): what the base that is there adds, against the mean of all four
     hypothetical: np.ndarray  # float32 (K, L, 4): what each of ACGT would add there; the four add up to 0
-    difference: np.ndarray  # float32 (K,): score of the window minus score of its reference
+
+
+@dataclass(frozen=True)
+class CompleteAttribution(Attribution):
+    """An attribution whose contributions should add up to the score's difference from a reference."""
+
+    difference: np.ndarray  # float32 (K,): score of the window minus (mean) score of its reference
     delta: np.ndarray  # float32 (K,): convergence delta, sum of the contributions minus `difference`; 0 is exact
 
     @property
@@ -109,35 +115,67 @@ def shuffled_references(codes: np.ndarray, n: int, seed: int) -> Tensor:
     return shuffled.transpose(2, 3).contiguous()  # (K, n, 4, L) -> (K, n, L, 4)
 
 
+def smoothed_gradients(
+    scorer: Scorer, codes: np.ndarray, n_copies: int = 16, rate: float = 0.1, seed: int = 1, at_once: int = 64
+) -> Attribution:
+    """Mean corrected gradient over mutated copies of each of K windows, window k in place k.
+
+    codes: uint8 (K, L). In each of `n_copies` copies every known base is replaced by a random one with probability
+    `rate`: SmoothGrad (Smilkov et al. 2017), with noise that leaves a sequence a sequence. A motif scan keeps only the
+    best match of a place, so that one gradient says nothing of the second best; a few mutations bring those forward.
+    Each window has its own random numbers, so that `at_once` (copies that go through the model together) changes the
+    speed and not the result.
+    """
+    codes = np.asarray(codes)
+    slope = torch.zeros(*codes.shape, 4)
+    copy_of, copies = np.repeat(np.arange(len(codes)), n_copies), []
+    for k, window in enumerate(codes):
+        rng = np.random.default_rng([seed, k])
+        mutate = (rng.random((n_copies, len(window))) < rate) & (window < 4)
+        copies.append(np.where(mutate, rng.integers(0, 4, mutate.shape), window).astype(np.uint8))
+    for rows in torch.arange(len(copy_of)).split(at_once):
+        x = one_hot(np.stack([copies[r // n_copies][r % n_copies] for r in rows.tolist()])).requires_grad_()
+        context = torch.from_numpy(copy_of[rows.numpy()])
+        with torch.enable_grad():
+            gradient = torch.autograd.grad(scorer(x, context).sum(), x)[0]
+        slope.index_add_(0, context, gradient.float().cpu() / n_copies)
+    return Attribution(contribution(slope.numpy(), codes), _hypothetical(slope, codes))
+
+
 def integrated_gradients(
     scorer: Scorer, codes: np.ndarray, references: Tensor | None = None, n_steps: int = 16, at_once: int = 4
-) -> Attribution:
+) -> CompleteAttribution:
     """Integrated gradients (Sundararajan et al. 2017) of K windows, window k in place k, by captum.
 
     codes: uint8 (K, L). references: one-hot (K, R, L, 4), averaged over R; None takes "any base, each with 1/4" at
     every known position. Against that reference (x - reference) . gradient is the corrected gradient of
     `contribution`, integrated, so that correction and completeness hold together, without a random draw.
     n_steps: points of Gauss-Legendre quadrature. at_once: windows that go through the model together; it changes the
-    speed and not the result.
+    speed and not the result. The path from reference to window leads through mixtures of bases that no model was
+    trained on: read the deltas.
     """
     x = one_hot(codes)
-    known = x.sum(-1, keepdim=True)
     if references is None:
-        references = (0.25 * known).expand_as(x)[:, None]
+        references = (0.25 * x.sum(-1, keepdim=True)).expand_as(x)[:, None]
     gradients = IntegratedGradients(scorer, multiply_by_inputs=False)
-    contributions, hypothetical = torch.zeros(x.shape[:2]), torch.zeros_like(x)
-    before = torch.zeros(len(x))
+    contributions, slopes, before = torch.zeros(x.shape[:2]), torch.zeros_like(x), torch.zeros(len(x))
     n_references = references.shape[1]
     for rows in torch.arange(len(x)).split(at_once):
         for r in range(n_references):
             reference = references[rows, r]
             slope = gradients.attribute(x[rows], reference, additional_forward_args=(rows,), n_steps=n_steps).float()
-            contributions[rows] += ((x[rows] - reference) * slope).sum(-1) / n_references
-            hypothetical[rows] += (slope - slope.mean(-1, keepdim=True)) * known[rows] / n_references
+            contributions[rows] += ((x[rows] - reference) * slope).sum(-1).cpu() / n_references
+            slopes[rows] += slope.cpu() / n_references
             before[rows] += _score(scorer, reference, rows) / n_references
     difference = torch.cat([_score(scorer, x[rows], rows) for rows in torch.arange(len(x)).split(64)]) - before
     delta = contributions.sum(1) - difference
-    return Attribution(*(part.numpy() for part in (contributions, hypothetical, difference, delta)))
+    return CompleteAttribution(contributions.numpy(), _hypothetical(slopes, codes), difference.numpy(), delta.numpy())
+
+
+def _hypothetical(slope: Tensor, codes: np.ndarray) -> np.ndarray:
+    """Corrected gradients (K, L, 4), zeros at an N."""
+    known = torch.from_numpy(np.asarray(codes) < 4)[..., None]
+    return ((slope - slope.mean(-1, keepdim=True)) * known).numpy()
 
 
 def mutagenesis(scorer: Scorer, codes: np.ndarray, start: int, end: int, at_once: int = 256) -> np.ndarray:

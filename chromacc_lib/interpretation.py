@@ -282,10 +282,11 @@ def motif_table(
         "pattern", "consensus", "matched_tf", "q_value", "n_seqlets", "effect", "effect_low", "effect_high",
         "p_adjusted", "confirmed", "expressed_tf", "on_in", "effect_on", "effect_off", "p_on_off", "follows_tf",
     ])  # fmt: skip
-    for column, verdict in (("p_adjusted", "confirmed"), ("p_on_off", "follows_tf")):
+    for column, verdict, unknown in (("p_adjusted", "confirmed", "no"), ("p_on_off", "follows_tf", "cannot be compared")):
         known = table[column].notna()
-        table.loc[known, column] = stats.false_discovery_control(table.loc[known, column].astype(float))
-        table.loc[known, verdict] = np.where(table.loc[known, column] <= LEVEL, "yes", "no")
+        table[column] = table[column].astype(float)
+        table.loc[known, column] = stats.false_discovery_control(table.loc[known, column])
+        table[verdict] = np.where(~known, unknown, np.where(table[column] <= LEVEL, "yes", "no"))
     return table
 
 
@@ -297,7 +298,6 @@ def _motif_row(
         "pattern": pattern.name, "consensus": pattern.consensus, "n_seqlets": len(pattern.seqlets),
         "matched_tf": "no match", "effect": marginal.effect, "effect_low": marginal.low, "effect_high": marginal.high,
         "p_adjusted": marginal.p_value, "expressed_tf": "not known", "on_in": "not known",
-        "follows_tf": "cannot be compared",
     }  # fmt: skip
     if len(matches):
         row |= {"matched_tf": matches["name"].iloc[0], "q_value": matches["q_value"].iloc[0]}
@@ -410,19 +410,17 @@ def save_interpretation(
     """Write run/interpretation: attributions.npz, patterns.meme and each table as CSV; every file whole or not at all.
 
     attributions.npz holds chrom, start, end (0-based half-open), cell_types (K, C), contribution float32 (K, L),
-    hypothetical float16 (K, L, 4), difference and delta (K,). It has no pickled objects.
+    hypothetical float16 (K, L, 4). It has no pickled objects.
     """
     folder = Path(run) / "interpretation"
     folder.mkdir(parents=True, exist_ok=True)
-    windows = arrays.windows.iloc[places.windows]
-    path = folder / "attributions.npz"
+    windows, path = arrays.windows.iloc[places.windows], folder / "attributions.npz"
     with open(f"{path}.partial", "wb") as handle:
         np.savez_compressed(
             handle, chrom=windows["chrom"].to_numpy(dtype=str), start=windows["start"].to_numpy(),
             end=windows["end"].to_numpy(), contribution=attribution.contribution,
             cell_types=arrays.cell_types["cell_type"].to_numpy(dtype=str)[places.cell_types],
-            hypothetical=attribution.hypothetical.astype(np.float16), difference=attribution.difference,
-            delta=attribution.delta,
+            hypothetical=attribution.hypothetical.astype(np.float16),
         )  # fmt: skip
     os.replace(f"{path}.partial", path)
     write_patterns(folder / "patterns.meme", patterns)
