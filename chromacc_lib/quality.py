@@ -13,6 +13,9 @@ from chromacc_lib.hub import ModelFolder, TrainingReference, track_figures
 __all__ = ["FAR_SD", "Quality", "expression_distance"]
 
 FAR_SD = 3  # sd between training cell types, from which a track is called far from training
+MIN_SHARE = (
+    0.5  # of the reference's windows, for a comparison with training: a few loci differ by their nature
+)
 
 
 class Quality:
@@ -22,7 +25,7 @@ class Quality:
 
     def __init__(self, reference: TrainingReference) -> None:
         self.reference = reference
-        self.n_windows = self.n_with_prior = 0
+        self.n_windows = self.n_with_prior = self.n_compared = 0
         self.n_observed = np.zeros(reference.track_mean.shape[1], dtype=np.int64)
         self.weights, self.sums = np.zeros((2, len(self.n_observed))), np.zeros((2, len(self.n_observed)))
         self.pairs: list[np.ndarray] = []
@@ -43,6 +46,7 @@ class Quality:
         self.n_windows += len(score)
         self.n_observed += observed.sum(axis=0)
         at = np.flatnonzero(prior_row >= 0)
+        self.n_compared += len(at)
         for track in range(observed.shape[1]):
             weight = observed[at, track].sum()
             if weight:
@@ -62,12 +66,13 @@ class Quality:
         return float(np.corrcoef(average, score)[0, 1])
 
     def track_table(self, tracks: Sequence[str]) -> dict[str, dict]:
-        """Of each track: share of windows observed; mean z and mean |z|, beside mean and sd of the training
-        cell types'.
+        """Of each track: share of windows observed; mean z and mean |z|, beside the training cell types'.
 
-        None = not known. far_from_training: a figure more than `FAR_SD` of these sd from that mean; needs
-        three training cell types with the track.
+        Of those, mean and sd are given. None = not known. far_from_training: a figure more than `FAR_SD` of
+        these sd from that mean; known with three training cell types that have the track, and with
+        `MIN_SHARE` of the reference's windows predicted.
         """
+        enough = self.n_compared >= MIN_SHARE * len(self.reference.windows)
         figures = np.divide(
             self.sums, self.weights, out=np.full_like(self.sums, np.nan), where=self.weights > 0
         )
@@ -87,7 +92,7 @@ class Quality:
                     f"training_{what}_sd": sd,
                 }
                 far.append(None if row[what] is None or mean is None else abs(row[what] - mean) > FAR_SD * sd)
-            table[name] = row | {"far_from_training": None if None in far else any(far)}
+            table[name] = row | {"far_from_training": any(far) if enough and None not in far else None}
         return table
 
 

@@ -390,6 +390,9 @@ def test_distance_from_training_by_hand(trained):
     assert table["H3K27ac"]["training_mean_z"] == pytest.approx(np.mean(reference.track_mean[:, 0]))
     assert table["H3K27ac"]["far_from_training"] is False
     assert quality.average_correlation is None and quality.n_with_prior == 0
+    few = prediction.Quality(reference)
+    few.add(z[:5], seen[:5], every[:5], nothing[:5], np.zeros(5))
+    assert few.track_table(("H3K27ac", "H3K4me3", "CTCF"))["H3K27ac"]["far_from_training"] is None
     shifted = prediction.Quality(reference)
     shifted.add(z + 5, seen, every, nothing, np.zeros(len(z)))
     assert shifted.track_table(("H3K27ac", "H3K4me3", "CTCF"))["H3K27ac"]["far_from_training"] is True
