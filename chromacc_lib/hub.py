@@ -114,6 +114,7 @@ def model_card(arrays: Arrays, result: TrainingResult, config: TrainingConfig) -
     cells, windows = arrays.cell_types, arrays.windows
     named = {split: ", ".join(cells.loc[cells["split"] == split, "cell_type"]) or "none" for split in SPLITS}
     chroms = {split: ", ".join(windows.loc[windows["split"] == split, "chrom"].unique()) for split in SPLITS}
+    motifs = ", ".join(f"{tf} {name}" for tf, name in result.motifs.items())
     best = result.history.set_index("epoch").loc[result.best_epoch]
     data = (
         "**SIMULATED DATA**: a made-up genome; this model says nothing about biology."
@@ -142,7 +143,7 @@ accessibility is known.
 | chromosomes trained on | {chroms["train"]} |
 | chromosomes of validation | {chroms["validation"]} |
 | chromosomes never trained on | {chroms["test"]} |
-| kernels started from the motifs of | {", ".join(f"{tf} {name}" for tf, name in result.motifs.items()) or "none"} |
+| kernels started from the motifs of | {motifs or "none"} |
 | checkpoint | epoch {result.best_epoch} of {config.epochs}, chosen on {result.validation} |
 | skill over the locus average, on those validation rows | {best["validation_skill"]:+.3f} |
 | Pearson, on those validation rows | {best["validation_pearson"]:.3f} |

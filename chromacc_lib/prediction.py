@@ -710,8 +710,8 @@ def _told(summary: Mapping, seconds: float) -> list[str]:
         )
     if summary["tracks_not_compared_with_training"]:
         lines.append(
-            "not compared with training (needs 3 training cell types with the track, and half of the training "
-            "data's windows predicted): " + ", ".join(summary["tracks_not_compared_with_training"])
+            "not compared with training (needs 3 training cell types with the track, and half of the "
+            "training data's windows predicted): " + ", ".join(summary["tracks_not_compared_with_training"])
         )
     if summary["tracks_far_from_training"]:
         lines.append(

@@ -108,12 +108,22 @@ def expression_distance(folder: ModelFolder, expression: np.ndarray) -> dict | N
     z = np.where(np.isfinite(expression), z[0], np.nan)
     names = np.array(folder.reference.cell_types)[described]
     training = training[described].astype(np.float64)
-    away = np.sqrt(np.nanmean((training - z) ** 2, axis=1))
-    between = np.sqrt(np.nanmean((training[:, None] - training) ** 2, axis=2))
+    away, between = _rms(training - z), _rms(training[:, None] - training)
+    if not np.isfinite(away).any():
+        return None
     np.fill_diagonal(between, np.inf)
     nearest = between.min(axis=1)
+    nearest = nearest[np.isfinite(nearest)]
     return {
         "nearest_training_cell_type": str(names[away.argmin()]),
         "distance": float(away.min()),
-        "training_median_to_nearest": float(np.median(nearest)) if len(names) > 1 else None,
+        "training_median_to_nearest": float(np.median(nearest)) if len(nearest) else None,
     }
+
+
+def _rms(difference: np.ndarray) -> np.ndarray:
+    """Root mean square over the last axis of what is not NaN; infinite where nothing is known."""
+    known = np.isfinite(difference)
+    count = known.sum(axis=-1)
+    total = (np.where(known, difference, 0) ** 2).sum(axis=-1)
+    return np.sqrt(np.divide(total, count, out=np.full(count.shape, np.inf), where=count > 0))

@@ -1,4 +1,4 @@
-"""Prediction from a manifest: the same as from the curated dataset, files that round-trip, and clear errors."""
+"""Prediction from a manifest: the same as from the curated dataset; files that round-trip; clear errors."""
 
 import json
 import shutil
@@ -113,7 +113,7 @@ def predict(trained: Trained, rows: list[dict], folder: Path, **options) -> pred
     return predict_manifest(trained.model_dir, manifest, trained.genome_fasta, **options)
 
 
-# --- the model folder ------------------------------------------------------------------------------------------
+# --- the model folder ---------------------------------------------------------------------------------------
 def test_the_prior_is_what_the_dataset_gives_an_unseen_cell_type(trained):
     reference, arrays = open_model_folder(trained.model_dir).reference, trained.arrays
     for cell in (3, 4):  # D and E: test and validation
@@ -192,7 +192,7 @@ def test_the_card_says_what_was_held_out(trained):
     assert "CTCF MA0139.2" in card
 
 
-# --- the same as from the dataset ------------------------------------------------------------------------------
+# --- the same as from the dataset ---------------------------------------------------------------------------
 def test_an_unseen_cell_type_is_predicted_as_from_the_dataset(trained, predicted):
     arrays, table = trained.arrays, pd.read_parquet(predicted.windows)
     folder, every = open_model_folder(trained.model_dir), np.arange(len(arrays.windows))
@@ -231,7 +231,7 @@ def test_chunks_and_workers_change_nothing(trained, predicted, tmp_path, monkeyp
         assert row["mean_z"] == pytest.approx(predicted.summary["tracks"][name]["mean_z"], abs=1e-9)
 
 
-# --- files -----------------------------------------------------------------------------------------------------
+# --- files --------------------------------------------------------------------------------------------------
 def test_the_bigwig_round_trips(trained, predicted, inputs):
     made = predict_windows(*inputs, trained.genome_fasta, trained.arrays.windows)
     expected = np.maximum(np.sinh(made.profile[:, 0].astype(np.float64)), 0)
@@ -323,7 +323,7 @@ def test_names_of_files_are_safe():
         file_stem("../", said.append)
 
 
-# --- missing inputs --------------------------------------------------------------------------------------------
+# --- missing inputs -----------------------------------------------------------------------------------------
 def test_a_missing_assay_is_the_same_as_a_hidden_one(trained, inputs, tmp_path):
     rows = rows_of(trained, CELL, leave_out=("H3K27ac", "expression"))
     made = predict(trained, rows, tmp_path)
@@ -407,9 +407,14 @@ def test_distance_of_expression_by_hand(trained):
     )
     assert distance["training_median_to_nearest"] > 0
     assert prediction.expression_distance(folder, np.full(2, np.nan)) is None
+    reference = replace(
+        folder.reference, metadata=np.array([[0, np.nan], [np.nan, 3.0]] * 2, dtype=np.float32)
+    )
+    half = prediction.expression_distance(replace(folder, reference=reference), np.array([np.nan, of_a[1]]))
+    assert half["nearest_training_cell_type"] == "B" and half["training_median_to_nearest"] == 0
 
 
-# --- where -----------------------------------------------------------------------------------------------------
+# --- where --------------------------------------------------------------------------------------------------
 def test_regions_become_windows_by_the_rule(trained, tmp_path):
     bed = write_lines(
         tmp_path / "r.bed",
@@ -482,7 +487,7 @@ def test_prior_windows_lie_on_the_fastas_chromosomes(trained, inputs, tmp_path):
     assert set(part.windows["chrom"]) == {"chrT5"} and part.counts[0].of == len(trained.arrays.windows)
 
 
-# --- bad input -------------------------------------------------------------------------------------------------
+# --- bad input ----------------------------------------------------------------------------------------------
 def test_a_manifest_with_two_cell_types_needs_a_name(trained, tmp_path):
     with pytest.raises(ChromaccError, match=r"6 cell types \(A, B, .*--cell-type"):
         predict_manifest(
@@ -551,7 +556,7 @@ def test_an_unknown_input_cannot_be_hidden(trained, inputs):
         predict_windows(*inputs, trained.genome_fasta, trained.arrays.windows, [("H3K9me3",)])
 
 
-# --- manifest and command --------------------------------------------------------------------------------------
+# --- manifest and command -----------------------------------------------------------------------------------
 def test_the_cut_manifest_holds_no_accessibility(trained, tmp_path):
     rows = cut_manifest(trained.manifest, CELL, tmp_path / "deep" / "m.tsv")
     again = read_manifest(tmp_path / "deep" / "m.tsv")
@@ -572,7 +577,7 @@ def test_the_command_predicts(trained, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "mine" / "D.bw").stat().st_size > 0
 
 
-# --- figures ---------------------------------------------------------------------------------------------------
+# --- figures ------------------------------------------------------------------------------------------------
 def test_figures_have_labels_and_close(predicted):
     bins = pd.DataFrame(
         {"start": [0, 100], "end": [100, 200], "average": [1.0, 2.0], "predicted": [0.0, 3.0]}

@@ -30,6 +30,8 @@ ORDER = [
     "checks",
     "checks_inputs",
     "collapse",
+    "attribution",
+    "motifs",
     "interpretation",
     "quality",
     "writers",
