@@ -273,7 +273,8 @@ def test_an_interrupt_is_recorded(project):
         FOLDERS + "n: int = 2  # rows",
         "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(30)",
     )
-    script = (
+    script = (  # a shell's background job ignores SIGINT, and hands that on: ask for Python's own handler
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pathlib import Path\nfrom chromacc_lib.pipeline import run\n"
         f"run('tiny', root=Path({str(project)!r}))"
     )

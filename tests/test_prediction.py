@@ -222,7 +222,7 @@ def test_chunks_and_workers_change_nothing(trained, predicted, tmp_path, monkeyp
     monkeypatch.setattr(prediction, "CHUNK_WINDOWS", 7)
     again = predict(trained, rows_of(trained, CELL), tmp_path, workers=2)
     first, second = pd.read_parquet(predicted.windows), pd.read_parquet(again.windows)
-    assert np.abs(first["predicted_score"] - second["predicted_score"]).max() < 1e-6
+    assert np.abs(first["predicted_score"] - second["predicted_score"]).max() < 1e-5  # float32 sums depend on the batch shape
     assert (
         len(first) == len(second) > 20
         and again.summary["tracks"].keys() == predicted.summary["tracks"].keys()
