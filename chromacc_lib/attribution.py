@@ -45,9 +45,9 @@ class CompleteAttribution(Attribution):
 
     @property
     def relative_delta(self) -> np.ndarray:
-        """float32, shape=(K,): size of the delta as a share of all that was handed out; 0 where nothing was."""
-        handed_out = np.abs(self.contribution).sum(1)
-        return np.divide(np.abs(self.delta), handed_out, out=np.zeros_like(handed_out), where=handed_out > 0)
+        """float32, shape=(K,): size of the delta as a share of what was, or should have been, handed out in total."""
+        total = np.maximum(np.abs(self.contribution).sum(1), np.abs(self.difference))
+        return np.divide(np.abs(self.delta), total, out=np.zeros_like(total), where=total > 0)
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def shuffled_references(codes: np.ndarray, n: int, seed: int) -> Tensor:
 
 
 def smoothed_gradients(
-    scorer: Scorer, codes: np.ndarray, n_copies: int = 16, rate: float = 0.1, seed: int = 1, at_once: int = 64
+    scorer: Scorer, codes: np.ndarray, n_copies: int = 8, rate: float = 0.15, seed: int = 1, at_once: int = 64
 ) -> Attribution:
     """Mean corrected gradient over mutated copies of each of K windows, window k in place k.
 
@@ -190,10 +190,11 @@ def mutagenesis(scorer: Scorer, codes: np.ndarray, start: int, end: int, at_once
     k, position, base = np.nonzero(one_hot(codes[:, start:end]).numpy() == 0)
     real = codes[k, start + position] < 4
     k, position, base = k[real], position[real], base[real]
-    wild = torch.cat([_score(scorer, one_hot(codes[rows]), rows) for rows in torch.arange(len(codes)).split(at_once)])
+    windows = one_hot(codes)
+    wild = torch.cat([_score(scorer, windows[rows], rows) for rows in torch.arange(len(codes)).split(at_once)])
     effects = np.zeros((len(codes), end - start, 4), np.float32)
-    for some in torch.arange(len(k)).split(at_once):
-        some = some.numpy()
+    for first in range(0, len(k), at_once):
+        some = np.arange(first, min(first + at_once, len(k)))
         mutated = codes[k[some]].copy()
         mutated[np.arange(len(some)), start + position[some]] = base[some]
         change = _score(scorer, one_hot(mutated), torch.from_numpy(k[some])) - wild[k[some]]

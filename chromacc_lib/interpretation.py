@@ -265,27 +265,35 @@ def expression_of(tfs: Sequence[str], expression: pd.DataFrame) -> pd.Series | N
 
 
 def motif_table(
-    patterns: Sequence[Pattern], matches: pd.DataFrame, marginals: Mapping[str, Marginal], expression: pd.DataFrame,
-    cell_types: Sequence[str],
+    patterns: Sequence[Pattern], matches: pd.DataFrame, marginals: Mapping[str, Marginal], closed: Mapping[str, Marginal],
+    expression: pd.DataFrame, cell_types: Sequence[str],
 ) -> pd.DataFrame:  # fmt: skip
     """One row a pattern: its TF, its seqlets, and whether inserting it raises the score, where its TF is on and off.
+
+    marginals and closed: pattern name -> what inserting it does in peak windows, and in windows that are closed.
+    expression: log2(TPM + 1), cell types as rows, genes as columns. cell_types: of the marginals' columns.
 
     Columns: pattern, consensus, matched_tf (best match in JASPAR, q <= 0.05), q_value, n_seqlets, effect (arcsinh
     fold, mean over cell types, against shuffles of its own bases) with effect_low, effect_high (95%), p_adjusted
     (Benjamini-Hochberg), confirmed; expressed_tf (the best match among the genes that are known), on_in (cell types in
     which it is on: above the middle of its range, if that spans four-fold), effect_on, effect_off, p_on_off
-    (Mann-Whitney over cell types, one-sided, adjusted), follows_tf. What cannot be compared says so.
+    (Mann-Whitney over cell types, one-sided, adjusted), follows_tf; effect_closed. What cannot be compared says so.
     """
-    rows = [_motif_row(x, matches[matches["pattern"] == x.name], marginals[x.name], expression, cell_types)
-            for x in patterns]  # fmt: skip
+    rows = [
+        _motif_row(x, matches[matches["pattern"] == x.name], marginals[x.name], expression, cell_types)
+        | {"effect_closed": closed[x.name].effect}
+        for x in patterns
+    ]
     table = pd.DataFrame(rows, columns=[
         "pattern", "consensus", "matched_tf", "q_value", "n_seqlets", "effect", "effect_low", "effect_high",
         "p_adjusted", "confirmed", "expressed_tf", "on_in", "effect_on", "effect_off", "p_on_off", "follows_tf",
+        "effect_closed",
     ])  # fmt: skip
     for column, verdict, unknown in (("p_adjusted", "confirmed", "no"), ("p_on_off", "follows_tf", "cannot be compared")):
         known = table[column].notna()
         table[column] = table[column].astype(float)
-        table.loc[known, column] = stats.false_discovery_control(table.loc[known, column])
+        if known.any():
+            table.loc[known, column] = stats.false_discovery_control(table.loc[known, column])
         table[verdict] = np.where(~known, unknown, np.where(table[column] <= LEVEL, "yes", "no"))
     return table
 
@@ -356,29 +364,33 @@ def per_base_auprc(values: np.ndarray, instances: pd.DataFrame, start: int = 0) 
     return {"auprc": auprc, "base_rate": rate, "times": auprc / rate}
 
 
-def recovered_tfs(matches: pd.DataFrame, instances: pd.DataFrame) -> pd.DataFrame:
+def recovered_tfs(matches: pd.DataFrame, instances: pd.DataFrame, contribution: np.ndarray) -> pd.DataFrame:
     """For each planted TF: how often it stands in the windows, and which patterns have it as their best match.
 
     Exact: the best match of a pattern bears the TF's name (a dimer bears two), or is the matrix, of any version, that
-    was planted. Family: it shares a JASPAR family with the planted matrix. Columns: tf, instances, exact, family
-    (patterns, separated by commas), recovered ("by name", "by family", "no").
+    was planted. Family: it shares a JASPAR family with the planted matrix. Columns: tf, instances, contribution (mean
+    sum over an instance, arcsinh fold; near 0: the model does not read this motif here, so that no method can find
+    it), exact, family (patterns, separated by commas), recovered ("by name", "by family", "no").
     """
     best = matches.drop_duplicates("pattern")
     families = {motif.identifier.split(".")[0]: set(motif.families) for motif in jaspar_motifs()}
+    places = zip(instances["window"], instances["start"], instances["end"])
+    worth = pd.Series([contribution[window, start:end].sum() for window, start, end in places], index=instances["tf"])
     rows = []
     for tf, identifier in {**UBIQUITOUS, **LINEAGE_TFS}.items():
         base = identifier.split(".")[0]
         exact = [m.pattern for m in best.itertuples() if tf in m.tfs or m.identifier.split(".")[0] == base]
         family = [m.pattern for m in best.itertuples() if set(m.families) & families.get(base, set())]
         rows.append({
-            "tf": tf, "instances": int((instances["tf"] == tf).sum()), "exact": ", ".join(exact),
+            "tf": tf, "instances": int((instances["tf"] == tf).sum()),
+            "contribution": worth[worth.index == tf].mean(), "exact": ", ".join(exact),
             "family": ", ".join(family), "recovered": "by name" if exact else "by family" if family else "no",
         })  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def shared_seqlets(patterns: Sequence[Pattern], instances: pd.DataFrame) -> pd.DataFrame:
-    """For each pattern: the share of its seqlets that overlap a planted instance by half of it, and of which TF.
+    """For each pattern: the share of its seqlets that overlap a planted instance, by half of the shorter, and of which TF.
 
     Columns: pattern, n_seqlets, on_planted (share), most_common_tf, its_share (of all seqlets). What overlaps none may
     be a chance occurrence of the motif in the background, which the model cannot tell from a planted one.
@@ -389,7 +401,7 @@ def shared_seqlets(patterns: Sequence[Pattern], instances: pd.DataFrame) -> pd.D
         for seqlet in pattern.seqlets.itertuples():
             here = instances[instances["window"] == seqlet.window]
             overlap = np.minimum(here["end"], seqlet.end) - np.maximum(here["start"], seqlet.start)
-            half = overlap >= (here["end"] - here["start"]) / 2
+            half = overlap >= np.minimum(here["end"] - here["start"], seqlet.end - seqlet.start) / 2
             names.append(here["tf"][overlap[half].idxmax()] if half.any() else "")
         found = pd.Series([name for name in names if name], dtype=str).value_counts()
         rows.append({

@@ -7,10 +7,12 @@ A pattern with a fine logo is still only a claim, so each is inserted into seque
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,15 +27,17 @@ from tangermeme.seqlet import tfmodisco_seqlets
 
 from chromacc_lib import ChromaccError
 from chromacc_lib.attribution import Attribution, ModelScorer, one_hot, shuffled_references
+from chromacc_lib.jaspar import JASPAR_RELEASE
 
-__all__ = ["JASPAR_RELEASE", "JasparMotif", "Marginal", "Pattern", "call_seqlets", "find_patterns", "jaspar_motifs",
+__all__ = ["JasparMotif", "Marginal", "Pattern", "call_seqlets", "find_patterns", "jaspar_motifs",
            "marginalise", "match_jaspar", "orient", "read_patterns", "write_patterns"]  # fmt: skip
 
-JASPAR_RELEASE = "JASPAR2026"  # collection CORE, vertebrates, newest version of each matrix
-CORE_BP, FLANK_BP = 15, 5  # a seqlet is 15 bp found by its sum, and 5 bp on either side
-SLIDE_BP = 7  # how far two seqlets may be shifted against each other
-MAX_SEQLETS = 1200  # the strongest are clustered; the pairwise comparison grows with the square
-MIN_BITS = 0.3  # a pattern is cut where its first and last position fall below this information
+CORE_BP, FLANK_BP = 11, 4  # a seqlet is 11 bp found by their sum, and 4 bp on either side: one motif, not its neighbour
+SEQLET_BP = CORE_BP + 2 * FLANK_BP
+SLIDE_BP = 5  # how far two seqlets may be shifted against each other
+MAX_SEQLETS = 1500  # the strongest are clustered; the pairwise comparison grows with the square
+MERGE_SIMILARITY = 0.85  # groups whose means are so alike are one pattern
+MIN_BITS, MIN_WORTH = 0.5, 0.15  # a pattern ends where information, or its share of the largest contribution, is less
 BASES = "ACGT"
 
 
@@ -75,62 +79,108 @@ class JasparMotif:
 def call_seqlets(contribution: np.ndarray, fdr: float = 0.1) -> pd.DataFrame:
     """Call the stretches that raise the score, by the null of TF-MoDISco (Shrikumar et al. 2018) in tangermeme.
 
-    contribution: float32 (K, L). Returns window, start, end (0-based half-open, 25 bp), attribution (sum), the
+    contribution: float32 (K, L). Returns window, start, end (0-based half-open, 19 bp), attribution (sum), the
     strongest first. Stretches that lower the score are not called. All-zero contributions have no seqlet.
     """
     columns = ["window", "start", "end", "attribution"]
     if not np.any(contribution):
         return pd.DataFrame(columns=columns)
-    found = tfmodisco_seqlets(
-        torch.from_numpy(np.ascontiguousarray(contribution)), window_size=CORE_BP, flank=FLANK_BP, target_fdr=fdr,
-        min_passing_frac=0.003,
-    )  # fmt: skip
+    with warnings.catch_warnings():  # tangermeme hands torch tensors to numpy, which will want another signature one day
+        warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
+        found = tfmodisco_seqlets(
+            torch.from_numpy(np.ascontiguousarray(contribution)), window_size=CORE_BP, flank=FLANK_BP, target_fdr=fdr,
+            min_passing_frac=0.003,
+        )  # fmt: skip
     found = found.rename(columns={"example_idx": "window"})
     found = found[found["attribution"] > 0].sort_values("attribution", ascending=False, kind="stable")
     return found[columns].reset_index(drop=True)
 
 
 def find_patterns(
-    attribution: Attribution, codes: np.ndarray, seqlets: pd.DataFrame, min_seqlets: int = 15, similarity: float = 0.5
+    attribution: Attribution, codes: np.ndarray, seqlets: pd.DataFrame, min_seqlets: int = 15, similarity: float = 0.6
 ) -> list[Pattern]:
     """Group seqlets into patterns, the one with most seqlets first.
 
     Two seqlets are compared by the cosine of their hypothetical contributions, best over both strands and shifts of up
-    to 7 bp; average linkage puts together what is `similarity` or more alike; groups under `min_seqlets` are left
-    out. It stands in for TF-MoDISco, which compiles for minutes on two cores before its first result.
+    to 5 bp. Average linkage puts together what is `similarity` or more alike, then groups whose means are nearly the
+    same; groups under `min_seqlets` are left out. It stands in for TF-MoDISco, which on two cores compiles for
+    minutes before its first result.
     """
     seqlets = seqlets.head(MAX_SEQLETS).reset_index(drop=True)
     if len(seqlets) < max(2, min_seqlets):
         return []
-    alike, shift, flipped = _compare(attribution.hypothetical, seqlets)
-    distance = 1 - (alike + alike.T) / 2
-    np.fill_diagonal(distance, 0)
-    group = fcluster(linkage(squareform(distance, checks=False).clip(0), "average"), 1 - similarity, "distance")
+    rows = zip(seqlets["window"], seqlets["start"], seqlets["end"])
+    values = np.stack([attribution.hypothetical[window, start:end] for window, start, end in rows])  # (n, 19, 4)
+    alike = _compare(values)
+    group = _merge(values, _group(alike, similarity), alike, min_seqlets)
     patterns = []
-    for label, size in pd.Series(group).value_counts().items():
+    for label, size in pd.Series(group[group > 0]).value_counts().items():
         members = np.flatnonzero(group == label)
         if size < min_seqlets:
             break
-        centre = members[alike[np.ix_(members, members)].sum(1).argmax()]
-        patterns += _align(attribution, codes, seqlets.loc[members], shift[centre, members], flipped[centre, members])
+        _, shift, flipped = alike.to(_centre(alike, members), members)
+        patterns += _align(attribution, codes, seqlets.loc[members], shift, flipped)
     return [replace(pattern, name=f"P{i}") for i, pattern in enumerate(patterns, 1)]
 
 
-def _compare(hypothetical: np.ndarray, seqlets: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cosine of every pair (n, n), and the shift (bp) and strand at which the second one lies best on the first."""
-    rows = zip(seqlets["window"], seqlets["start"], seqlets["end"])
-    values = np.stack([hypothetical[window, start:end] for window, start, end in rows])  # (n, 25, 4)
-    n, length = values.shape[:2]
+class _Alike(NamedTuple):
+    """Every pair of n: cosine, and the shift (bp) and strand at which the second lies best on the first; (n, n)."""
+
+    cosine: np.ndarray
+    shift: np.ndarray
+    flipped: np.ndarray
+
+    def to(self, first: int, others: np.ndarray) -> _Alike:
+        """How the others lie on one of them, (len(others),)."""
+        return _Alike(self.cosine[first, others], self.shift[first, others], self.flipped[first, others])
+
+
+def _compare(values: np.ndarray) -> _Alike:
+    """Compare hypothetical contributions (n, width, 4) at every shift and strand."""
+    n, width = values.shape[:2]
     flat = values.reshape(n, -1)
     unit = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
     padded = np.pad(unit.reshape(values.shape), ((0, 0), (SLIDE_BP, SLIDE_BP), (0, 0)))
-    alike, shift, flipped = np.full((n, n), -1.0, np.float32), np.zeros((n, n), np.int8), np.zeros((n, n), bool)
+    cosine, shift, flipped = np.full((n, n), -1.0, np.float32), np.zeros((n, n), np.int8), np.zeros((n, n), bool)
     for strand, other in ((False, padded), (True, padded[:, ::-1, ::-1])):
         for offset in range(2 * SLIDE_BP + 1):
-            cosine = unit @ other[:, offset : offset + length].reshape(n, -1).T
-            better = cosine > alike
-            alike[better], shift[better], flipped[better] = cosine[better], offset - SLIDE_BP, strand
-    return alike, shift, flipped
+            now = unit @ other[:, offset : offset + width].reshape(n, -1).T
+            better = now > cosine
+            cosine[better], shift[better], flipped[better] = now[better], offset - SLIDE_BP, strand
+    return _Alike(cosine, shift, flipped)
+
+
+def _group(alike: _Alike, similarity: float) -> np.ndarray:
+    """Labels 1.. by average linkage, int (n,)."""
+    distance = 1 - (alike.cosine + alike.cosine.T) / 2
+    np.fill_diagonal(distance, 0)
+    return fcluster(linkage(squareform(distance, checks=False).clip(0), "average"), 1 - similarity, "distance")
+
+
+def _centre(alike: _Alike, members: np.ndarray) -> int:
+    """The member that is most like the others."""
+    return members[alike.cosine[np.ix_(members, members)].sum(1).argmax()]
+
+
+def _merge(values: np.ndarray, group: np.ndarray, alike: _Alike, min_seqlets: int) -> np.ndarray:
+    """Give groups whose mean contributions are alike one label; 0 for groups under a third of `min_seqlets`."""
+    sizes = pd.Series(group).value_counts()
+    labels = sizes.index[sizes >= max(2, min_seqlets / 3)].to_numpy()
+    merged = np.zeros_like(group)
+    if len(labels) < 2:
+        merged[np.isin(group, labels)] = 1
+        return merged
+    means = []
+    for label in labels:
+        members = np.flatnonzero(group == label)
+        _, shift, flipped = alike.to(_centre(alike, members), members)
+        laid = np.pad(values[members], ((0, 0), (SLIDE_BP, SLIDE_BP), (0, 0)))
+        laid[flipped] = laid[flipped][:, ::-1, ::-1]
+        at = SLIDE_BP + shift[:, None].astype(int) + np.arange(values.shape[1])
+        means.append(laid[np.arange(len(members))[:, None], at].mean(0))
+    for label, new in zip(labels, _group(_compare(np.stack(means)), MERGE_SIMILARITY)):
+        merged[group == label] = new
+    return merged
 
 
 def _align(
@@ -138,16 +188,17 @@ def _align(
 ) -> list[Pattern]:
     """Lay members over each other, `SLIDE_BP` wider than a seqlet, and cut where there is no information; [] if none is."""
     start = members["start"].to_numpy() + np.where(flipped, -shift, shift) - SLIDE_BP
-    width = CORE_BP + 2 * FLANK_BP + 2 * SLIDE_BP
+    width = SEQLET_BP + 2 * SLIDE_BP
     position = start[:, None] + np.arange(width)
     inside = (position >= 0) & (position < codes.shape[1])
     window, position = members["window"].to_numpy()[:, None], position.clip(0, codes.shape[1] - 1)
     bases = one_hot(codes[window, position]).numpy() * inside[..., None]  # (n, width, 4)
-    shares = bases * (attribution.contribution[window, position])[..., None]
+    shares = bases * attribution.contribution[window, position][..., None]
     bases[flipped], shares[flipped] = bases[flipped][:, ::-1, ::-1], shares[flipped][:, ::-1, ::-1]
     probabilities = (bases.sum(0) + 0.25) / (bases.sum((0, 2))[:, None] + 1)
     bits = 2 + (probabilities * np.log2(probabilities)).sum(1)
-    informative = np.flatnonzero(bits >= MIN_BITS)
+    worth = shares.mean(0).sum(1)
+    informative = np.flatnonzero((bits >= MIN_BITS) & (worth >= MIN_WORTH * worth.max()))
     if len(informative) == 0 or informative[-1] - informative[0] < 4:
         return []
     first, last = informative[0], informative[-1] + 1
@@ -164,7 +215,7 @@ def _align(
 
 @cache
 def jaspar_motifs() -> tuple[JasparMotif, ...]:
-    """Every vertebrate CORE matrix of the pinned JASPAR release; the database comes with pyjaspar.
+    """Every vertebrate CORE matrix of the pinned JASPAR release, newest versions, with its TFs and families.
 
     A dimer such as FOS::JUN stands for both its names; variants are named after their TF, "RORA(var.2)" after RORA.
     """
@@ -188,7 +239,9 @@ def match_jaspar(patterns: Sequence[Pattern], max_q: float = 0.05) -> pd.DataFra
     if not patterns:
         return pd.DataFrame(columns=columns)
     motifs = jaspar_motifs()
-    p, _, _, _, strand = tomtom([x.probabilities.T for x in patterns], [m.probabilities.T for m in motifs], n_jobs=1)
+    # one memory layout for all: numba compiles for a minute for each new one
+    queries, targets = ([np.ascontiguousarray(x.probabilities.T) for x in group] for group in (patterns, motifs))
+    p, _, _, _, strand = tomtom(queries, targets, n_jobs=1)
     q = stats.false_discovery_control(p.clip(0, 1), axis=None).reshape(p.shape)
     rows = [
         (patterns[i].name, motifs[j].identifier, motifs[j].name, motifs[j].tfs, motifs[j].families, float(p[i, j]),
@@ -221,7 +274,7 @@ def read_patterns(path: str | Path) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Marginal:
-    """What inserting a sequence does to the score, compared with a shuffle of its own bases; unit arcsinh fold."""
+    """What inserting a sequence does to the score, against a shuffle of its own bases; unit arcsinh fold."""
 
     by_cell_type: np.ndarray  # float32 (n, C): each background in each cell type
     effect: float  # mean over backgrounds and cell types
@@ -233,24 +286,27 @@ class Marginal:
 def marginalise(scorer: ModelScorer, codes: np.ndarray, insert: str, seed: int, at_once: int = 32) -> Marginal:
     """Insert a sequence at the centre of n backgrounds, and for comparison a shuffle of its bases, another for each.
 
-    scorer: has one place a background (all with the same cell types). codes: uint8 (n, L), sequences that are shuffled
-    once (dinucleotides kept), so that no motif is left in them. One background is one unit of the test, so that the
-    spread between backgrounds and the luck of a shuffle are both in the interval. Raises ChromaccError for an insert
-    longer than the window or with a letter other than ACGT.
+    scorer: has one place a background (all with the same cell types), whose other inputs stay as they are: where these
+    say that chromatin is closed, a motif may well do nothing. codes: uint8 (n, L), sequences that are shuffled once
+    (dinucleotides kept), so that no motif is left in them. One background is one unit of the test, so that the spread
+    between backgrounds and the luck of a shuffle are both in the interval. Raises ChromaccError for an insert longer
+    than the window or with a letter other than ACGT, and when fewer than two backgrounds, or one that is all N, are given.
     """
     if not insert or set(insert) - set(BASES) or len(insert) > codes.shape[1]:
         raise ChromaccError(f"marginalise: insert {insert!r} must be 1 to {codes.shape[1]} letters of ACGT.")
+    blank = int((np.asarray(codes) == 4).all(1).sum())
+    if blank or len(codes) < 2:
+        raise ChromaccError(
+            f"marginalise: {blank} of {len(codes)} backgrounds are all N; needed: two or more, with known bases."
+        )
     rng = np.random.default_rng(seed)
     letters = np.array([BASES.index(base) for base in insert], np.uint8)
     start = (codes.shape[1] - len(letters)) // 2
-    known = one_hot(codes).sum((1, 2)) > 0
     shuffled = shuffled_references(codes, 1, seed)[:, 0]
     with_insert, with_random = shuffled.clone(), shuffled.clone()
     here = slice(start, start + len(letters))
     with_insert[:, here] = one_hot(letters[None])[0]
     with_random[:, here] = one_hot(np.stack([rng.permutation(letters) for _ in codes]))
-    if not bool(known.all()):
-        raise ChromaccError(f"marginalise: {int((~known).sum())} of {len(codes)} backgrounds are all N; choose others.")
     parts = []
     with torch.no_grad():
         for rows in torch.arange(len(codes)).split(at_once):

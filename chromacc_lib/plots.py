@@ -722,7 +722,7 @@ def plot_attention_summary(fusion: np.ndarray, sources: Sequence[str], entropy: 
     """
     fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.2), width_ratios=(1.6, 1))
     sns.heatmap(pd.DataFrame(fusion.T, index=list(sources), columns=range(1, len(fusion) + 1)), ax=left, vmin=0,
-                cbar_kws={"label": "attention weight"})
+                cmap="cividis", cbar_kws={"label": "attention weight"})
     left.set(xlabel="bin of the window", ylabel="")
     for (name, values), colour_name in zip(entropy.items(), ("model", "average")):
         layers = np.repeat(np.arange(1, len(values) + 1), values.shape[1])
