@@ -101,7 +101,7 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
         help="probability from which a window is open; the evaluation's by default",
     )
     predict.add_argument(
-        "--workers", type=int, metavar="N", help="processes that read; one a core by default, where it pays"
+        "--workers", type=int, metavar="N", help="threads that read tracks; one a core by default"
     )
     predict.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     predict.add_argument(
@@ -142,10 +142,11 @@ def _run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     """Check a manifest; print every problem and every note. Notes alone leave it usable."""
+    from chromacc_lib.fetch import fetch
     from chromacc_lib.manifest import check_manifest, read_manifest
 
     problems = check_manifest(
-        read_manifest(options.manifest),
+        fetch(read_manifest(options.manifest)),
         options.genome_fasta,
         options.blacklist,
         for_training=not options.for_prediction,

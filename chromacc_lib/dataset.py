@@ -19,11 +19,16 @@ import xarray as xr
 
 import chromacc_lib
 from chromacc_lib import ChromaccError, project_path
+from chromacc_lib.fetch import fetch
 from chromacc_lib.manifest import (
-    check_files, check_manifest, genome_sizes, is_simulated, lock_table, open_genome, read_expression,
-    read_manifest, require_no_problems,
+    check_files, check_manifest, genome_sizes, is_simulated, keep_cell_types, lock_table, open_genome, read_expression,
+    read_manifest,
 )
-from chromacc_lib.signals import STATISTICS, binned_signals, chroms_with_data, genome_mean, window_mean
+from chromacc_lib.problems import require_no_problems
+from chromacc_lib.signals import (
+    STATISTICS, Signal, binned_signals, bytes_to_fetch, chroms_with_data, genome_mean, window_mean,
+)
+from chromacc_lib.sources import is_url
 from chromacc_lib.windows import (
     Count, Selection, background_windows, cap_windows, label_windows, peak_windows, read_peaks,
     sequence_codes, split_cell_types, split_chromosomes,
@@ -37,7 +42,7 @@ __all__ = [
 
 MAX_FEATURES = 2_000  # metadata features (genes); more than that is a transcriptome, not a description
 CHUNK_WINDOWS = 512   # windows a zarr chunk: some MB for the largest variable
-_SOURCES = ("__init__", "manifest", "windows", "signals", "dataset")  # code whose change curates again
+_SOURCES = ("__init__", "sources", "bigwig", "manifest", "fetch", "windows", "signals", "dataset")  # code whose change curates again
 
 
 # --- parameters and result ----------------------------------------------------------------------------------
@@ -50,6 +55,7 @@ class CurationParameters:
     max_positive_windows: int = 3000          # 0 = all
     negatives_per_positive: float = 1.0
     min_overlap_bp: int = 100                 # of a peak with a window, to label it open (or the whole peak)
+    cell_types: tuple[str, ...] = ()          # of the manifest; () = all
     test_cell_types: tuple[str, ...] = ()
     validation_cell_types: tuple[str, ...] = ()  # ("none",) = none
     test_chromosomes: tuple[str, ...] = ()
@@ -78,17 +84,18 @@ class TrackConstants(NamedTuple):
 # --- curation -----------------------------------------------------------------------------------------------
 def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Path,
            parameters: CurationParameters = CurationParameters(), *, blacklist: str | Path = "",
-           truth_manifest: str | Path = "", workers: int | None = None,
+           truth_manifest: str | Path = "", remote_tracks: str = "stream", workers: int | None = None,
            say: Callable[[str], None] = print) -> Curation:
     """Curate a manifest into `dataset_dir`, unless it is there already, from the very same input.
 
     Writes dataset.zarr, manifest.lock.tsv, normalization.json and curation.json. The folder appears only when
     it is whole; with nothing changed since the last time, nothing is done, and said so. blacklist,
     truth_manifest: paths, "" = none; the truth (simulated data only) is a manifest of noise-free signals.
+    remote_tracks: how the bigWigs of web addresses are read (see `fetch`).
     say: gets one line for each filter, "kept n of N, because". Raises ChromaccError that lists every problem.
     """
     target = project_path(dataset_dir)
-    table = read_manifest(manifest)
+    table = fetch(keep_cell_types(read_manifest(manifest), parameters.cell_types), remote_tracks)
     truth = read_manifest(truth_manifest) if truth_manifest else None
     _require_valid(table, truth, genome_fasta, blacklist, say)
     references = _references(genome_fasta, blacklist, manifest, truth)
@@ -161,6 +168,7 @@ def _build(table: pd.DataFrame, truth: pd.DataFrame | None, genome_fasta: str | 
         say(str(count))
     rows = _bigwigs(table)
     rows = rows[(rows["kind"] == "accessibility_signal") | _selected(rows, tracks)]
+    _say_streaming(rows["path_or_url"], windows, say)
     signals = _read_signals(rows, truth, windows, parameters.n_bins, workers)
     with open_genome(genome_fasta) as genome:
         sequence = sequence_codes(genome, windows)
@@ -264,10 +272,19 @@ def _choose_tracks(table: pd.DataFrame, cells: pd.DataFrame, windows: pd.DataFra
 
 
 def _read_signals(rows: pd.DataFrame, truth: pd.DataFrame | None, windows: pd.DataFrame, n_bins: int,
-                  workers: int | None) -> dict[str, np.ndarray]:
-    """Return {path: (W, B, 3) raw statistics} of every bigWig; chromosomes without data are NaN."""
+                  workers: int | None) -> dict[str, Signal]:
+    """Return {path: what the file holds under the windows} of every bigWig."""
     paths = list(rows["path_or_url"]) + ([] if truth is None else list(truth["path_or_url"]))
     return dict(zip(paths, binned_signals(paths, windows, n_bins, workers)))
+
+
+def _say_streaming(entries: Sequence[str], windows: pd.DataFrame, say: Callable[[str], None]) -> None:
+    """Say, before it begins, how many bytes the remote tracks will take, of how many there are."""
+    remote = [entry for entry in entries if is_url(entry)]
+    if remote:
+        needed, held = map(sum, zip(*(bytes_to_fetch(entry, windows) for entry in remote)))
+        say(f"{len(remote)} remote tracks of {held / 1e9:,.2f} GB: {needed / 1e6:,.1f} MB lie under the windows and "
+            "not in the cache yet; they are fetched now")
 
 
 def _coordinates(windows: pd.DataFrame, cells: pd.DataFrame, tracks: Mapping[str, tuple[str, ...]]) -> dict:
@@ -288,13 +305,15 @@ def _coordinates(windows: pd.DataFrame, cells: pd.DataFrame, tracks: Mapping[str
 
 
 def _add_tracks(dataset: xr.Dataset, rows: pd.DataFrame, tracks: Mapping[str, tuple[str, ...]],
-                signals: Mapping[str, np.ndarray], coverage: Mapping[str, Sequence[str]]) -> None:
-    """Add histone, tf (raw file units, NaN = missing), observed and genome_mean."""
+                signals: Mapping[str, Signal], coverage: Mapping[str, Sequence[str]]) -> None:
+    """Add histone, tf (raw file units, NaN = missing), covered (share of bases with data), observed, genome_mean."""
     cells, chroms = dataset["cell_type"].values.tolist(), dataset["chrom_name"].values
     names = dataset["track"].values.tolist()
-    n_windows, n_bins = dataset.sizes["window"], next(iter(signals.values())).shape[1]
+    n_windows, n_bins = dataset.sizes["window"], next(iter(signals.values())).values.shape[1]
     observed = np.zeros((len(cells), len(names), len(chroms)), dtype=bool)
     means = np.full((len(cells), len(names)), np.nan)
+    length = dataset.sizes["position"]
+    covered = np.full((n_windows, len(cells), len(names)), np.nan, dtype=np.float32)
     for kind, dim in (("histone", "histone_mark"), ("tf", "tf_name")):
         shape = (n_windows, len(cells), len(tracks[kind]), n_bins, len(STATISTICS))
         values = np.full(shape, np.nan, dtype=np.float32)
@@ -302,26 +321,28 @@ def _add_tracks(dataset: xr.Dataset, rows: pd.DataFrame, tracks: Mapping[str, tu
             cell, path = cells.index(row["cell_type"]), row["path_or_url"]
             number = tracks[kind].index(row["target"])
             track = number + (len(tracks["histone"]) if kind == "tf" else 0)
-            values[:, cell, number] = signals[path]
+            values[:, cell, number] = signals[path].values
+            covered[:, cell, track] = window_mean(signals[path].covered, length)
             observed[cell, track] = np.isin(chroms, coverage[path])
             means[cell, track] = genome_mean(path)
         dataset[kind] = (("window", "cell_type", dim, "bin", "statistic"), values)
+    dataset["covered"] = (("window", "cell_type", "track"), covered)
     dataset["observed"] = (("cell_type", "track", "chrom_name"), observed)
     dataset["genome_mean"] = (("cell_type", "track"), means)
 
 
 def _add_accessibility(dataset: xr.Dataset, table: pd.DataFrame, peaks: Mapping[str, pd.DataFrame],
-                       signals: Mapping[str, np.ndarray], truth: pd.DataFrame | None) -> None:
+                       signals: Mapping[str, Signal], truth: pd.DataFrame | None) -> None:
     """Add accessibility, score, score_replicate, label, and truth where it is known; -1 and NaN = unknown."""
     cells, windows = dataset["cell_type"].values.tolist(), _window_table(dataset)
     rows = table[table["kind"] == "accessibility_signal"]
     n_replicates = int(rows["cell_type"].value_counts().max())
-    n_windows, n_bins = len(windows), next(iter(signals.values())).shape[1]
+    n_windows, n_bins = len(windows), next(iter(signals.values())).values.shape[1]
     profile = np.full((n_windows, len(cells), n_bins, n_replicates), np.nan, dtype=np.float32)
     label = np.full((n_windows, len(cells)), -1, dtype=np.int8)
     for i, name in enumerate(cells):
         for replicate, path in enumerate(rows.loc[rows["cell_type"] == name, "path_or_url"]):
-            profile[:, i, :, replicate] = signals[path][:, :, 0] / genome_mean(path)
+            profile[:, i, :, replicate] = signals[path].values[:, :, 0] / genome_mean(path)
         if name in peaks:
             known = np.isfinite(profile[:, i]).any(axis=(1, 2))
             label[:, i] = np.where(known, label_windows(windows, peaks[name]), -1)
@@ -346,7 +367,7 @@ def _mean_of_known(profile: np.ndarray) -> np.ndarray:
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0).astype(np.float32)
 
 
-def _truth(truth: pd.DataFrame, cells: Sequence[str], signals: Mapping[str, np.ndarray],
+def _truth(truth: pd.DataFrame, cells: Sequence[str], signals: Mapping[str, Signal],
            length: int) -> np.ndarray:
     """Return the noise-free score, (W, C) float32, in the unit of `score`; NaN for cell types without it."""
     columns = []
@@ -354,8 +375,8 @@ def _truth(truth: pd.DataFrame, cells: Sequence[str], signals: Mapping[str, np.n
         paths = truth.loc[truth["cell_type"] == name, "path_or_url"].tolist()
         if len(paths) > 1:
             raise ChromaccError(f"truth manifest: {len(paths)} rows for cell type {name}; needed one at most")
-        shape = next(iter(signals.values())).shape[:1]
-        columns.append(np.arcsinh(window_mean(signals[paths[0]][:, :, 0], length) / genome_mean(paths[0]))
+        shape = next(iter(signals.values())).values.shape[:1]
+        columns.append(np.arcsinh(window_mean(signals[paths[0]].values[:, :, 0], length) / genome_mean(paths[0]))
                        if paths else np.full(shape, np.nan))
     return np.stack(columns, axis=1).astype(np.float32)
 

@@ -5,27 +5,24 @@ once, each with its remedy; what is merely worth knowing is listed as a note.
 """
 
 import gzip
-import hashlib
 import os
 import re
-import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
-import pyBigWig
 import pyfaidx
 
 from chromacc_lib import ChromaccError, project_path
+from chromacc_lib.bigwig import BigWig, open_bigwig
+from chromacc_lib.problems import FileProblem, Problem, require_no_problems
+from chromacc_lib.sources import file_md5, is_url, open_source, require_file
 
 __all__ = [
-    "COLUMNS", "KINDS", "OPTIONAL_COLUMNS", "BigWigLayout", "FileProblem", "Problem", "bigwig_layout",
-    "check_files", "check_manifest", "file_md5", "genome_sizes", "is_simulated", "lock_table", "open_genome",
+    "COLUMNS", "KINDS", "OPTIONAL_COLUMNS", "check_files", "check_manifest", "genome_sizes", "is_simulated", "keep_cell_types",
+    "lock_table", "open_genome",
     "read_expression", "read_intervals", "read_manifest", "require_no_problems", "write_lock",
 ]
 
@@ -38,45 +35,7 @@ REQUIRED_COLUMNS = ("cell_type", "target", "kind", "path_or_url", "assembly")  #
 KINDS = ("accessibility_signal", "accessibility_peaks", "histone", "tf", "expression")
 BIGWIG_KINDS = ("accessibility_signal", "histone", "tf")
 INPUT_KINDS = ("histone", "tf", "expression")
-BIGWIG_MAGIC, BIGBED_MAGIC, RTREE_MAGIC = 0x888FFC26, 0x8789F2EB, 0x2468ACE0
 GZIP_MAGIC = b"\x1f\x8b"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing wrong with one file. `row`: 1-based line in `file`, 0 where no line can be named.
-
-    `fatal` False is a note: the data are used all the same, and the reader should know how.
-    """
-
-    file: str
-    row: int
-    what: str
-    got: str
-    needed: str
-    remedy: str
-    fatal: bool = True
-
-    def __str__(self) -> str:
-        place = f"{self.file}, line {self.row}" if self.row else self.file
-        level = "" if self.fatal else "note: "
-        return f"{level}{place}: {self.what}; got {self.got}; needed {self.needed}. {self.remedy}"
-
-
-class FileProblem(ChromaccError):
-    """Raised where a file cannot be used; carries the `Problem`."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem)
-        self.problem = problem
-
-
-def require_no_problems(problems: Sequence[Problem]) -> None:
-    """Raise one ChromaccError that lists every fatal problem; notes never raise."""
-    fatal = [problem for problem in problems if problem.fatal]
-    if fatal:
-        listing = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(fatal, start=1))
-        raise ChromaccError(f"{len(fatal)} problem(s) in the input; nothing was written:\n{listing}")
 
 
 # --- text ---------------------------------------------------------------------------------------------------
@@ -101,33 +60,8 @@ def _numbered_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def _read_bytes(path: Path) -> bytes:
-    _require_file(path)
+    require_file(path)
     return path.read_bytes()
-
-
-def _require_file(path: Path) -> None:
-    """Raise FileProblem unless `path` is a readable file with something in it."""
-    if not path.is_file():
-        got = "a folder" if path.is_dir() else "nothing there"
-        raise FileProblem(
-            Problem(str(path), 0, "missing file", got, "a file", "Correct the path, or fetch the file."))
-    if not os.access(path, os.R_OK):
-        raise FileProblem(Problem(str(path), 0, "unreadable file", "no permission to read", "read permission",
-                                  "Change its permissions (chmod u+r)."))
-    if path.stat().st_size == 0:
-        raise FileProblem(Problem(str(path), 0, "empty file", "0 bytes", "data", "Fetch the file again."))
-
-
-def file_md5(path: str | Path) -> str:
-    """Return the hex md5 of a file; within one process a file with the same size and time is read once."""
-    stat = os.stat(path)
-    return _md5(str(path), stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=100_000)
-def _md5(path: str, size: int, mtime_ns: int) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "md5").hexdigest()
 
 
 # --- the manifest itself ------------------------------------------------------------------------------------
@@ -135,9 +69,9 @@ def read_manifest(path: str | Path) -> pd.DataFrame:
     """Read a tab-separated manifest; return its rows as text, "" where nothing was given.
 
     All of `COLUMNS` and `OPTIONAL_COLUMNS` are there, in whatever order; further columns are kept.
-    `path_or_url` becomes an absolute path (relative ones are taken from the manifest's folder); the index,
-    `line`, is the line of each row in the file. Raises ChromaccError for a missing file or column, a row with
-    too many or too few fields, or a web address.
+    `path_or_url` becomes an absolute path (relative ones are taken from the manifest's folder), or stays a
+    web address; the index, `line`, is the line of each row in the file. Raises ChromaccError for a missing
+    file or column, or a row with too many fields.
     """
     path = project_path(path)
     lines = _numbered_lines(path)
@@ -158,10 +92,21 @@ def read_manifest(path: str | Path) -> pd.DataFrame:
     for column in (*COLUMNS, *OPTIONAL_COLUMNS):
         if column not in manifest:
             manifest[column] = ""
-    _refuse_urls(path, manifest)
     manifest.attrs["path"] = str(path)
     manifest["path_or_url"] = [_resolve(path.parent, entry) for entry in manifest["path_or_url"]]
     return manifest
+
+
+def keep_cell_types(manifest: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of these cell types; all rows where no name is given. Raises ChromaccError if one is unknown."""
+    known = list(dict.fromkeys(manifest["cell_type"]))
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ChromaccError(f"{manifest.attrs.get('path', 'manifest')}: no cell type called {', '.join(unknown)}; "
+                            f"it has: {', '.join(known)}")
+    kept = manifest[manifest["cell_type"].isin(list(names))] if names else manifest
+    kept.attrs = dict(manifest.attrs)
+    return kept
 
 
 def is_simulated(manifest: pd.DataFrame) -> bool:
@@ -182,30 +127,33 @@ def _require_columns(path: Path, header: list[str]) -> None:
             f"{path}: the column(s) {', '.join(twice)} stand twice in the header; keep one of each")
 
 
-def _refuse_urls(path: Path, manifest: pd.DataFrame) -> None:
-    urls = manifest[manifest["path_or_url"].str.contains(r"^[A-Za-z][A-Za-z0-9+.-]+://", regex=True)]
-    if len(urls):
-        lines = ", ".join(map(str, urls.index[:5]))
-        raise ChromaccError(
-            f"{path}: {len(urls)} row(s) name a web address (line {lines}), the first "
-            f"{urls['path_or_url'].iloc[0]}; reading tracks over the network (streaming) is not there "
-            "yet. Download the files, and give their paths")
-
-
 def _resolve(folder: Path, entry: str) -> str:
+    if is_url(entry):
+        return entry
     return os.path.normpath(folder / Path(entry).expanduser()) if entry else ""
 
 
 def lock_table(manifest: pd.DataFrame, references: Mapping[str, str | Path]) -> pd.DataFrame:
     """Return the manifest with what was really read: `md5` and `bytes` of each file, hashed now.
 
-    references: further files by kind, such as {"genome_fasta": path, "blacklist": path}; they become rows.
+    A remote file that is read by its blocks cannot be hashed: it keeps the manifest's md5, and `read` says
+    "blocks" instead of "whole". references: further files by kind, such as {"genome_fasta": path, "blacklist":
+    path}; they become rows.
     """
     extra = pd.DataFrame([{"kind": kind, "path_or_url": str(path)} for kind, path in references.items()])
-    table = pd.concat([manifest[[*COLUMNS, *OPTIONAL_COLUMNS]], extra], ignore_index=True).fillna("")
-    table["md5"] = [file_md5(path) for path in table["path_or_url"]]
-    table["bytes"] = [os.path.getsize(path) for path in table["path_or_url"]]
+    columns = [*COLUMNS, *OPTIONAL_COLUMNS, *(["url"] if "url" in manifest else [])]
+    table = pd.concat([manifest[columns], extra], ignore_index=True).fillna("")
+    remote = table["path_or_url"].map(is_url)
+    table["md5"] = [md5 if is_url(path) else file_md5(path) for md5, path in zip(table["md5"], table["path_or_url"])]
+    table["bytes"] = [_size(path) for path in table["path_or_url"]]
+    table["read"] = remote.map({True: "blocks", False: "whole"})
     return table
+
+
+def _size(entry: str) -> int:
+    source = open_source(entry)
+    source.close()
+    return source.size
 
 
 def write_lock(manifest: pd.DataFrame, path: str | Path,
@@ -224,7 +172,7 @@ def open_genome(path: str | Path) -> pyfaidx.Fasta:
     missing, empty, gzipped but not bgzipped, or cannot be indexed.
     """
     path = project_path(path)
-    _require_file(path)
+    require_file(path)
     try:
         genome = pyfaidx.Fasta(str(path), sequence_always_upper=True, as_raw=True)
     except (pyfaidx.FastaIndexingError, pyfaidx.UnsupportedCompressionFormat, OSError, ValueError) as error:
@@ -340,7 +288,7 @@ def _drop(table: pd.DataFrame, path: Path, problems: list[Problem], bad: pd.Seri
     return table[~bad]
 
 
-def _chromosome_names(path: Path, names: Iterable[str], sizes: Mapping[str, int], what: str) -> list[Problem]:
+def _chromosome_names(path: str | Path, names: Iterable[str], sizes: Mapping[str, int], what: str) -> list[Problem]:
     """Compare chromosome names with the genome's: none shared is a problem, some unknown is a note."""
     names = list(names)
     unknown = [name for name in names if name not in sizes]
@@ -362,125 +310,6 @@ def _chromosome_names(path: Path, names: Iterable[str], sizes: Mapping[str, int]
 
 def _other_style(name: str) -> str:
     return name.removeprefix("chr") if name.startswith("chr") else f"chr{name}"
-
-
-# --- bigWig -------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class BigWigLayout:
-    """What a bigWig's header and index say; read without touching its data.
-
-    chroms: {name: length in bp}, in the file's own numbering. blocks: structured array, one entry a data
-    block, fields start_chrom, start, end_chrom, end (bp), offset, size (bytes). covered: bases with data;
-    minimum, total: of the signal over them.
-    """
-
-    chroms: dict[str, int]
-    blocks: np.ndarray
-    covered: int
-    minimum: float
-    total: float
-
-    @property
-    def chroms_with_data(self) -> tuple[str, ...]:
-        """Chromosomes on which the file has at least one interval."""
-        names = list(self.chroms)
-        present: set[int] = set()
-        for first, last in np.unique(self.blocks[["start_chrom", "end_chrom"]]).tolist():
-            present.update(range(first, last + 1))
-        return tuple(names[i] for i in sorted(present))
-
-
-def bigwig_layout(path: str | Path) -> BigWigLayout:
-    """Read header and index of a bigWig, and prove that no data or zoom block lies past the file's end.
-
-    Format: Kent et al. 2010, Bioinformatics 26:2204, supplement. Raises FileProblem that says what is wrong.
-    """
-    path = Path(path)
-    _require_file(path)
-    size = path.stat().st_size
-    with open(path, "rb") as handle:
-        order = _bigwig_byte_order(path, handle.read(4))
-        try:
-            return _parse_layout(path, handle, order, size)
-        except struct.error as error:
-            raise _truncated(path, size) from error
-
-
-def _bigwig_byte_order(path: Path, magic: bytes) -> str:
-    for order in ("<", ">"):
-        if magic == struct.pack(order + "I", BIGWIG_MAGIC):
-            return order
-    if magic in (struct.pack("<I", BIGBED_MAGIC), struct.pack(">I", BIGBED_MAGIC)):
-        got, remedy = "a bigBed", "Give the signal (bigWig) of this experiment, not its peaks."
-    elif magic.startswith(GZIP_MAGIC):
-        got, remedy = "a gzip file", "gunzip it."
-    elif all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in magic):
-        got, remedy = f"text that starts with {magic.decode()!r}", "Convert it with bedGraphToBigWig."
-    else:
-        got, remedy = f"bytes {magic.hex()}", "Fetch the file again."
-    raise FileProblem(Problem(str(path), 0, "not a bigWig", got, "a bigWig file", remedy))
-
-
-def _truncated(path: Path, size: int) -> FileProblem:
-    return FileProblem(
-        Problem(str(path), 0, "truncated or corrupt bigWig", f"{size} bytes, and blocks beyond them",
-                "every block that the index names", "Fetch the file again, and compare its md5."))
-
-
-def _parse_layout(path: Path, handle: BinaryIO, order: str, size: int) -> BigWigLayout:
-    handle.seek(0)
-    fields = struct.unpack(order + "IHHQQQHHQQIQ", handle.read(64))
-    n_zooms, index_offset, summary_offset = fields[2], fields[5], fields[9]
-    if summary_offset == 0:
-        raise FileProblem(
-            Problem(str(path), 0, "bigWig without a total summary", f"format version {fields[1]}",
-                    "version 2 or later", "Write it again with bedGraphToBigWig."))
-    zooms = [struct.unpack(order + "IIQQ", handle.read(24))[3] for _ in range(n_zooms)]
-    handle.seek(summary_offset)
-    # the maximum is left alone: libBigWig does not update it where values only fall
-    covered, minimum, _, total, _ = struct.unpack(order + "Qdddd", handle.read(40))
-    blocks = _rtree_leaves(path, handle, order, index_offset, size)
-    for offset in zooms:
-        if offset:
-            _rtree_leaves(path, handle, order, offset, size)
-    try:
-        with pyBigWig.open(str(path)) as bigwig:
-            chroms = dict(bigwig.chroms())
-    except RuntimeError as error:
-        raise _truncated(path, size) from error
-    return BigWigLayout(chroms, blocks, covered, minimum, total)
-
-
-def _rtree_leaves(path: Path, handle: BinaryIO, order: str, offset: int, size: int) -> np.ndarray:
-    """Walk an R-tree index; return its leaves. Raises FileProblem if anything lies past `size` bytes."""
-    leaf = np.dtype([("start_chrom", order + "u4"), ("start", order + "u4"), ("end_chrom", order + "u4"),
-                     ("end", order + "u4"), ("offset", order + "u8"), ("size", order + "u8")])
-    inner = np.dtype(leaf.descr[:5])
-    handle.seek(offset)
-    header = struct.unpack(order + "IIQIIIIQII", handle.read(48))
-    if header[0] != RTREE_MAGIC:
-        raise _truncated(path, size)
-    nodes, leaves, visited = [offset + 48], [], set()
-    while nodes:
-        node = nodes.pop()
-        if node in visited or node > size:
-            raise _truncated(path, size)
-        visited.add(node)
-        handle.seek(node)
-        is_leaf, _, count = struct.unpack(order + "BBH", handle.read(4))
-        dtype = leaf if is_leaf else inner
-        data = handle.read(count * dtype.itemsize)
-        if len(data) < count * dtype.itemsize:
-            raise _truncated(path, size)
-        entries = np.frombuffer(data, dtype=dtype)
-        if is_leaf:
-            leaves.append(entries)
-        else:
-            nodes.extend(entries["offset"].tolist())
-    blocks = np.concatenate(leaves) if leaves else np.empty(0, dtype=leaf)
-    if len(blocks) and int((blocks["offset"] + blocks["size"]).max()) > size:
-        raise _truncated(path, size)
-    return blocks
 
 
 # --- expression ---------------------------------------------------------------------------------------------
@@ -592,18 +421,25 @@ def _check_cell_types(name: str, manifest: pd.DataFrame, for_training: bool) -> 
 
 def _check_file(name: str, line: int, row: pd.Series, sizes: Mapping[str, int] | None) -> list[Problem]:
     """Problems of one file, by its kind; the manifest's line is named in the file's place."""
-    path = Path(row["path_or_url"])
+    entry = row["path_or_url"]
+    path = Path(entry)
     try:
-        _require_file(path)
+        if is_url(entry) and row["kind"] in BIGWIG_KINDS:
+            return _named(_check_bigwig(entry, sizes), name, line, row)
+        require_file(path)
         problems = _check_md5(path, row["md5"])
         if row["kind"] in BIGWIG_KINDS:
-            problems += _check_bigwig(path, sizes)
+            problems += _check_bigwig(entry, sizes)
         elif row["kind"] == "accessibility_peaks":
             problems += read_intervals(path, sizes)[1]
         else:
             read_expression(path)
     except FileProblem as error:
         problems = [error.problem]
+    return _named(problems, name, line, row)
+
+
+def _named(problems: Sequence[Problem], name: str, line: int, row: pd.Series) -> list[Problem]:
     where = f" ({name} line {line}: {row['cell_type']}, {row['target']})"
     return [Problem(p.file + where, p.row, p.what, p.got, p.needed, p.remedy, p.fatal) for p in problems]
 
@@ -615,29 +451,33 @@ def _check_md5(path: Path, expected: str) -> list[Problem]:
                     "Fetch the file again, or correct the manifest.")]
 
 
-def _check_bigwig(path: Path, sizes: Mapping[str, int] | None) -> list[Problem]:
-    layout = bigwig_layout(path)
-    problems = [] if sizes is None else _check_chromosomes(path, layout, sizes)
-    if not len(layout.blocks):
-        problems.append(Problem(str(path), 0, "bigWig without any interval", "no data", "a signal",
+def _check_bigwig(entry: str, sizes: Mapping[str, int] | None) -> list[Problem]:
+    """Problems of a bigWig, by path or URL: of one on disk the whole index is followed to its last block."""
+    with open_bigwig(entry) as bigwig:
+        problems = [] if sizes is None else _check_chromosomes(entry, bigwig, sizes)
+        if not is_url(entry):
+            bigwig.require_whole()
+        present = bigwig.chroms_with_data()
+    if not present:
+        problems.append(Problem(entry, 0, "bigWig without any interval", "no data", "a signal",
                                 "Leave the row out: a missing track is missing, not zero."))
-    elif not np.isfinite(layout.total):
-        problems.append(Problem(str(path), 0, "bigWig with NaN or infinite values", f"sum {layout.total}",
+    elif not np.isfinite(bigwig.total):
+        problems.append(Problem(entry, 0, "bigWig with NaN or infinite values", f"sum {bigwig.total}",
                                 "finite values", "Write it again without them."))
-    elif layout.minimum < 0 or layout.total <= 0:
+    elif bigwig.minimum < 0 or bigwig.total <= 0:
         problems.append(Problem(
-            str(path), 0, "bigWig with negative or only zero signal",
-            f"minimum {layout.minimum:g}, sum {layout.total:g}",
+            entry, 0, "bigWig with negative or only zero signal",
+            f"minimum {bigwig.minimum:g}, sum {bigwig.total:g}",
             "a signal of at least 0 (fold change over control, or read-depth normalised)",
             "Do not give log ratios; they cannot be scaled by depth."))
     return problems
 
 
-def _check_chromosomes(path: Path, layout: BigWigLayout, sizes: Mapping[str, int]) -> list[Problem]:
-    differ = [c for c, length in layout.chroms.items() if c in sizes and sizes[c] != length]
+def _check_chromosomes(path: str, bigwig: BigWig, sizes: Mapping[str, int]) -> list[Problem]:
+    differ = [c for c, length in bigwig.chroms.items() if c in sizes and sizes[c] != length]
     if differ:
         chrom = differ[0]
-        return [Problem(str(path), 0, f"{len(differ)} chromosome(s) have another size than in the FASTA: "
-                        "another assembly", f"{chrom} of {layout.chroms[chrom]:,} bp", f"{sizes[chrom]:,} bp",
+        return [Problem(path, 0, f"{len(differ)} chromosome(s) have another size than in the FASTA: "
+                        "another assembly", f"{chrom} of {bigwig.chroms[chrom]:,} bp", f"{sizes[chrom]:,} bp",
                         "Use files of the FASTA's own assembly (or the FASTA of theirs).")]
-    return _chromosome_names(path, layout.chroms, sizes, "signal")
+    return _chromosome_names(path, bigwig.chroms, sizes, "signal")

@@ -12,9 +12,8 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ from tqdm import tqdm
 
 from chromacc_lib import ChromaccError, __version__, project_path
 from chromacc_lib.dataset import normalise_metadata, normalise_tracks, track_constants
+from chromacc_lib.fetch import fetch
 from chromacc_lib.hub import ModelFolder, TrainingReference, open_model_folder
 from chromacc_lib.inference import predict_batch
 from chromacc_lib.manifest import (
@@ -37,11 +37,11 @@ from chromacc_lib.manifest import (
     read_expression,
     read_intervals,
     read_manifest,
-    require_no_problems,
 )
 from chromacc_lib.model import Batch
+from chromacc_lib.problems import require_no_problems
 from chromacc_lib.quality import FAR_SD, Quality, expression_distance
-from chromacc_lib.signals import POOL_FROM, binned_signal, genome_mean
+from chromacc_lib.signals import binned_signal, genome_mean
 from chromacc_lib.training import choose_device
 from chromacc_lib.windows import N_CODE, Count, Selection, base_content, sequence_codes
 from chromacc_lib.writers import BED_COLUMNS, BIGWIG_UNIT, PredictionWriters, file_stem
@@ -139,7 +139,7 @@ def read_inputs(
     ChromaccError that lists every problem of the files, or that says that the model knows none of the tracks,
     or another genome.
     """
-    table = read_manifest(manifest)
+    table = fetch(read_manifest(manifest))
     rows = _rows_of(table, cell_type)
     name = rows["cell_type"].iloc[0]
     inputs = rows[~rows["kind"].isin(("accessibility_signal", "accessibility_peaks"))]
@@ -252,7 +252,7 @@ def cut_manifest(manifest: str | Path, cell_type: str, path: str | Path) -> pd.D
     none.
     """
     target = project_path(path)
-    rows = _rows_of(read_manifest(manifest), cell_type)
+    rows = fetch(_rows_of(read_manifest(manifest), cell_type))
     rows = rows[~rows["kind"].isin(("accessibility_signal", "accessibility_peaks"))][
         [*COLUMNS, *OPTIONAL_COLUMNS]
     ]
@@ -347,7 +347,7 @@ def _read_chunks(
     """Yield the windows chunk by chunk, in order, without those that have too many N."""
     constants = track_constants(folder.normalization, inputs.tracks)
     for part, codes, signals in _read_signals(
-        _readable(genome_fasta, windows), inputs, folder.model.config.n_bins, workers, len(windows)
+        _readable(genome_fasta, windows), inputs, folder.model.config.n_bins, workers
     ):
         raw = np.full(
             (len(part), 1, len(inputs.tracks), folder.model.config.n_bins, 3), np.nan, dtype=np.float32
@@ -373,20 +373,13 @@ def _read_signals(
     inputs: CellTypeInputs,
     n_bins: int,
     workers: int | None,
-    n_windows: int,
 ) -> Iterator[tuple[pd.DataFrame, np.ndarray, dict]]:
-    """Add {track number: (W, B, 3) raw statistics}; with workers, the next chunk is read while one is
-    predicted.
-    """
+    """Add {track number: (W, B, 3) raw statistics}; the next chunk is read while one is predicted."""
     paths = {track: path for track, path in enumerate(inputs.paths) if path is not None}
-    if workers is None:
-        workers = min(os.cpu_count() or 1, len(paths)) if n_windows * len(paths) >= POOL_FROM else 1
-    if workers <= 1:
-        for part, codes in parts:
-            yield part, codes, {track: binned_signal(path, part, n_bins) for track, path in paths.items()}
+    if not paths:
+        yield from ((part, codes, {}) for part, codes in parts)
         return
-    # spawn, not fork: notebooks and torch run threads, and a forked child may deadlock on their locks
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ThreadPoolExecutor(min(workers or os.cpu_count() or 1, len(paths))) as pool:
         waiting: deque = deque()
         for part, codes in parts:
             jobs = {track: pool.submit(binned_signal, path, part, n_bins) for track, path in paths.items()}
@@ -467,7 +460,7 @@ def predict_windows(
     inputs.
 
     hidden: names of tracks, `EXPRESSION` and `LOCUS_PRIOR` that the model is not shown, as if they were
-    missing. Windows with more than 5% N are left out. workers: processes that read. Raises ChromaccError for
+    missing. Windows with more than 5% N are left out. workers: threads that read. Raises ChromaccError for
     an unknown name.
     """
     parts = [part for _, part in _stream(folder, inputs, genome_fasta, windows, hidden, workers, device)]
@@ -550,7 +543,7 @@ def predict_manifest(
     model_dir: a finished run's `model/`. manifest: any subset of the model's tracks, expression or not;
     accessibility is not needed, and not looked at. regions: BED (see `region_windows`), or "" = the windows
     of the locus prior. cell_type: needed when the manifest has several. threshold: probability from which a
-    window is called open; None = the evaluation's, beside the model folder, else 0.5. workers: processes that
+    window is called open; None = the evaluation's, beside the model folder, else 0.5. workers: threads that
     read bigWigs, None = one a core where it pays. device: "auto", "cpu" or "cuda". overwrite: replace another
     cell type's prediction in out_dir.
 

@@ -14,7 +14,8 @@ from bioframe.core import arrops
 from scipy.stats import ks_2samp
 
 from chromacc_lib import ChromaccError
-from chromacc_lib.manifest import genome_sizes, open_genome, read_intervals, require_no_problems
+from chromacc_lib.manifest import genome_sizes, open_genome, read_intervals
+from chromacc_lib.problems import require_no_problems
 
 __all__ = [
     "SPLITS", "Count", "Selection", "background_windows", "base_content", "cap_windows", "label_windows",

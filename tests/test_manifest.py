@@ -11,10 +11,13 @@ import pytest
 from conftest import TinyProject, write_bigwig, write_fasta, write_lines
 
 from chromacc_lib import ChromaccError
+from chromacc_lib.bigwig import open_bigwig
 from chromacc_lib.manifest import (
-    COLUMNS, FileProblem, bigwig_layout, check_manifest, file_md5, genome_sizes, is_simulated, open_genome,
-    read_expression, read_intervals, read_manifest, require_no_problems, write_lock,
+    COLUMNS, check_manifest, genome_sizes, is_simulated, keep_cell_types, open_genome, read_expression,
+    read_intervals, read_manifest, write_lock,
 )
+from chromacc_lib.problems import FileProblem, require_no_problems
+from chromacc_lib.sources import file_md5
 
 SIZES = {"chr1": 10_000, "chr2": 5_000}
 
@@ -69,12 +72,18 @@ def test_a_path_with_spaces_and_umlauts_or_that_climbs_is_fine(project):
     assert problems_of(project) == []
 
 
-@pytest.mark.parametrize("url", ["https://example.org/x.bw", "http://example.org/x.bw", "s3://bucket/x.bw"])
-def test_web_addresses_are_refused_until_streaming_is_there(project, url):
-    change(project.manifest, "A/H3K27ac.bw", url)
-    with pytest.raises(ChromaccError, match="streaming.*not there yet.*Download") as error:
-        read_manifest(project.manifest)
-    assert url in str(error.value)
+def test_web_addresses_stay_as_they_are(project):
+    change(project.manifest, "A/H3K27ac.bw", "https://example.org/files/x.bw")
+    assert "https://example.org/files/x.bw" in set(read_manifest(project.manifest)["path_or_url"])
+
+
+def test_some_cell_types_of_a_manifest_can_be_kept(project):
+    table = read_manifest(project.manifest)
+    assert keep_cell_types(table, []) is table
+    kept = keep_cell_types(table, ["B", "A"])
+    assert set(kept["cell_type"]) == {"A", "B"} and kept.attrs["path"] == str(project.manifest)
+    with pytest.raises(ChromaccError, match="no cell type called Z; it has: A, B"):
+        keep_cell_types(table, ["A", "Z"])
 
 
 @pytest.mark.parametrize("header, message", [
@@ -196,21 +205,23 @@ def test_genome_that_is_missing_empty_gzipped_or_no_fasta(tmp_path):
 # --- bigWig -------------------------------------------------------------------------------------------------
 def test_layout_agrees_with_pybigwig(tmp_path):
     path = write_bigwig(tmp_path / "x.bw", SIZES, {"chr2": [(10, 20, 1.5), (100, 200, 0.25)]})
-    layout = bigwig_layout(path)
-    assert layout.chroms == SIZES and layout.chroms_with_data == ("chr2",)
-    assert layout.covered == 110 and layout.total == 10 * 1.5 + 100 * 0.25
-    assert layout.minimum == 0.25
+    with open_bigwig(path) as bigwig:
+        assert bigwig.chroms == SIZES and bigwig.chroms_with_data() == ("chr2",)
+        assert bigwig.covered == 110 and bigwig.total == 10 * 1.5 + 100 * 0.25
+        assert bigwig.minimum == 0.25
 
 
 def test_a_bigwig_cut_anywhere_is_found(tmp_path):
     rows = [(10 * i, 10 * i + 5, float(i % 7 + 1)) for i in range(900)]
     whole = write_bigwig(tmp_path / "whole.bw", SIZES, {"chr1": rows}).read_bytes()
-    assert len(bigwig_layout(tmp_path / "whole.bw").blocks)
+    with open_bigwig(tmp_path / "whole.bw") as bigwig:
+        bigwig.require_whole()
+        assert len(bigwig.blocks())
     cut = tmp_path / "cut.bw"
     for length in np.linspace(1, len(whole) - 5, 60).astype(int):  # the last 4 bytes repeat the magic number
         cut.write_bytes(whole[:length])
-        with pytest.raises(FileProblem, match="cut.bw"):
-            bigwig_layout(cut)
+        with pytest.raises(FileProblem, match="cut.bw"), open_bigwig(cut) as bigwig:
+            bigwig.require_whole()
 
 
 def test_bigwigs_of_another_kind_assembly_or_naming(project):

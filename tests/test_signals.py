@@ -8,10 +8,14 @@ import pyBigWig
 import pytest
 from conftest import write_bigwig
 
-from chromacc_lib import ChromaccError, signals
+from chromacc_lib import ChromaccError
+from chromacc_lib import bigwig as bigwig_module
+from chromacc_lib.bigwig import open_bigwig
 from chromacc_lib.signals import (
-    bin_edges, binned_signal, binned_signals, chroms_with_data, genome_mean, window_mean,
+    bin_edges, binned_signal, binned_signals, chroms_with_data, genome_mean, read_signal,
+    window_mean,
 )
+from chromacc_lib.sources import LocalFile
 
 SIZES = {"chr1": 50_000, "chr2": 20_000, "chr3": 1_000}
 
@@ -91,9 +95,9 @@ def test_equal_to_values_base_by_base_in_any_order_and_chunking(random_track, mo
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-9)
     order = rng.permutation(len(windows))
     assert np.array_equal(binned_signal(random_track, windows.iloc[order], 15), got[order])
-    for chunk, gap in ((1, 0), (5_000, 100), (10**7, 10**7)):
-        monkeypatch.setattr(signals, "CHUNK_BP", chunk)
-        monkeypatch.setattr(signals, "MAX_GAP_BP", gap)
+    for most, gap in ((1, 0), (5_000, 100), (10**7, 10**7)):
+        monkeypatch.setattr(bigwig_module, "READ_BYTES", most)
+        monkeypatch.setattr(LocalFile, "gap", gap)
         assert np.array_equal(binned_signal(random_track, windows, 15), got)
 
 
@@ -131,12 +135,12 @@ def test_windows_outside_the_file_are_refused_by_name(random_track):
 
 def test_a_damaged_block_is_named(tmp_path, random_track):
     data = bytearray(random_track.read_bytes())
-    layout = signals.bigwig_layout(random_track)
-    first = int(layout.blocks["offset"][0])
+    with open_bigwig(random_track) as bigwig:
+        first = int(bigwig.blocks()["offset"][0])
     data[first:first + 200] = b"\xff" * 200
     broken = tmp_path / "broken.bw"
     broken.write_bytes(data)
-    with pytest.raises(ChromaccError, match="broken.bw: cannot read chr1.*fetch it again"):
+    with pytest.raises(ChromaccError, match="broken.bw: corrupt data of chr1.*Fetch the file again"):
         binned_signal(broken, windows_at(("chr1", 100), length=1500), 5)
 
 
@@ -152,9 +156,69 @@ def test_workers_change_nothing(random_track, tmp_path):
     windows = windows_at(("chr1", 0), ("chr2", 300), ("chr1", 400))
     paths = [random_track, other, random_track]
     alone, pooled = binned_signals(paths, windows, 5, workers=1), binned_signals(paths, windows, 5, workers=2)
-    assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(alone, pooled))
-    assert np.array_equal(alone[0], alone[2],
-                          equal_nan=True) and not np.array_equal(alone[0], alone[1], equal_nan=True)
+    for one, other in zip(alone, pooled, strict=True):
+        assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one, other))
+    assert np.array_equal(alone[0].values, alone[2].values, equal_nan=True)
+    assert not np.array_equal(alone[0].values, alone[1].values, equal_nan=True)
+
+
+def test_how_much_had_data_is_kept(tmp_path):
+    path = write_bigwig(tmp_path / "x.bw", SIZES, {"chr1": [(0, 5, 2.0), (10, 12, 4.0), (30, 40, 0.0)]})
+    signal = read_signal(path, windows_at(("chr1", 0), ("chr1", 20), ("chr3", 0), length=20), 2)
+    assert signal.covered.tolist() == [[0.5, np.float32(0.2)], [0.0, 1.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("how", ["fixed", "variable"])
+def test_steps_of_one_span_are_read_like_intervals(tmp_path, how):
+    values = np.random.default_rng(3).gamma(1, 3, 300)
+    starts = np.arange(300) * 20 + 7 if how == "fixed" else np.sort(
+        np.random.default_rng(4).choice(6_000, 300, replace=False)) * 8
+    path = tmp_path / "steps.bw"
+    with pyBigWig.open(str(path), "w") as bigwig:
+        bigwig.addHeader(list(SIZES.items()))
+        if how == "fixed":
+            bigwig.addEntries("chr1", 7, values=values, span=5, step=20)
+        else:
+            bigwig.addEntries("chr1", starts.tolist(), values=values, span=5)
+    windows = windows_at(("chr1", 0), ("chr1", 411), ("chr1", 3_000), length=1500)
+    base = np.zeros(SIZES["chr1"])
+    for start, value in zip(starts, values.astype(np.float32)):
+        base[start:start + 5] = value
+    expected = np.stack([base[s:s + 1500].reshape(15, 100) for s in windows["start"]])
+    got = binned_signal(path, windows, 15)
+    np.testing.assert_allclose(got[:, :, 0], expected.mean(axis=2), rtol=1e-6)
+    np.testing.assert_allclose(got[:, :, 1], expected.var(axis=2), rtol=1e-6)
+    assert np.array_equal(got[:, :, 2], expected.max(axis=2).astype(np.float32))
+
+
+def test_python_s_zlib_gives_the_same_as_libdeflate(random_track, monkeypatch):
+    windows = windows_at(("chr1", 5), ("chr1", 9_000), ("chr2", 300), length=1500)
+    assert bigwig_module.inflater() == "libdeflate", "this platform's build of `deflate` hides its functions"
+    fast = binned_signal(random_track, windows, 16)
+    monkeypatch.setattr(bigwig_module, "_libdeflate", lambda: None)
+    assert bigwig_module.inflater() == "zlib"
+    assert np.array_equal(binned_signal(random_track, windows, 16), fast)
+
+
+def test_an_index_of_several_levels_leads_to_the_same_blocks(tmp_path):
+    rows = [(10 * i, 10 * i + 7, float(i % 11 + 1)) for i in range(90_000)]  # one call an interval: small blocks
+    path = tmp_path / "deep.bw"
+    with pyBigWig.open(str(path), "w") as bigwig:
+        bigwig.addHeader([("chr1", 1_000_000), ("chr2", 1_000_000)])
+        for chrom in ("chr1", "chr2"):
+            for first in range(0, len(rows), 60):
+                starts, ends, values = zip(*rows[first:first + 60])
+                bigwig.addEntries([chrom] * len(starts), list(starts), ends=list(ends), values=list(values))
+    with open_bigwig(path) as bigwig:
+        everything = bigwig.blocks()
+        here = bigwig.blocks("chr2", np.array([5_000, 600_000]), np.array([6_500, 601_500]))
+        assert bigwig.chroms_with_data() == ("chr1", "chr2")
+    overlapping = [((b["start"] < e) & (b["end"] > s)) for b in everything for s, e in
+                   ((5_000, 6_500), (600_000, 601_500)) if b["start_chrom"] <= 1 <= b["end_chrom"]]
+    assert len(everything) > 2 and len(here) == sum(map(bool, overlapping))
+    base = np.tile(np.r_[np.ones(7), np.zeros(3)], 150) * np.repeat([(i % 11 + 1) for i in range(500, 650)], 10)
+    got = binned_signal(path, windows_at(("chr2", 5_000), length=1500), 15)[0]
+    np.testing.assert_allclose(got[:, 0], base.reshape(15, 100).mean(axis=1), rtol=1e-6)
 
 
 def test_a_worker_s_error_keeps_its_message(random_track, tmp_path):

@@ -1,0 +1,45 @@
+"""Problems: what is wrong with a file, said so that all of them can be listed at once, each with its remedy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from chromacc_lib import ChromaccError
+
+__all__ = ["FileProblem", "Problem", "require_no_problems"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with one file. `row`: 1-based line in `file`, 0 where no line can be named.
+
+    `fatal` False is a note: the data are used all the same, and the reader should know how.
+    """
+
+    file: str
+    row: int
+    what: str
+    got: str
+    needed: str
+    remedy: str
+    fatal: bool = True
+
+    def __str__(self) -> str:
+        place = f"{self.file}, line {self.row}" if self.row else self.file
+        level = "" if self.fatal else "note: "
+        return f"{level}{place}: {self.what}; got {self.got}; needed {self.needed}. {self.remedy}"
+
+
+class FileProblem(ChromaccError):
+    """Raised where a file cannot be used; carries the `Problem`."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+def require_no_problems(problems: Sequence[Problem]) -> None:
+    """Raise one ChromaccError that lists every fatal problem; notes never raise."""
+    fatal = [problem for problem in problems if problem.fatal]
+    if fatal:
+        listing = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(fatal, start=1))
+        raise ChromaccError(f"{len(fatal)} problem(s) in the input; nothing was written:\n{listing}")

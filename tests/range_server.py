@@ -1,0 +1,92 @@
+"""A small HTTP server on 127.0.0.1 that serves files by ranges, and misbehaves when told to."""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Served:
+    """What is served, what was asked, and the faults to play: {path: [fault, ...]}, one a request, in order.
+
+    Faults: ("status", code, headers), ("drop", n) = close after n bytes, ("slow", seconds), ("redirect", path),
+    ("wrong range",) = answer the whole file with 200.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.etags: dict[str, str] = {}
+        self.faults: dict[str, list[tuple]] = {}
+        self.ranges = True
+        self.asked: list[tuple[str, str]] = []  # (path, Range header)
+        self.sent = 0                           # bytes of bodies
+        self.address = ""
+
+    def url(self, path: str) -> str:
+        """Return the address of a path."""
+        return self.address + path
+
+
+def _handler(served: Served) -> Callable:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            """Stay quiet."""
+
+        def do_GET(self) -> None:
+            """Serve a file, a range of it, or the next fault."""
+            served.asked.append((self.path, self.headers.get("Range", "")))
+            faults = served.faults.get(self.path, [])
+            fault = faults.pop(0) if faults else ("none",)
+            if fault[0] == "status":
+                self._answer(fault[1], b"{}", fault[2] if len(fault) > 2 else {})
+            elif fault[0] == "redirect":
+                self._answer(302, b"", {"Location": served.url(fault[1])})
+            elif self.path not in served.files:
+                self._answer(404, b"{}", {})
+            else:
+                if fault[0] == "slow":
+                    time.sleep(fault[1])
+                self._file(fault)
+
+        def _file(self, fault: tuple) -> None:
+            data = served.files[self.path]
+            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            headers = {"ETag": served.etags.get(self.path, '"1"')}
+            if not served.ranges or fault[0] == "wrong range" or asked is None:
+                return self._answer(200, data, headers, fault)
+            first, last = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
+            if first >= len(data):
+                return self._answer(416, b"", {"Content-Range": f"bytes */{len(data)}"})
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+            return self._answer(206, data[first:last + 1], headers, fault)
+
+        def _answer(self, code: int, body: bytes, headers: dict[str, str], fault: tuple = ("none",)) -> None:
+            self.send_response(code)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if fault[0] == "drop":
+                body = body[:fault[1]]
+                self.close_connection = True
+            self.wfile.write(body)
+            served.sent += len(body)
+
+    return Handler
+
+
+@contextmanager
+def serve() -> Iterator[Served]:
+    """Run the server while the block lasts."""
+    served = Served()
+    with ThreadingHTTPServer(("127.0.0.1", 0), _handler(served)) as server:
+        served.address = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        yield served
+        server.shutdown()
+        thread.join()

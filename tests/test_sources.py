@@ -1,0 +1,250 @@
+"""Remote files against a local server that serves ranges, counts bytes, and misbehaves."""
+
+import hashlib
+import json
+
+import numpy as np
+import pandas as pd
+import pyBigWig
+import pytest
+from range_server import serve
+
+from chromacc_lib import ChromaccError, sources
+from chromacc_lib.signals import genome_mean, read_signal
+from chromacc_lib.sources import RemoteFile, download, download_all, split_budget
+
+DATA = np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8).tobytes()
+
+
+@pytest.fixture
+def server():
+    with serve() as served:
+        served.files["/x.bin"] = DATA
+        yield served
+
+
+@pytest.fixture
+def open_remote(tmp_path):
+    """Open remote files through a cache in tmp_path, and close them all at the end."""
+    opened = []
+
+    def open_one(url):
+        opened.append(RemoteFile(url, tmp_path / "cache"))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture(autouse=True)
+def no_long_waits(monkeypatch):
+    """Waits between tries are real, but short."""
+    monkeypatch.setattr(sources, "BACKOFF_S", 0.01)
+
+
+# --- ranges -------------------------------------------------------------------------------------------------
+def test_ranges_are_joined_within_a_budget():
+    # wanted 100 + 100 + 100; gaps of 10 and 60: a budget of 0.2 pays for the first, not for both
+    assert split_budget([(0, 100), (110, 210), (270, 370)], 0.2, 10**6) == [(0, 210), (270, 100)]
+    assert split_budget([(260, 360), (0, 100), (90, 210)], 0.2, 10**6) == [(0, 360)]
+    assert split_budget([(0, 100), (200, 300)], 0.0, 10**6) == [(0, 100), (200, 100)]
+    assert split_budget([(0, 250)], 0.2, 100) == [(0, 100), (100, 100), (200, 50)]
+    assert split_budget([], 0.2, 100) == []
+
+
+def test_budget_is_never_exceeded_and_all_is_covered():
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        starts = np.sort(rng.choice(10_000, 40, replace=False))
+        wanted = [(int(s), int(s + n)) for s, n in zip(starts, rng.integers(1, 200, 40))]
+        needed = np.zeros(10_300, dtype=bool)
+        got = np.zeros_like(needed)
+        for first, last in wanted:
+            needed[first:last] = True
+        for offset, size in split_budget(wanted, 0.2, 500):
+            assert size <= 500 and not got[offset:offset + size].any()
+            got[offset:offset + size] = True
+        assert (got >= needed).all() and got.sum() <= 1.2 * needed.sum()
+
+
+# --- the block cache ----------------------------------------------------------------------------------------
+def test_only_what_is_asked_for_is_fetched_and_only_once(server, open_remote):
+    remote = open_remote(server.url("/x.bin"))
+    assert remote.size == len(DATA) and remote.fetched == sources.HEAD_BYTES
+    assert remote.read(100_000, 5_000) == DATA[100_000:105_000]
+    assert remote.read(102_000, 4_000) == DATA[102_000:106_000]
+    assert remote.fetched == sources.HEAD_BYTES + 6_000 == server.sent
+    again = open_remote(server.url("/x.bin"))
+    asked = len(server.asked)
+    assert again.read(100_500, 5_500) == DATA[100_500:106_000] and again.size == len(DATA)
+    assert len(server.asked) == asked and again.fetched == 0
+
+
+def test_prefetch_joins_what_lies_near_and_reads_side_by_side(server, open_remote):
+    remote = open_remote(server.url("/x.bin"))
+    before = len(server.asked)
+    wanted = [(50_000, 5_000), (55_100, 5_000), (200_000, 5_000), (299_000, 5_000)]
+    assert remote.missing(wanted) == [(50_000, 10_100), (200_000, 5_000), (299_000, 1_000)]
+    remote.prefetch(wanted)
+    assert len(server.asked) == before + 3
+    assert all(remote.read(o, min(n, len(DATA) - o)) == DATA[o:o + n] for o, n in wanted)
+    assert len(server.asked) == before + 3
+
+
+def test_a_killed_run_leaves_nothing_false(server, open_remote, tmp_path):
+    remote = open_remote(server.url("/x.bin"))
+    remote.read(100_000, 5_000)
+    (journal,) = (tmp_path / "cache").rglob("ranges.jsonl")
+    with open(journal, "a") as handle:
+        handle.write("[200000, 2100")  # the line was being written
+    again = open_remote(server.url("/x.bin"))
+    assert again.read(200_000, 10_000) == DATA[200_000:210_000] and again.fetched == 10_000
+    lines = journal.read_text().splitlines()
+    assert json.loads(lines[-1]) == [200_000, 210_000]
+    third = open_remote(server.url("/x.bin"))
+    assert third.read(200_000, 10_000) == DATA[200_000:210_000] and third.fetched == 0
+
+
+def test_a_dropped_connection_goes_on_where_it_stopped(server, open_remote):
+    remote = open_remote(server.url("/x.bin"))
+    server.faults["/x.bin"] = [("drop", 1_000), ("drop", 0), ("drop", 2_500)]
+    assert remote.read(150_000, 5_000) == DATA[150_000:155_000]
+    assert remote.fetched == sources.HEAD_BYTES + 5_000
+    server.faults["/x.bin"] = [("drop", 0)] * 50
+    with pytest.raises(ChromaccError, match="did not come in 5 tries; try again later: what came is kept"):
+        remote.read(250_000, 10)
+
+
+def test_a_busy_server_is_asked_again_as_it_wishes(server, open_remote):
+    server.faults["/x.bin"] = [("status", 503, {"Retry-After": "0"}), ("status", 429, {}), ("status", 500, {})]
+    assert open_remote(server.url("/x.bin")).read(0, 10) == DATA[:10]
+    server.faults["/x.bin"] = [("status", 503, {"Retry-After": "0"})] * 50
+    with pytest.raises(ChromaccError, match="answered 503.*asked 5 times"):
+        open_remote(server.url("/x.bin") + "")._get(200_000, 10)
+
+
+def test_what_cannot_be_served_is_said(server, open_remote):
+    with pytest.raises(ChromaccError, match="answered 404.*archived or the address mistyped"):
+        open_remote(server.url("/none.bin"))
+    server.faults["/x.bin"] = [("wrong range",)]
+    with pytest.raises(ChromaccError, match="does not serve ranges .it answered 200, needed 206."):
+        open_remote(server.url("/x.bin"))
+    for bad in ("ftp://example.org/x.bw", "s3://bucket/x.bw", "file:///etc/passwd", "https:///x.bw"):
+        with pytest.raises(ChromaccError, match="needed http or https with a host"):
+            open_remote(bad)
+    with pytest.raises(ChromaccError, match="cannot be reached"):
+        open_remote("http://127.0.0.1:9/x.bw")
+
+
+def test_a_file_that_changes_under_way_is_noticed(server, open_remote):
+    remote = open_remote(server.url("/x.bin"))
+    server.etags["/x.bin"] = '"2"'
+    with pytest.raises(ChromaccError, match="has changed on the server.*delete .*start again"):
+        remote.read(200_000, 10)
+
+
+def test_a_signed_address_that_expires_is_asked_for_again(server, open_remote):
+    server.files["/signed"] = DATA
+    server.faults["/x.bin"] = [("redirect", "/signed"), ("redirect", "/signed")]
+    remote = open_remote(server.url("/x.bin"))
+    assert remote.read(100_000, 10) == DATA[100_000:100_010]
+    assert [path for path, _ in server.asked] == ["/x.bin", "/signed", "/signed"]
+    server.faults["/signed"] = [("status", 403)]
+    assert remote.read(200_000, 10) == DATA[200_000:200_010]
+    assert [path for path, _ in server.asked][3:] == ["/signed", "/x.bin", "/signed"]
+
+
+# --- bigWigs over the network -------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def big_track(tmp_path_factory):
+    """A bigWig of some 7 MB on two chromosomes, and windows on one of them."""
+    path = tmp_path_factory.mktemp("remote") / "signal.bw"
+    rng = np.random.default_rng(2)
+    with pyBigWig.open(str(path), "w") as bigwig:
+        bigwig.addHeader([("chr1", 20_000_000), ("chr2", 20_000_000)])
+        for chrom in ("chr1", "chr2"):
+            starts = np.sort(rng.choice(10_000_000 - 1, 500_000, replace=False)) * 2
+            bigwig.addEntries([chrom] * len(starts), starts.tolist(), ends=(starts + 2).tolist(),
+                              values=rng.gamma(1, 2, len(starts)).tolist())
+    windows = pd.DataFrame({"chrom": "chr2", "start": np.sort(rng.choice(12_000, 60, replace=False)) * 1_600})
+    return path, windows.assign(end=windows["start"] + 1500)
+
+
+def test_a_remote_bigwig_reads_like_a_local_one_at_little_more_than_its_blocks(server, big_track, tmp_path,
+                                                                             monkeypatch):
+    path, windows = big_track
+    monkeypatch.setenv("CHROMACC_CACHE", str(tmp_path / "cache"))
+    server.files["/signal.bw"] = path.read_bytes()
+    url = server.url("/signal.bw")
+    local = read_signal(path, windows, 15)
+    remote = read_signal(url, windows, 15)
+    assert np.array_equal(remote.values, local.values) and np.array_equal(remote.covered, local.covered)
+    from chromacc_lib.bigwig import open_bigwig
+    with open_bigwig(path) as bigwig:
+        starts = windows["start"].to_numpy()
+        needed = int(bigwig.blocks("chr2", starts, starts + 1500)["size"].sum())
+    assert needed < server.sent < 1.5 * needed < 0.9 * path.stat().st_size
+    sent, asked = server.sent, len(server.asked)
+    assert np.array_equal(read_signal(url, windows, 15).values, local.values)
+    assert genome_mean(url) == genome_mean(path)
+    assert (server.sent, len(server.asked)) == (sent, asked), "a rerun is free"
+
+
+# --- whole files --------------------------------------------------------------------------------------------
+MD5 = hashlib.md5(DATA).hexdigest()
+
+
+def test_download_verifies_and_does_not_fetch_twice(server, tmp_path):
+    seen = []
+    path = download(server.url("/x.bin"), tmp_path, MD5, len(DATA), advance=seen.append)
+    assert path == tmp_path / "x.bin" and path.read_bytes() == DATA and sum(seen) == len(DATA)
+    asked = len(server.asked)
+    assert download(server.url("/x.bin"), tmp_path, MD5) == path and len(server.asked) == asked
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.bin"]
+
+
+def test_download_resumes_where_it_stopped(server, tmp_path):
+    server.faults["/x.bin"] = [("drop", 131_072), ("drop", 65_536)]
+    download(server.url("/x.bin"), tmp_path, MD5)
+    assert [asked for _, asked in server.asked] == ["", "bytes=131072-", "bytes=196608-"]
+    assert server.sent == len(DATA)
+
+
+def test_a_download_that_failed_leaves_no_file_under_its_name_and_the_next_run_goes_on(server, tmp_path):
+    server.faults["/x.bin"] = [("drop", 131_072)] + [("drop", 0)] * 50
+    with pytest.raises(ChromaccError, match="dropped 5 times; run again: what came is kept"):
+        download(server.url("/x.bin"), tmp_path, MD5)
+    assert not (tmp_path / "x.bin").exists()
+    server.faults["/x.bin"] = []
+    server.sent = 0
+    download(server.url("/x.bin"), tmp_path, MD5)
+    assert server.sent == len(DATA) - 131_072 and (tmp_path / "x.bin").read_bytes() == DATA
+
+
+def test_a_wrong_checksum_or_length_is_refused(server, tmp_path):
+    with pytest.raises(ChromaccError, match="correct the md5 in the manifest"):
+        download(server.url("/x.bin"), tmp_path, "0" * 32)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ChromaccError, match="server has 300,000 bytes, and the manifest says 5"):
+        download(server.url("/x.bin"), tmp_path, MD5, size=5)
+
+
+def test_a_server_without_ranges_is_read_from_the_start(server, tmp_path):
+    server.ranges = False
+    server.faults["/x.bin"] = [("drop", 1_000)]
+    assert download(server.url("/x.bin"), tmp_path, MD5).read_bytes() == DATA
+
+
+def test_names_from_addresses_stay_in_their_folder(server, tmp_path):
+    for path in ("/a/..%2F..%2Fescape.bin", "/.hidden", "/a%20b"):
+        server.files[path] = DATA
+        assert download(server.url(path), tmp_path / "in", MD5).parent == tmp_path / "in"
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+def test_several_files_side_by_side_in_their_order(server, tmp_path):
+    server.files |= {f"/{i}/same.bin": DATA[:1000 * (i + 1)] for i in range(5)}
+    files = [(server.url(f"/{i}/same.bin"), "", 1000 * (i + 1)) for i in range(5)]
+    paths = download_all(files, tmp_path, workers=3)
+    assert [p.stat().st_size for p in paths] == [1000 * (i + 1) for i in range(5)]
