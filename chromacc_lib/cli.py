@@ -170,7 +170,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _encode(options: argparse.Namespace) -> int:
-    """Resolve a query at the ENCODE portal; print what was kept, what is missing, and how much there is to read."""
+    """Resolve a query at the ENCODE portal; print what was kept, what is missing, and how many bytes it is."""
     from chromacc_lib.encode import ACCESSIBILITY_ASSAYS, EncodeQuery, resolve, write_resolution
     from chromacc_lib.portal import PORTAL
 
