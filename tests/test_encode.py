@@ -604,3 +604,50 @@ def test_a_recorded_search_is_paged(recorded):
         client = open_portal(portal.url, 1, lambda seconds: None)
         assert len(client.search([("type", "Experiment")], 300)) == len(portal.hits) == 721
     assert [params["from"] for _, params in portal.asked] == [["0"], ["300"], ["600"]]
+
+
+# --- the shipped manifests ----------------------------------------------------------------------------------
+SHIPPED = ("encode.tsv", "encode_unassayed.tsv")
+
+
+def shipped(name):
+    table = pd.read_csv(project_path("data/manifests") / name, sep="\t", dtype=str, keep_default_na=False)
+    return table.astype({"bytes": "int64"})
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_manifest_is_consistent(name):
+    table = shipped(name)
+    assert tuple(table.columns) == ENCODE_COLUMNS and set(table["kind"]) <= set(KINDS)
+    assert table["md5"].str.fullmatch(r"[0-9a-f]{32}").all() and table["md5"].is_unique
+    assert (table["bytes"] > 0).all() and set(table["assembly"]) == {"GRCh38"}
+    assert table["accession"].str.fullmatch(r"ENCFF[0-9]{3}[A-Z]{3}").all() and table["accession"].is_unique
+    assert table["experiment"].str.fullmatch(r"ENCSR[0-9]{3}[A-Z]{3}").all()
+    assert not table.duplicated(["cell_type", "target", "kind"]).any()
+    for row in table.itertuples():
+        ending = "bed.gz" if row.kind == "accessibility_peaks" else "bigWig"
+        assert row.path_or_url == (f"https://www.encodeproject.org/files/{row.accession}/@@download/"
+                                   f"{row.accession}.{ending}")
+    accessibility = table["kind"].str.startswith("accessibility")
+    assert ((table["target"] == "accessibility") == accessibility).all()
+    for _, rows in table[accessibility].groupby("cell_type"):
+        assert rows["experiment"].nunique() == 1, "signal and peaks of one experiment"
+
+
+def test_the_shipped_manifests_cover_seven_cell_types_of_which_five_can_be_trained_on():
+    kinds = shipped("encode.tsv").groupby("cell_type")["kind"].agg(set)
+    assert set(kinds.index) == {"K562", "GM12878", "HepG2", "A549", "MCF-7"}
+    assert all({"accessibility_signal", "accessibility_peaks", "histone", "tf"} <= found for found in kinds)
+    others = shipped("encode_unassayed.tsv").groupby("cell_type")["kind"].agg(set)
+    assert set(others.index) == {"H1", "HEK293"} and all(found <= set(INPUT_KINDS) for found in others)
+
+
+def test_the_shipped_manifests_are_what_was_recorded(recorded):
+    facts = pd.read_csv(recorded / "encode_files_from_recorded_api.tsv.gz", sep="\t", dtype=str)
+    facts = facts.drop_duplicates("file_accession").set_index("file_accession")
+    for row in pd.concat([shipped(name) for name in SHIPPED]).itertuples():
+        fact = facts.loc[row.accession]
+        assert (row.md5, str(row.bytes), row.experiment) == (fact.md5sum, fact.file_size, fact.experiment)
+        assert (row.assembly, row.output_type, row.cell_type) == (fact.assembly, fact.output_type, fact.biosample)
+        assert row.path_or_url.endswith(fact.href) and fact.status == "released"
+        assert row.target in (fact.target, "accessibility")
