@@ -124,7 +124,8 @@ def make_experiment(accession, assay, files, target="", cell_type="K562", create
 def make_analysis(accession, files, created="2020-10-14"):
     """Return an analysis of the files with these accessions; created: when the portal opened its record."""
     return {"@id": f"/analyses/{accession}/", "accession": accession, "status": "released",
-            "assembly": "GRCh38", "date_created": f"{created}T00:45:49.473738+00:00", "files": [f"/files/{name}/" for name in files]}
+            "assembly": "GRCh38", "date_created": f"{created}T00:45:49.473738+00:00",
+            "files": [f"/files/{name}/" for name in files]}
 
 
 def make_audit(level, *categories):
