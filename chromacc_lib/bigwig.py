@@ -22,7 +22,9 @@ from chromacc_lib import ChromaccError
 from chromacc_lib.problems import FileProblem, Problem
 from chromacc_lib.sources import ByteSource, open_source
 
-__all__ = ["BigWig", "BinSums", "add_bins", "inflater", "merge_ranges", "open_bigwig"]
+__all__ = [
+    "BigWig", "add_bins", "empty_sums", "inflater", "merge_ranges", "open_bigwig", "write_statistics",
+]
 
 BIGWIG_MAGIC, BIGBED_MAGIC, CHROM_TREE_MAGIC, RTREE_MAGIC = 0x888FFC26, 0x8789F2EB, 0x78CA8C91, 0x2468ACE0
 GZIP_MAGIC = b"\x1f\x8b"
@@ -281,41 +283,42 @@ def inflater() -> str:
     return "zlib" if _libdeflate() is None else "libdeflate"
 
 
-@dataclass
-class BinSums:
-    """What the bins of W windows hold of one track; float64, shape=(W, B).
+# What a bin holds of one track, float64, in the last axis of an array of shape (W, B, 5). Sums are taken about a
+# reference, the bin's first value, so that a variance far from zero keeps its digits (Chan, Golub & LeVeque 1983, The
+# American Statistician 37:242). Side by side, so that an update touches one cache line.
+REFERENCE, SUM, SQUARE, TOP, COVERED = range(5)
 
-    Sums are taken about `reference`, the first value of each bin, so that a variance far from zero keeps its
-    digits (Chan, Golub & LeVeque 1983, The American Statistician 37:242). sum and square: of value -
-    reference over bases with data; top: the maximum there (-inf where there is none); covered: bases with data.
+
+def empty_sums(windows: int, bins: int) -> np.ndarray:
+    """Return the sums of no data at all, for `add_bins`: float64, shape=(windows, bins, 5)."""
+    return np.zeros((windows, bins, 5))
+
+
+@numba.njit(nogil=True, cache=True)
+def write_statistics(sums, widths, rows, values, covered):
+    """Write mean, population variance and max to values[rows] (n, B, 3), and the covered share to covered[rows].
+
+    sums: from `add_bins`, (n, B, 5); widths: of the bins, bp; rows: int64, (n,); values, covered: float32. Bases
+    without data count as zero.
     """
-
-    reference: np.ndarray
-    sum: np.ndarray
-    square: np.ndarray
-    top: np.ndarray
-    covered: np.ndarray
-
-    @classmethod
-    def empty(cls, windows: int, bins: int) -> "BinSums":
-        """Return the sums of no data at all."""
-        shape = (windows, bins)
-        return cls(*(np.zeros(shape) for _ in range(3)), np.full(shape, -np.inf), np.zeros(shape))
-
-    def statistics(self, widths: np.ndarray) -> np.ndarray:
-        """Return mean, population variance and max of bins of `widths` bp, (W, B, 3), float64; gaps are zero."""
-        absent = widths - self.covered
-        shift = (self.sum - self.reference * absent) / widths  # of the mean from the reference
-        square = (self.square + self.reference**2 * absent) / widths
-        top = np.where(absent > 0, np.maximum(self.top, 0), self.top)
-        return np.stack([self.reference + shift, np.maximum(square - shift**2, 0), top], axis=2)
+    for i in range(len(rows)):
+        for k in range(len(widths)):
+            width, row = float(widths[k]), rows[i]
+            reference, top = sums[i, k, REFERENCE], sums[i, k, TOP]
+            absent = width - sums[i, k, COVERED]
+            shift = (sums[i, k, SUM] - reference * absent) / width  # of the mean from the reference
+            spread = (sums[i, k, SQUARE] + reference * reference * absent) / width - shift * shift
+            values[row, k, 0] = reference + shift
+            values[row, k, 1] = max(spread, 0.0)
+            values[row, k, 2] = max(top, 0.0) if absent > 0 else top
+            covered[row, k] = sums[i, k, COVERED] / width
 
 
-def add_bins(bigwig: BigWig, chrom: str, starts: np.ndarray, edges: np.ndarray, sums: BinSums) -> None:
-    """Add what a bigWig holds under the windows of one chromosome to `sums`.
+def add_bins(bigwig: BigWig, chrom: str, starts: np.ndarray, edges: np.ndarray, sums: np.ndarray) -> None:
+    """Add what a bigWig holds under the windows of one chromosome to `sums` (see `empty_sums`).
 
     starts: int64, shape=(W,), bp, sorted; edges: int64, shape=(B + 1,), bp from a window's start. Raises
-    ChromaccError that names the file and the block where data are corrupt.
+    FileProblem that names the file and the block where data are corrupt.
     """
     length = int(edges[-1])
     blocks = bigwig.blocks(chrom, starts, starts + length)
@@ -352,14 +355,13 @@ class _Reducer:
             self.functions.free(self.state)
 
     def add(self, raw: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, chrom: int, starts: np.ndarray,
-            edges: np.ndarray, sums: BinSums) -> int:
+            edges: np.ndarray, sums: np.ndarray) -> int:
         """Inflate the blocks and add them; return the first corrupt block's row, or -1."""
-        target = (starts, edges, sums.reference, sums.sum, sums.square, sums.top, sums.covered)
         if self.functions:
             return _add_deflated(self.functions.inflate, self.state, raw, offsets, sizes, self.buffer, chrom,
-                                 *target)
+                                 starts, edges, sums)
         for i, block in enumerate(self._inflated(raw, offsets, sizes)):
-            if block is None or not _add_block(block, block.view(np.float32), 4 * len(block), chrom, *target):
+            if block is None or not _add_block(block, block.view(np.float32), 4 * len(block), chrom, starts, edges, sums):
                 return i
         return -1
 
@@ -377,8 +379,7 @@ class _Reducer:
 
 
 @numba.njit(nogil=True, cache=True)
-def _add_deflated(inflate, state, raw, offsets, sizes, words, chrom, starts, edges, reference, total, square,
-                  top, covered):
+def _add_deflated(inflate, state, raw, offsets, sizes, words, chrom, starts, edges, sums):
     """Inflate each block into `words` and add it at once, while it is in the cache; see `_add_block`."""
     values = words.view(np.float32)
     used = np.zeros(1, dtype=np.uint64)
@@ -387,14 +388,13 @@ def _add_deflated(inflate, state, raw, offsets, sizes, words, chrom, starts, edg
                          used.ctypes.data)
         if status != 0:
             return i
-        if not _add_block(words, values, np.int64(used[0]), chrom, starts, edges, reference, total, square, top,
-                          covered):
+        if not _add_block(words, values, np.int64(used[0]), chrom, starts, edges, sums):
             return i
     return -1
 
 
 @numba.njit(nogil=True, cache=True)
-def _add_block(words, values, size, chrom, starts, edges, reference, total, square, top, covered):
+def _add_block(words, values, size, chrom, starts, edges, sums):
     """Add one inflated block to the bins of the windows that it touches; False where it is corrupt.
 
     words, values: the block as uint32 and as float32; size: bytes. A block holds (start, end, value), or
@@ -417,6 +417,8 @@ def _add_block(words, values, size, chrom, starts, edges, reference, total, squa
         low, high = starts[window], starts[window] + length
         item = _first_after(words, item, count, low, kind, block_start, step, span)
         k, i, last = 0, item, np.int64(-1)
+        here = sums[window]
+        reference, total, square, top, covered = here[0, 0], here[0, 1], here[0, 2], here[0, 3], here[0, 4]
         while i < count:
             begin, end = _item(words, i, kind, block_start, step, span)
             if begin >= high:
@@ -424,27 +426,29 @@ def _add_block(words, values, size, chrom, starts, edges, reference, total, squa
             if end <= begin or begin < last:
                 return False  # empty, reversed, or overlapping intervals
             last = end
-            value = np.float64(values[6 + 3 * i + 2] if kind == 1 else
-                               values[6 + 2 * i + 1] if kind == 2 else values[6 + i])
+            value = np.float64(values[6 + i * (4 - kind) + 3 - kind])
             i += 1
             if np.isnan(value):
                 continue  # no data
             at, until = max(begin, low) - low, min(end, high) - low
-            while edges[k + 1] <= at:
-                k += 1
             while at < until:
-                bases = min(edges[k + 1], until) - at
-                if covered[window, k] == 0:
-                    reference[window, k] = value
-                distance = value - reference[window, k]
-                total[window, k] += distance * bases
-                square[window, k] += distance * distance * bases
-                if value > top[window, k]:
-                    top[window, k] = value
-                covered[window, k] += bases
-                at += bases
-                if at == edges[k + 1]:
-                    k += 1
+                if edges[k + 1] <= at:  # the bin is full: put it back, and take up the one that begins here
+                    here[k, 0], here[k, 1], here[k, 2], here[k, 3], here[k, 4] = reference, total, square, top, covered
+                    while edges[k + 1] <= at:
+                        k += 1
+                    reference, total, square, top, covered = here[k, 0], here[k, 1], here[k, 2], here[k, 3], here[k, 4]
+                stop = min(edges[k + 1], until)
+                bases = np.float64(stop - at)
+                if covered == 0:
+                    reference = top = value
+                distance = value - reference
+                total += distance * bases
+                square += distance * distance * bases
+                if value > top:
+                    top = value
+                covered += bases
+                at = stop
+        here[k, 0], here[k, 1], here[k, 2], here[k, 3], here[k, 4] = reference, total, square, top, covered
         window += 1
     return True
 

@@ -1,4 +1,4 @@
-"""The `chromacc` command: run a profile, check a manifest, predict a new cell type, rebuild a report."""
+"""The `chromacc` command: run a profile, find and check data, predict a new cell type, rebuild a report."""
 
 import argparse
 import sys
@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"chromacc {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
+    _add_encode(commands)
     _add_check(commands)
     _add_predict(commands)
     _add_report(commands)
@@ -63,6 +64,34 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         "--force", action="store_true", help="run the chosen stages even when they are up to date"
     )
     run.set_defaults(command=_run)
+
+
+def _add_encode(commands: argparse._SubParsersAction) -> None:
+    """Add `chromacc encode`."""
+    encode = commands.add_parser(
+        "encode", help="find experiments and files at the ENCODE portal, and write a manifest of them"
+    )
+    encode.add_argument("--cell-types", nargs="+", required=True, metavar="NAME", help="such as K562 GM12878")
+    encode.add_argument("--histone-marks", nargs="+", default=[], metavar="MARK", help="such as H3K27ac")
+    encode.add_argument("--tfs", nargs="+", default=[], metavar="TF", help="such as CTCF GATA1")
+    encode.add_argument(
+        "--accessibility",
+        nargs="*",
+        metavar="ASSAY",
+        help="ATAC-seq and DNase-seq, the preferred first (both by default); none: --accessibility alone",
+    )
+    encode.add_argument("--expression", action="store_true", help="gene quantifications of RNA-seq too")
+    encode.add_argument("--assembly", default="GRCh38")
+    encode.add_argument(
+        "--accept-audits",
+        nargs="+",
+        default=[],
+        metavar="CATEGORY",
+        help='red audits that do not reject an experiment, such as "extremely low read depth"',
+    )
+    encode.add_argument("--portal", metavar="URL", help="https://www.encodeproject.org by default")
+    encode.add_argument("--out", type=_path, required=True, metavar="FOLDER")
+    encode.set_defaults(command=_encode)
 
 
 def _add_check(commands: argparse._SubParsersAction) -> None:
@@ -137,6 +166,32 @@ def _run(options: argparse.Namespace) -> int:
         only=options.only,
         force=options.force,
     )
+    return 0
+
+
+def _encode(options: argparse.Namespace) -> int:
+    """Resolve a query at the ENCODE portal; print what was kept, what is missing, and how many bytes it is."""
+    from chromacc_lib.encode import ACCESSIBILITY_ASSAYS, EncodeQuery, resolve, write_resolution
+    from chromacc_lib.portal import PORTAL
+
+    accessibility = ACCESSIBILITY_ASSAYS if options.accessibility is None else options.accessibility
+    query = EncodeQuery(
+        tuple(options.cell_types),
+        tuple(options.histone_marks),
+        tuple(options.tfs),
+        tuple(accessibility),
+        options.expression,
+        options.assembly,
+        tuple(options.accept_audits),
+    )
+    resolution = resolve(query, options.portal or PORTAL, say=print)
+    tracks, explained = write_resolution(resolution, options.out)
+    for thing in ("experiment", "file"):
+        chosen = resolution.choices.loc[resolution.choices["thing"] == thing, "chosen"]
+        print(f"{thing}s: kept {chosen.sum()} of {len(chosen)}; each choice is explained in {explained}")
+    for row in resolution.missing.itertuples():
+        print(f"missing: {row.cell_type} {row.target}: {row.reason}")
+    print(f"{tracks}: {len(resolution.manifest)} file(s), {resolution.manifest['bytes'].sum():,} bytes")
     return 0
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from chromacc_lib import ChromaccError
-from chromacc_lib.bigwig import BinSums, add_bins, open_bigwig
+from chromacc_lib.bigwig import add_bins, empty_sums, open_bigwig, write_statistics
 
 __all__ = [
     "STATISTICS", "Signal", "bin_edges", "binned_signal", "binned_signals", "bytes_to_fetch", "chroms_with_data",
@@ -72,23 +72,42 @@ def read_signal(entry: str | Path, windows: pd.DataFrame, n_bins: int) -> Signal
     without data are zero; windows on a chromosome without any interval are NaN. Raises ChromaccError that
     names the file.
     """
-    values = np.full((len(windows), n_bins, len(STATISTICS)), np.nan, dtype=np.float32)
-    covered = np.zeros((len(windows), n_bins), dtype=np.float32)
-    if not len(windows):
-        return Signal(values, covered)
-    length = int(windows["end"].iloc[0] - windows["start"].iloc[0])
-    edges = bin_edges(length, n_bins)
-    widths = np.diff(edges)
-    chroms, starts = windows["chrom"].to_numpy(dtype=str), windows["start"].to_numpy(dtype=np.int64)
+    return _read(entry, _by_chrom(windows), len(windows), n_bins)
+
+
+class _Rows(NamedTuple):
+    """The windows of one chromosome, sorted: row numbers, starts (bp), and their one length."""
+
+    chrom: str
+    rows: np.ndarray
+    starts: np.ndarray
+    length: int
+
+
+def _by_chrom(windows: pd.DataFrame) -> list[_Rows]:
+    """Sort windows once for all the files that are read under them."""
+    starts, codes = windows["start"].to_numpy(dtype=np.int64), pd.factorize(windows["chrom"])
+    length = int(windows["end"].iloc[0] - starts[0]) if len(windows) else 0
+    groups = []
+    for code, chrom in enumerate(codes[1]):
+        rows = np.flatnonzero(codes[0] == code)
+        rows = rows[np.argsort(starts[rows], kind="stable")]
+        groups.append(_Rows(str(chrom), rows, starts[rows], length))
+    return groups
+
+
+def _read(entry: str | Path, groups: Sequence[_Rows], n_windows: int, n_bins: int) -> Signal:
+    signal = Signal(np.full((n_windows, n_bins, len(STATISTICS)), np.nan, dtype=np.float32),
+                    np.zeros((n_windows, n_bins), dtype=np.float32))
     with open_bigwig(entry) as bigwig:
-        for chrom in sorted(set(chroms.tolist()) & set(bigwig.chroms_with_data())):
-            rows = np.flatnonzero(chroms == chrom)
-            rows = rows[np.argsort(starts[rows], kind="stable")]
-            _require_inside(entry, chrom, starts[rows], length, bigwig.chroms[chrom])
-            sums = BinSums.empty(len(rows), n_bins)
-            add_bins(bigwig, chrom, starts[rows], edges, sums)
-            values[rows], covered[rows] = sums.statistics(widths), sums.covered / widths
-    return Signal(values, covered)
+        present = set(bigwig.chroms_with_data())
+        for chrom, rows, starts, length in groups:
+            if chrom in present:
+                _require_inside(entry, chrom, starts, length, bigwig.chroms[chrom])
+                edges, sums = bin_edges(length, n_bins), empty_sums(len(rows), n_bins)
+                add_bins(bigwig, chrom, starts, edges, sums)
+                write_statistics(sums, np.diff(edges), rows, *signal)
+    return signal
 
 
 def binned_signal(entry: str | Path, windows: pd.DataFrame, n_bins: int) -> np.ndarray:
@@ -137,5 +156,6 @@ def binned_signals(entries: Sequence[str | Path], windows: pd.DataFrame, n_bins:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     progress = {"total": len(entries), "desc": "bigWigs read", "unit": "file", "disable": None}
     with ThreadPoolExecutor(max(1, min(workers, len(entries)))) as pool:
-        jobs = [pool.submit(read_signal, entry, windows, n_bins) for entry in entries]
+        groups = _by_chrom(windows)
+        jobs = [pool.submit(_read, entry, groups, len(windows), n_bins) for entry in entries]
         return [job.result() for job in tqdm(jobs, **progress)]

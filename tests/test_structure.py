@@ -18,6 +18,8 @@ ORDER = [
     "bigwig",
     "manifest",
     "fetch",
+    "portal",
+    "encode",
     "jaspar",
     "simulate",
     "windows",

@@ -61,7 +61,7 @@ def write_tracks(folder: Path, layout: str, n: int) -> list[Path]:
     paths = [folder / f"{layout.replace(' ', '_')}_{i}.bw" for i in range(n)]
     for seed, path in enumerate(paths):
         if not path.exists():
-            partial = path.with_suffix(".part")
+            partial = path.with_name(f"partial_{path.name}")
             (write_pybigwig if layout == "pybigwig" else write_1024)(partial, *intervals(seed))
             partial.rename(path)
     return paths
@@ -125,7 +125,7 @@ def by_pybigtools(path: Path, windows: pd.DataFrame, edges: np.ndarray) -> np.nd
     """pybigtools' values, one call a window, reduced together."""
     import pybigtools
     with pybigtools.open(str(path)) as bigwig:
-        rows = [bigwig.values(CHROM, start, start + WINDOW_BP) for start in windows["start"].tolist()]
+        rows = [bigwig.values(CHROM, start, start + WINDOW_BP, fillna=0) for start in windows["start"].tolist()]
     return reduce_values(np.stack(rows), edges)
 
 
