@@ -1,7 +1,6 @@
-"""The dataset: curated once into a labelled zarr store, normalised from training data, loaded as arrays.
+"""The dataset: curated once into a labelled zarr store, and loaded as arrays that a model reads.
 
-Raw numbers are stored in file units; what a model reads is scaled by constants in normalization.json, which
-are fitted on training cell types x training chromosomes, and which serve an unseen cell type unchanged.
+Raw numbers are stored in file units; what a model reads is scaled by the constants in normalization.json.
 """
 
 import hashlib
@@ -11,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,9 +22,14 @@ from chromacc_lib.manifest import (
     check_files, check_manifest, genome_sizes, is_simulated, keep_cell_types, lock_table, open_genome, read_expression,
     read_manifest,
 )
+from chromacc_lib.normalization import (
+    Comparison, compare_methods, file_constants, fit_normalization, normalise_metadata, normalise_tracks,
+    require_method, track_constants,
+)
 from chromacc_lib.problems import require_no_problems
 from chromacc_lib.signals import (
     STATISTICS, Signal, binned_signals, bytes_to_fetch, chroms_with_data, genome_mean, window_mean,
+    window_statistics,
 )
 from chromacc_lib.sources import is_url
 from chromacc_lib.windows import (
@@ -35,14 +38,14 @@ from chromacc_lib.windows import (
 )
 
 __all__ = [
-    "Arrays", "Curation", "CurationParameters", "TrackConstants", "curate", "load_arrays", "locus_average",
-    "normalise_metadata", "normalise_tracks", "open_dataset", "read_normalization", "track_constants",
-    "track_signal", "window_tracks",
+    "Arrays", "Curation", "CurationParameters", "compare_normalizations", "curate", "load_arrays",
+    "locus_average", "open_dataset", "read_normalization", "track_signal", "window_summaries", "window_tracks",
 ]
 
 MAX_FEATURES = 2_000  # metadata features (genes); more than that is a transcriptome, not a description
 CHUNK_WINDOWS = 512   # windows a zarr chunk: some MB for the largest variable
-_SOURCES = ("__init__", "sources", "bigwig", "manifest", "fetch", "windows", "signals", "dataset")  # code whose change curates again
+_SOURCES = ("__init__", "sources", "bigwig", "manifest", "fetch", "windows", "signals", "normalization",
+            "dataset")  # code whose change curates again
 
 
 # --- parameters and result ----------------------------------------------------------------------------------
@@ -62,6 +65,7 @@ class CurationParameters:
     validation_chromosomes: tuple[str, ...] = ()
     histone_marks: tuple[str, ...] = ()
     tfs: tuple[str, ...] = ()
+    normalization: str = "arcsinh"            # of the input tracks: one of normalization.METHODS
     seed: int = 1
 
 
@@ -72,13 +76,6 @@ class Curation:
     path: Path
     summary: dict
     fresh: bool
-
-
-class TrackConstants(NamedTuple):
-    """Mean and sd of arcsinh(x / genome-wide mean), variance as its root; float64, each of shape=(M, 3)."""
-
-    mean: np.ndarray
-    sd: np.ndarray
 
 
 # --- curation -----------------------------------------------------------------------------------------------
@@ -94,6 +91,7 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
     remote_tracks: how the bigWigs of web addresses are read (see `fetch`).
     say: gets one line for each filter, "kept n of N, because". Raises ChromaccError that lists every problem.
     """
+    require_method(parameters.normalization)
     target = project_path(dataset_dir)
     table = fetch(keep_cell_types(read_manifest(manifest), parameters.cell_types), remote_tracks)
     truth = read_manifest(truth_manifest) if truth_manifest else None
@@ -116,7 +114,8 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
     summary = {"fingerprint": fingerprint, "parameters": _as_dict(parameters), **summary}
     _write_zarr(dataset, partial / "dataset.zarr")
     lock.to_csv(partial / "manifest.lock.tsv", sep="\t", index=False)
-    _write_json(partial / "normalization.json", _fit_normalization(dataset, parameters))
+    files = {(row["cell_type"], row["target"]): row["path_or_url"] for _, row in _bigwigs(table).iterrows()}
+    _write_json(partial / "normalization.json", fit_normalization(dataset, parameters.normalization, files))
     _write_json(partial / "curation.json", summary)
     _replace_folder(partial, target)
     return Curation(target, summary, fresh=True)
@@ -438,88 +437,6 @@ def _names_where(mask: np.ndarray, array: xr.DataArray) -> list[np.ndarray]:
     return [array[dim].values[index] for dim, index in zip(array.dims, np.nonzero(mask))]
 
 
-# --- normalisation ------------------------------------------------------------------------------------------
-def _fit_normalization(dataset: xr.Dataset, parameters: CurationParameters) -> dict:
-    """Fit constants on training cell types x training chromosomes; return normalization.json's content."""
-    cells = np.flatnonzero(dataset["cell_type_split"].values == "train")
-    rows = np.flatnonzero(dataset["window_split"].values == "train")
-    scales = dict(zip(dataset["track"].values.tolist(), dataset["genome_mean"].values.T))
-    tracks = {}
-    for kind, dim in (("histone", "histone_mark"), ("tf", "tf_name")):
-        for i, name in enumerate(dataset[dim].values.tolist()):
-            raw = dataset[kind].values[:, cells, i][rows][:, :, None]  # (W, C, 1, B, 3)
-            values = _arcsinh_tracks(raw, scales[name][cells][:, None]).astype(np.float64)
-            mean, sd = np.nanmean(values, axis=(0, 1, 2, 3)), np.nanstd(values, axis=(0, 1, 2, 3))
-            tracks[name] = {"kind": kind, "mean": mean.tolist(), "sd": np.where(sd > 0, sd, 1.0).tolist()}
-    metadata = {}
-    for name, values in zip(dataset["feature"].values.tolist(), dataset["metadata"].values[cells].T):
-        known = values[np.isfinite(values)].astype(np.float64)
-        metadata[name] = {"mean": float(known.mean()), "sd": float(known.std()) or 1.0}
-    return {
-        "transform": "z of arcsinh(x / genome-wide mean of the file); variance enters as its root; "
-                     "metadata: z of log2(TPM + 1)",
-        "statistics": list(STATISTICS), "window_bp": parameters.window_bp, "n_bins": parameters.n_bins,
-        "fitted_on": {"cell_types": dataset["cell_type"].values[cells].tolist(),
-                      "chromosomes": list(dict.fromkeys(dataset["chrom"].values[rows].tolist()))},
-        "tracks": tracks, "metadata": metadata,
-    }
-
-
-def _arcsinh_tracks(raw: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """arcsinh(x / scale), variance as its root: raw (W, C, M, B, 3), scales (C, M) -> float32, NaN kept."""
-    values = raw.astype(np.float32, copy=True)
-    values[..., 1] = np.sqrt(values[..., 1])
-    values /= scales[None, :, :, None, None].astype(np.float32)
-    return np.arcsinh(values, out=values)
-
-
-def track_constants(normalization: Mapping, names: Sequence[str]) -> TrackConstants:
-    """Take the constants of `names`, in that order, from normalization.json's content.
-
-    Raises ChromaccError for a track that the normalisation does not know.
-    """
-    known = normalization["tracks"]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ChromaccError(f"normalisation has no constants for {', '.join(unknown)}; it was fitted for "
-                            f"{', '.join(known) or 'no track'}; leave these tracks out")
-    shape = (len(names), len(STATISTICS))
-    return TrackConstants(np.array([known[name]["mean"] for name in names], dtype=np.float64).reshape(shape),
-                          np.array([known[name]["sd"] for name in names], dtype=np.float64).reshape(shape))
-
-
-def normalise_tracks(raw: np.ndarray, scales: np.ndarray, constants: TrackConstants
-                     ) -> tuple[np.ndarray, np.ndarray]:
-    """Scale raw statistics for the model; the same code serves training data and an unseen cell type.
-
-    raw: shape=(W, C, M, B, 3), file units, NaN = missing. scales: shape=(C, M), genome-wide mean of each
-    file, NaN = missing. constants: of the same M tracks. Returns values, float32, same shape, 0 where
-    missing; and observed, bool, shape=(W, C, M).
-    """
-    values = np.empty(raw.shape, dtype=np.float32)
-    observed = np.empty(raw.shape[:3], dtype=bool)
-    for m in range(raw.shape[2]):  # track by track, to bound memory
-        one = _arcsinh_tracks(raw[:, :, m:m + 1], scales[:, m:m + 1])[:, :, 0]  # (W, C, B, 3)
-        one = (one - constants.mean[m].astype(np.float32)) / constants.sd[m].astype(np.float32)
-        observed[:, :, m] = np.isfinite(one).all(axis=(2, 3))
-        values[:, :, m] = np.where(observed[:, :, m, None, None], one, 0.0)
-    return values, observed
-
-
-def normalise_metadata(raw: np.ndarray, normalization: Mapping, features: Sequence[str]
-                       ) -> tuple[np.ndarray, np.ndarray]:
-    """Scale metadata: raw, shape=(C, E), log2(TPM + 1), NaN = missing.
-
-    Returns z over training cell types, float32, same shape, 0 where missing; and observed, bool, shape=(C,).
-    """
-    constants = [normalization["metadata"][name] for name in features]
-    mean = np.array([c["mean"] for c in constants], dtype=np.float64)
-    sd = np.array([c["sd"] for c in constants], dtype=np.float64)
-    z = (raw.astype(np.float64) - mean) / sd
-    known = np.isfinite(z)
-    return np.where(known, z, 0.0).astype(np.float32), known.any(axis=1)
-
-
 # --- the training-cell-type average -------------------------------------------------------------------------
 def locus_average(values: np.ndarray, train_mask: np.ndarray) -> np.ndarray:
     """Mean over training cell types at each locus; a training cell type is left out of its own average.
@@ -627,6 +544,26 @@ def track_signal(dataset: xr.Dataset, track: str) -> xr.DataArray:
         f"no track is called {track!r}; the dataset has: {', '.join(dataset['track'].values)}")
 
 
+def window_summaries(dataset: xr.Dataset) -> xr.DataArray:
+    """Return mean, variance and max of every track over whole windows, from the bins.
+
+    Dims window, cell_type, track, statistic; float32, raw file units, NaN = missing.
+    """
+    length = int(dataset.attrs["window_bp"])
+    kinds = [window_statistics(dataset[kind].values, length) for kind in ("histone", "tf")]
+    return xr.DataArray(np.concatenate(kinds, axis=2), dims=("window", "cell_type", "track", "statistic"),
+                        coords={name: dataset[name].values for name in ("cell_type", "track", "statistic")})
+
+
+def compare_normalizations(dataset: xr.Dataset, track: str) -> Comparison:
+    """Scale one track by every method, over the windows of training chromosomes; see `compare_methods`."""
+    rows = np.flatnonzero(dataset["window_split"].values == "train")
+    names = [f"{cell}, {track}" for cell in dataset["cell_type"].values]
+    return compare_methods(
+        track_signal(dataset, track).values[rows], dataset["genome_mean"].sel(track=track).values,
+        dataset["kind"].values[rows] == "peak", dataset["cell_type_split"].values == "train", names)
+
+
 def window_tracks(dataset: xr.Dataset, window: int, cell_type: str) -> pd.DataFrame:
     """Return all signals of one window in one cell type: bins as rows, accessibility and tracks as columns.
 
@@ -645,7 +582,11 @@ def read_normalization(path: str | Path) -> dict:
     file = project_path(path) / "normalization.json"
     if not file.is_file():
         raise ChromaccError(f"{file}: not there; curate the dataset again (notebook 01_data_curation)")
-    return json.loads(file.read_text())
+    content = json.loads(file.read_text())
+    if "normalization" not in content:
+        raise ChromaccError(f"{file}: written by an older version, without the files' own constants; curate "
+                            "the dataset again (notebook 01_data_curation), and train again")
+    return content
 
 
 def load_arrays(path: str | Path) -> Arrays:
@@ -656,11 +597,11 @@ def load_arrays(path: str | Path) -> Arrays:
     dataset, normalization = open_dataset(path), read_normalization(path)
     marks, tfs = (tuple(dataset[dim].values.tolist()) for dim in ("histone_mark", "tf_name"))
     features = tuple(dataset["feature"].values.tolist())
-    scales = dataset["genome_mean"].values
-    histone, histone_observed = normalise_tracks(
-        dataset["histone"].values, scales[:, :len(marks)], track_constants(normalization, marks))
-    tf, tf_observed = normalise_tracks(
-        dataset["tf"].values, scales[:, len(marks):], track_constants(normalization, tfs))
+    cell_names = dataset["cell_type"].values.tolist()
+    (histone, histone_observed), (tf, tf_observed) = (
+        normalise_tracks(dataset[kind].values, file_constants(normalization, cell_names, names),
+                         track_constants(normalization, names))
+        for kind, names in (("histone", marks), ("tf", tfs)))
     metadata, metadata_observed = normalise_metadata(dataset["metadata"].values, normalization, features)
     cells = {"cell_type": "cell_type", "split": "cell_type_split", "lineage": "lineage", "donor": "donor"}
     several = dataset.sizes["replicate"] > 1

@@ -19,9 +19,10 @@ import pandas as pd
 import torch
 
 from chromacc_lib import ChromaccError, __version__, project_path
-from chromacc_lib.dataset import Arrays, open_dataset, read_normalization, track_constants
+from chromacc_lib.dataset import Arrays, open_dataset, read_normalization
 from chromacc_lib.inference import load_model, read_model_config
 from chromacc_lib.model import ChromaccModel
+from chromacc_lib.normalization import track_constants
 from chromacc_lib.training import TrainingConfig, TrainingResult
 from chromacc_lib.windows import SPLITS
 
@@ -36,13 +37,15 @@ __all__ = [
 ]
 
 PRIOR_FILE = "locus_prior.npz"
+WINDOW_COLUMNS = ["chrom", "start", "end", "gc", "kind", "split"]
 
 
 @dataclass(frozen=True)
 class TrainingReference:
     """What a new cell type is given, and compared with. W windows, B bins, C training cell types, K tracks.
 
-    windows: chrom, start, end, gc. profile float32 (W, B, 2): mean and sd of the training cell types'
+    windows: chrom, start, end, gc, kind, split; a new file is normalised by its own signal under those of split
+    "train". profile float32 (W, B, 2): mean and sd of the training cell types'
     accessibility, arcsinh fold; score float32 (W,): mean of their scores; observed bool (W,): known at all,
     else 0. cell_types: the C names. track_mean, track_spread float64 (C, K): mean of z, and of |z|, of a
     track's bin means over all windows, histone marks first, NaN = missing. metadata float32 (C, E): z, NaN =
@@ -152,7 +155,7 @@ accessibility is known.
 ## Intended use
 
 Cell types of the same genome, with any subset of these tracks, each as a signal of at least 0, scaled by its
-own genome-wide mean. Missing assays may be left out.
+own constants as `normalization.json` says. Missing assays may be left out.
 
 ## Limits
 
@@ -177,7 +180,7 @@ def training_reference(arrays: Arrays, assembly: str) -> TrainingReference:
     )  # (K, 2, C) -> 2 x (C, K)
     metadata = np.where(arrays.metadata_observed[training, None], arrays.metadata[training], np.nan)
     return TrainingReference(
-        windows=arrays.windows[["chrom", "start", "end", "gc"]].reset_index(drop=True),
+        windows=arrays.windows[WINDOW_COLUMNS].reset_index(drop=True),
         profile=unseen.prior_profile[:, -1],
         score=unseen.prior_score[:, -1],
         observed=unseen.prior_observed[:, -1],
@@ -218,7 +221,8 @@ def _with_unknown_cell_type(arrays: Arrays, training: np.ndarray) -> Arrays:
 def _write_reference(reference: TrainingReference, handle) -> None:
     content = {name: value for name, value in vars(reference).items() if isinstance(value, np.ndarray)}
     windows = {f"window_{name}": reference.windows[name].to_numpy() for name in ("start", "end", "gc")}
-    windows["window_chrom"] = reference.windows["chrom"].to_numpy(dtype=str)
+    text = ("chrom", "kind", "split")
+    windows |= {f"window_{name}": reference.windows[name].to_numpy(dtype=str) for name in text}
     names = {
         "cell_types": np.array(reference.cell_types, dtype=str),
         "assembly": np.array(reference.assembly),
@@ -253,7 +257,7 @@ def _read_reference(path: Path) -> TrainingReference:
     try:
         with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             content = {name: file[name] for name in file.files}
-        columns = {name: content.pop(f"window_{name}") for name in ("chrom", "start", "end", "gc")}
+        columns = {name: content.pop(f"window_{name}") for name in WINDOW_COLUMNS}
         return TrainingReference(
             pd.DataFrame(columns),
             cell_types=tuple(content.pop("cell_types").tolist()),

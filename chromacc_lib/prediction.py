@@ -23,7 +23,6 @@ import torch
 from tqdm import tqdm
 
 from chromacc_lib import ChromaccError, __version__, project_path
-from chromacc_lib.dataset import normalise_metadata, normalise_tracks, track_constants
 from chromacc_lib.fetch import fetch
 from chromacc_lib.hub import ModelFolder, TrainingReference, open_model_folder
 from chromacc_lib.inference import predict_batch
@@ -39,9 +38,17 @@ from chromacc_lib.manifest import (
     read_manifest,
 )
 from chromacc_lib.model import Batch
+from chromacc_lib.normalization import (
+    FileConstants,
+    fit_file,
+    normalise_metadata,
+    normalise_tracks,
+    reads_windows,
+    track_constants,
+)
 from chromacc_lib.problems import require_no_problems
 from chromacc_lib.quality import FAR_SD, Quality, expression_distance
-from chromacc_lib.signals import binned_signal, genome_mean
+from chromacc_lib.signals import binned_signal, binned_signals, genome_mean
 from chromacc_lib.training import choose_device
 from chromacc_lib.windows import N_CODE, Count, Selection, base_content, sequence_codes
 from chromacc_lib.writers import BED_COLUMNS, BIGWIG_UNIT, PredictionWriters, file_stem
@@ -98,7 +105,7 @@ class Prediction:
 class CellTypeInputs:
     """The inputs of one cell type, in the model's order. K tracks (histone marks, then TFs), E features.
 
-    paths: bigWig by track, None = missing. scales: genome-wide mean of each, NaN = missing, float64 (K,).
+    paths: bigWig by track, None = missing. files: what each is normalised by, of its own, None = missing.
     metadata: log2(TPM + 1), float32 (E,), NaN = missing. unused: rows of the manifest that the model does not
     read, in words.
     """
@@ -106,7 +113,7 @@ class CellTypeInputs:
     cell_type: str
     tracks: tuple[str, ...]
     paths: tuple[str | None, ...]
-    scales: np.ndarray
+    files: tuple[FileConstants | None, ...]
     metadata: np.ndarray
     unused: tuple[str, ...]
     simulated: bool
@@ -205,16 +212,37 @@ def _known_inputs(
         )
     if unused:
         say(f"not used, because the model does not know them: {', '.join(unused)}")
-    scales = np.array([np.nan if path is None else genome_mean(path) for path in paths], dtype=np.float64)
     return CellTypeInputs(
         cell_type,
         folder.tracks,
         paths,
-        scales,
+        _own_constants(folder, paths),
         metadata,
         tuple(unused),
         is_simulated(rows),
         rows["assembly"].iloc[0],
+    )
+
+
+def _own_constants(folder: ModelFolder, paths: Sequence[str | None]) -> tuple[FileConstants | None, ...]:
+    """Return what each file is normalised by, from its own signal alone.
+
+    "quantile" and "s3norm" read it under the windows that the training files were read under. Raises
+    ChromaccError that names a file which the model's normalisation cannot take.
+    """
+    constants = track_constants(folder.normalization, folder.tracks)
+    windows, present = folder.reference.windows, [path for path in paths if path is not None]
+    windows = windows[windows["split"] == "train"]
+    signals: dict[str, np.ndarray | None] = dict.fromkeys(present)
+    if reads_windows(constants.method) and present:
+        read = binned_signals(present, windows, folder.model.config.n_bins)
+        signals = {path: signal.values[..., 0] for path, signal in zip(present, read, strict=True)}
+    is_peak = (windows["kind"] == "peak").to_numpy()
+    return tuple(
+        None
+        if path is None
+        else fit_file(signals[path], genome_mean(path), is_peak, constants.method, reference, str(path))
+        for path, reference in zip(paths, constants.references, strict=True)
     )
 
 
@@ -354,7 +382,7 @@ def _read_chunks(
         )
         for track, signal in signals.items():
             raw[:, 0, track] = signal
-        values, observed = normalise_tracks(raw, inputs.scales[None], constants)
+        values, observed = normalise_tracks(raw, [inputs.files], constants)
         yield _Chunk(part, codes, values[:, 0], observed[:, 0], folder.reference.find(part))
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from chromacc_lib.dataset import normalise_metadata
 from chromacc_lib.hub import ModelFolder, TrainingReference, track_figures
+from chromacc_lib.normalization import normalise_metadata
 
 __all__ = ["FAR_SD", "Quality", "expression_distance"]
 

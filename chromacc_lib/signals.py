@@ -20,7 +20,7 @@ from chromacc_lib.bigwig import add_bins, empty_sums, open_bigwig, write_statist
 
 __all__ = [
     "STATISTICS", "Signal", "bin_edges", "binned_signal", "binned_signals", "bytes_to_fetch", "chroms_with_data",
-    "genome_mean", "read_signal", "window_mean",
+    "genome_mean", "read_signal", "window_mean", "window_statistics",
 ]
 
 STATISTICS = ("mean", "variance", "max")
@@ -144,6 +144,17 @@ def window_mean(bin_means: np.ndarray, window_bp: int) -> np.ndarray:
     """Return the mean of each window from its bins' means, by their widths: (..., B) -> (...), float64."""
     widths = np.diff(bin_edges(window_bp, bin_means.shape[-1]))
     return bin_means.astype(np.float64) @ (widths / window_bp)
+
+
+def window_statistics(bins: np.ndarray, window_bp: int) -> np.ndarray:
+    """Return mean, variance and max of whole windows, from their bins': (..., B, 3) -> (..., 3), float32.
+
+    The variance is that of the window's bases: within bins, and between their means (law of total variance).
+    """
+    means, variances = bins[..., 0].astype(np.float64), bins[..., 1].astype(np.float64)
+    mean = window_mean(means, window_bp)
+    variance = window_mean(variances + (means - mean[..., None]) ** 2, window_bp)
+    return np.stack([mean, variance, bins[..., 2].max(axis=-1)], axis=-1).astype(np.float32)
 
 
 def binned_signals(entries: Sequence[str | Path], windows: pd.DataFrame, n_bins: int,

@@ -15,18 +15,17 @@ from conftest import PARAMETERS, write_bigwig, write_lines
 from chromacc_lib import ChromaccError
 from chromacc_lib.dataset import (
     CurationParameters,
-    TrackConstants,
+    compare_normalizations,
     curate,
     load_arrays,
     locus_average,
-    normalise_metadata,
-    normalise_tracks,
     open_dataset,
     read_normalization,
-    track_constants,
     track_signal,
+    window_summaries,
     window_tracks,
 )
+from chromacc_lib.normalization import METHODS, file_constants, normalise_metadata
 from chromacc_lib.signals import binned_signal, genome_mean
 
 
@@ -90,36 +89,6 @@ def test_locus_average_equals_a_plain_loop():
 
 
 # --- normalisation ------------------------------------------------------------------------------------------
-def test_normalise_tracks_by_hand():
-    raw = np.array([4.0, 9.0, 8.0], np.float32).reshape(1, 1, 1, 1, 3)  # mean 4, variance 9 (sd 3), max 8
-    constants = TrackConstants(np.array([[1.0, 0.5, 0.0]]), np.array([[2.0, 1.0, 4.0]]))
-    values, observed = normalise_tracks(raw, np.array([[2.0]]), constants)
-    expected = [(np.arcsinh(2.0) - 1) / 2, np.arcsinh(1.5) - 0.5, np.arcsinh(4.0) / 4]
-    np.testing.assert_allclose(values.ravel(), expected, rtol=1e-6)
-    assert values.dtype == np.float32 and observed.tolist() == [[[True]]]
-
-
-def test_missing_tracks_are_zero_and_not_observed():
-    raw = np.ones((2, 2, 1, 3, 3), np.float32)
-    raw[:, 1] = np.nan
-    raw[1, 0] = np.nan
-    constants = TrackConstants(np.zeros((1, 3)), np.ones((1, 3)))
-    values, observed = normalise_tracks(raw, np.array([[1.0], [np.nan]]), constants)
-    assert observed[:, :, 0].tolist() == [[True, False], [False, False]]
-    assert (values[~observed[:, :, 0]] == 0).all() and (values[0, 0] != 0).all()
-
-
-def test_constants_come_by_name_and_unknown_tracks_are_refused(curated):
-    normalization = read_normalization(curated[1])
-    constants = track_constants(normalization, ["CTCF", "H3K27ac"])
-    assert constants.mean[0].tolist() == normalization["tracks"]["CTCF"]["mean"]
-    assert constants.sd[1].tolist() == normalization["tracks"]["H3K27ac"]["sd"]
-    assert track_constants(normalization, []).mean.shape == (0, 3)
-    with pytest.raises(ChromaccError,
-                       match="no constants for GATA1; it was fitted for H3K27ac, H3K4me3, CTCF"):
-        track_constants(normalization, ["CTCF", "GATA1"])
-
-
 def test_training_values_are_standardised(curated, arrays):
     cells, rows = arrays.train_mask, (arrays.windows["split"] == "train").to_numpy()
     for values, observed in ((arrays.histone, arrays.histone_observed), (arrays.tf, arrays.tf_observed)):
@@ -141,23 +110,36 @@ def test_metadata_is_z_of_log2_tpm_over_training_cell_types(arrays, dataset):
     assert values.tolist() == [[0, 0], [0.5, 0]] and observed.tolist() == [False, True]
 
 
-def test_held_out_cell_types_and_chromosomes_shape_nothing(project):
+def fitted(path, held_out="DE"):
+    """Return normalization.json's content, to the last digit, but for the held-out files' own constants."""
+    content = read_normalization(path)
+    for cell in held_out:
+        del content["own"][cell]
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_held_out_cell_types_and_chromosomes_shape_nothing(project, method):
     """Change every file of the test and validation cell types: windows and constants stay what they were."""
-    first = curate_project(project)
+    parameters = replace(PARAMETERS, normalization=method)
+    first = curate_project(project, parameters)
     before = open_dataset(first.path).load()
-    constants = (first.path / "normalization.json").read_text()
+    constants, own = fitted(first.path), read_normalization(first.path)["own"]["D"]
     rng = np.random.default_rng(9)
     for cell in ("D", "E"):
         for path in sorted((project.folder / cell).glob("*.bw")):
-            write_bigwig(path, project.sizes, {c: [(i * 100, i * 100 + 100, float(v)) for i, v in enumerate(
-                rng.gamma(9, 99, size // 100))] for c, size in project.sizes.items()})
+            with pyBigWig.open(str(path)) as bigwig:
+                had = {chrom: bigwig.intervals(chrom) for chrom in project.sizes}
+            write_bigwig(path, project.sizes, {
+                chrom: [(start, end, 99 * value * rng.gamma(9, 1 / 9)) for start, end, value in rows]
+                for chrom, rows in had.items()})
         write_lines(project.folder / cell / "peaks.narrowPeak", "chrT1\t20100\t20300", "chrT6\t50000\t50900")
         write_lines(project.folder / cell / "expression.tsv", "gene\ttpm", "CTCF\t9999", "GATA1\t9999",
                     "NEW\t5")
-    second = curate_project(project)
+    second = curate_project(project, parameters)
     assert second.fresh
     after = open_dataset(second.path).load()
-    assert (second.path / "normalization.json").read_text() == constants
+    assert fitted(second.path) == constants and read_normalization(second.path)["own"]["D"] != own
     for name in ("chrom", "start", "kind", "window_split", "gc", "cell_type_split", "feature", "sequence"):
         assert after[name].equals(before[name]), name
     seen = [name for name in "ABCF"]
@@ -169,12 +151,84 @@ def test_held_out_cell_types_and_chromosomes_shape_nothing(project):
     assert np.array_equal(locus_average(arrays.score, arrays.train_mask), first_prior)
 
 
-def test_training_files_do_shape_the_constants(project):
-    first = curate_project(project)
-    constants = (first.path / "normalization.json").read_text()
+@pytest.mark.parametrize("method", METHODS)
+def test_training_files_do_shape_the_constants(project, method):
+    parameters = replace(PARAMETERS, normalization=method)
+    constants = json.loads(fitted(curate_project(project, parameters).path))
     shutil.copy(project.folder / "D/H3K27ac.bw", project.folder / "A/H3K27ac.bw")
-    second = curate_project(project)
-    assert (second.path / "normalization.json").read_text() != constants
+    changed = json.loads(fitted(curate_project(project, parameters).path))
+    assert changed["own"]["A"]["H3K27ac"] != constants["own"]["A"]["H3K27ac"]
+    assert changed["tracks"]["H3K27ac"] != constants["tracks"]["H3K27ac"]
+    assert changed["tracks"]["CTCF"] == constants["tracks"]["CTCF"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_accessibility_of_an_unseen_cell_type_never_touches_its_inputs(project, method):
+    parameters = replace(PARAMETERS, normalization=method)
+    first = curate_project(project, parameters)
+    before, constants = load_arrays(first.path), (first.path / "normalization.json").read_text()
+    for name in ("ATAC1.bw", "ATAC2.bw", "peaks.narrowPeak"):  # E is open where D is closed
+        shutil.copy(project.folder / "E" / name, project.folder / "D" / name)
+    second = curate_project(project, parameters)
+    after = load_arrays(second.path)
+    assert (second.path / "normalization.json").read_text() == constants
+    assert np.array_equal(after.histone, before.histone) and np.array_equal(after.tf, before.tf)
+    assert not np.array_equal(after.score[:, 3], before.score[:, 3])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_normalization_json_holds_every_constant(project, method):
+    """Each own constant and reference can be recomputed from the file's signal and the text alone."""
+    result = curate_project(project, replace(PARAMETERS, normalization=method))
+    content, dataset = read_normalization(result.path), open_dataset(result.path).load()
+    train = dataset["window_split"].values == "train"
+    peak = dataset["kind"].values[train] == "peak"
+    assert content["normalization"] == method and content["own"]["B"].keys() == {"H3K27ac", "CTCF"}
+    files = file_constants(content, dataset["cell_type"].values.tolist(), ["H3K4me3", "H3K27ac"])
+    assert files[1][0] is None
+    fold = {}
+    for cell, (_, own) in zip(dataset["cell_type"].values.tolist(), files, strict=True):
+        assert own.genome_mean == float(dataset["genome_mean"].sel(cell_type=cell, track="H3K27ac"))
+        signal = track_signal(dataset, "H3K27ac").sel(cell_type=cell, statistic="mean").values[train]
+        fold[cell] = signal.astype(float) / own.genome_mean
+        if method == "quantile":
+            np.testing.assert_allclose(own.quantiles, np.quantile(fold[cell], content["quantile_levels"]))
+        elif method == "s3norm":
+            matched = own.alpha * fold[cell] ** own.beta
+            reference = content["tracks"]["H3K27ac"]["reference"]
+            np.testing.assert_allclose([matched[peak].mean(), matched[~peak].mean()],
+                                       [reference["peak_mean"], reference["background_mean"]])
+    reference = content["tracks"]["H3K27ac"]["reference"]
+    for name, of in {"peak_mean": peak, "background_mean": ~peak}.items():
+        if method == "s3norm":
+            assert reference[name] == pytest.approx(np.mean([fold[cell][of].mean() for cell in "ABCF"]))
+    if method == "quantile":
+        levels = [np.quantile(fold[cell], content["quantile_levels"]) for cell in "ABCF"]
+        np.testing.assert_allclose(reference["quantiles"], np.mean(levels, axis=0))
+
+
+@pytest.mark.parametrize("method", ["quantile", "s3norm"])
+def test_a_file_without_signal_in_the_reference_windows_is_named(project, method):
+    parameters = replace(PARAMETERS, normalization=method)
+    chroms = curate_project(project, parameters).summary["chromosomes"]["test"]
+    write_bigwig(project.folder / "D/CTCF.bw", project.sizes, {chroms[0]: [(0, 60_000, 1.0)]})
+    with pytest.raises(ChromaccError, match=r"D, CTCF \(.*D/CTCF.bw\): no signal to normalise by.*arcsinh"):
+        curate_project(project, parameters)
+    assert curate_project(project).fresh  # which needs no windows
+
+
+def test_an_unknown_normalization_is_refused_before_any_work(project):
+    with pytest.raises(ChromaccError, match="got 'zscore', needed one of arcsinh, log1p, quantile, s3norm"):
+        curate_project(project, replace(PARAMETERS, normalization="zscore"))
+
+
+def test_the_comparison_has_a_number_for_every_method(dataset):
+    comparison = compare_normalizations(dataset, "H3K4me3")
+    distance = comparison.distance
+    assert distance.index.tolist() == ["raw", *METHODS] == list(comparison.values) and not comparison.refused
+    assert distance["raw"] > 3 * distance["arcsinh"] > 0  # depths differ; the genome-wide mean takes them out
+    assert distance["quantile"] < distance["arcsinh"]
+    assert all(np.isnan(values[:, 1]).all() for values in comparison.values.values())  # B lacks it
 
 
 # --- what is in the dataset ---------------------------------------------------------------------------------
@@ -303,6 +357,18 @@ def test_window_tracks_are_folds(dataset, arrays):
     with pytest.raises(ChromaccError,
                        match="no track is called 'GATA1'; the dataset has: H3K27ac, H3K4me3, CTCF"):
         track_signal(dataset, "GATA1")
+
+
+def test_window_summaries_are_those_of_the_bases(curated, dataset, arrays):
+    summaries = window_summaries(dataset)
+    assert summaries.shape == (len(arrays.windows), 6, 3, 3) and summaries.dtype == np.float32
+    window = arrays.windows.iloc[5]
+    with pyBigWig.open(str(curated[0].folder / "F/CTCF.bw")) as bigwig:
+        start, end = int(window["start"]), int(window["end"])
+        bases = bigwig.values(window["chrom"], start, end, numpy=True).astype(float)
+    got = summaries.sel(cell_type="F", track="CTCF")[5]
+    np.testing.assert_allclose(got, [bases.mean(), bases.var(), bases.max()], rtol=1e-5)
+    assert summaries.sel(cell_type="B", track="H3K4me3").isnull().all()
 
 
 def test_truth_is_scaled_like_the_score(project):

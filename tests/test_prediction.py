@@ -10,15 +10,16 @@ import pandas as pd
 import pyBigWig
 import pytest
 import torch
-from conftest import write_bigwig, write_fasta, write_lines, write_manifest
+from conftest import PARAMETERS, write_bigwig, write_fasta, write_lines, write_manifest
 
 from chromacc_lib import ChromaccError, cli, hub, plots, prediction, writers
 from chromacc_lib.batches import RegionData
-from chromacc_lib.dataset import Arrays, load_arrays
+from chromacc_lib.dataset import Arrays, curate, load_arrays
 from chromacc_lib.hub import complete_model_folder, model_card, open_model_folder, training_reference
 from chromacc_lib.inference import predict_scores
 from chromacc_lib.manifest import read_manifest
 from chromacc_lib.model import ChromaccModel
+from chromacc_lib.normalization import METHODS, file_constants
 from chromacc_lib.prediction import (
     EXPRESSION,
     LOCUS_PRIOR,
@@ -61,14 +62,17 @@ def random_model(arrays: Arrays) -> ChromaccModel:
 
 @pytest.fixture(scope="module")
 def trained(curated, tmp_path_factory) -> Trained:
-    project, dataset_dir = curated
+    return train(*curated, tmp_path_factory.mktemp("run") / "model")
+
+
+def train(project, dataset_dir: Path, model_dir: Path) -> Trained:
+    """Write the folder of a model of random weights."""
     arrays = load_arrays(dataset_dir)
     history = pd.DataFrame([{"epoch": 1, "validation_skill": 0.25, "validation_pearson": 0.5}])
     result = TrainingResult(
         random_model(arrays), history, 1, "cpu", "1 unseen cell type", {"CTCF": "MA0139.2"}
     )
     config = TrainingConfig(epochs=1)
-    model_dir = tmp_path_factory.mktemp("run") / "model"
     save_model(result, config, model_dir, {}, model_card(arrays, result, config))
     complete_model_folder(model_dir, dataset_dir, arrays)
     return Trained(
@@ -193,29 +197,64 @@ def test_the_card_says_what_was_held_out(trained):
 
 
 # --- the same as from the dataset ---------------------------------------------------------------------------
-def test_an_unseen_cell_type_is_predicted_as_from_the_dataset(trained, predicted):
-    arrays, table = trained.arrays, pd.read_parquet(predicted.windows)
-    folder, every = open_model_folder(trained.model_dir), np.arange(len(arrays.windows))
-    score, probability = predict_scores(folder.model, RegionData(arrays), every, np.array([3]))
+@pytest.fixture(scope="module", params=METHODS)
+def scaled(request, trained, curated, tmp_path_factory) -> Trained:
+    """The tiny project under each normalisation."""
+    if request.param == PARAMETERS.normalization:
+        return trained
+    project, folder = curated[0], tmp_path_factory.mktemp(request.param)
+    parameters = replace(PARAMETERS, normalization=request.param)
+    made = curate(
+        project.manifest,
+        project.genome_fasta,
+        folder / "dataset",
+        parameters,
+        blacklist=project.blacklist,
+        say=SILENT["say"],
+    )
+    return train(project, made.path, folder / "model")
+
+
+@pytest.mark.parametrize(("cell_type", "cell"), [("D", 3), ("E", 4)])
+def test_an_unseen_cell_type_is_predicted_as_from_the_dataset(scaled, tmp_path, cell_type, cell):
+    predicted = predict(scaled, rows_of(scaled, cell_type), tmp_path)
+    arrays, table = scaled.arrays, pd.read_parquet(predicted.windows)
+    folder, every = open_model_folder(scaled.model_dir), np.arange(len(arrays.windows))
+    score, probability = predict_scores(folder.model, RegionData(arrays), every, np.array([cell]))
     pd.testing.assert_frame_equal(
         table[["chrom", "start", "end"]], arrays.windows[["chrom", "start", "end"]], check_dtype=False
     )
-    assert np.array_equal(table["average_score"], arrays.prior_score[:, 3])
+    assert np.array_equal(table["average_score"], arrays.prior_score[:, cell])
     assert score.std() > 0.1  # else nothing could be told from the comparison
     assert np.abs(table["predicted_score"] - score[:, 0]).max() < 1e-6
     assert np.abs(table["predicted_probability"] - probability[:, 0]).max() < 1e-6
 
 
-def test_the_model_reads_exactly_what_the_dataset_holds(trained, inputs, monkeypatch):
+def test_the_model_reads_exactly_what_the_dataset_holds(scaled, monkeypatch):
     batches, predict_batch = [], prediction.predict_batch
     monkeypatch.setattr(
         prediction, "predict_batch", lambda model, batch: batches.append(batch) or predict_batch(model, batch)
     )
-    predict_windows(*inputs, trained.genome_fasta, trained.arrays.windows)
-    expected = RegionData(trained.arrays).batch(np.arange(len(trained.arrays.windows)), np.array([3]))
+    folder = open_model_folder(scaled.model_dir)
+    inputs = read_inputs(folder, scaled.manifest, scaled.genome_fasta, CELL, say=SILENT["say"])
+    assert inputs.files == tuple(file_constants(folder.normalization, [CELL], inputs.tracks)[0])
+    predict_windows(folder, inputs, scaled.genome_fasta, scaled.arrays.windows)
+    expected = RegionData(scaled.arrays).batch(np.arange(len(scaled.arrays.windows)), np.array([3]))
     for name, value in vars(expected).items():
         got = torch.cat([getattr(batch, name) for batch in batches])
         assert got.dtype == value.dtype and torch.equal(got, value), name
+
+
+@pytest.mark.parametrize("scaled", ["quantile", "s3norm"], indirect=True)
+def test_a_file_that_the_normalisation_cannot_take_is_named(scaled, tmp_path):
+    rows = rows_of(scaled, CELL)
+    chrom = scaled.arrays.windows.loc[scaled.arrays.windows["split"] == "test", "chrom"].iloc[0]
+    for row in rows:
+        if row["target"] == "CTCF":
+            only = {chrom: [(0, 60_000, 1.0)]}
+            row["path_or_url"] = str(write_bigwig(tmp_path / "only.bw", scaled.sizes, only))
+    with pytest.raises(ChromaccError, match=r"only.bw: no signal to normalise by"):
+        predict(scaled, rows, tmp_path)
 
 
 def test_chunks_and_workers_change_nothing(trained, predicted, tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ ORDER = [
     "simulate",
     "windows",
     "signals",
+    "normalization",
     "dataset",
     "model",
     "batches",

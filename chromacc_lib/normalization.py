@@ -1,0 +1,390 @@
+"""Normalisation: tracks whose files differ in depth, unit and background, put on one scale for the model.
+
+A bin's statistics go through: fold over the genome-wide mean of the file; with "quantile" and "s3norm", a
+rising map of the fold onto what training cell types have on average; arcsinh, or log1p; and a z-score over
+training cell types x training chromosomes. What is taken of a file comes from this file alone, under the
+reference windows (those of the training chromosomes), so that an unseen cell type is scaled from its own
+inputs. normalization.json holds every constant.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from scipy.optimize import brentq
+from scipy.stats import wasserstein_distance
+
+from chromacc_lib import ChromaccError
+from chromacc_lib.signals import STATISTICS
+
+__all__ = [
+    "LEVELS", "METHODS", "Comparison", "FileConstants", "TrackConstants", "TrackReference", "compare_methods",
+    "file_constants", "fit_file", "fit_normalization", "fit_track", "normalise_metadata", "normalise_tracks",
+    "reads_windows", "require_method", "scale_file", "solve_s3norm", "track_constants",
+]
+
+METHODS = {
+    "arcsinh": "arcsinh(x), with x the fold over the genome-wide mean of the file",
+    "log1p": "log(1 + |x|) with the sign of x, the fold over the genome-wide mean of the file",
+    "quantile": "arcsinh(q(x)), with x the fold and q piecewise linear from the file's own quantiles under the "
+                "reference windows to their mean over training cell types; beyond the outer levels: below, the "
+                "lowest; above, x by the ratio of the highest",
+    "s3norm": "arcsinh(alpha * x**beta), with x the fold; alpha and beta make the means under peak and under "
+              "background reference windows those of the training cell types' average",
+}
+# 65 levels, denser near the top, where few bins hold most of the signal. The highest bins of all are too few
+# to tell their quantiles from noise
+LEVELS = np.round(np.concatenate([np.linspace(0, 0.9, 37), 1 - np.geomspace(0.1, 0.001, 29)[1:]]), 6)
+MAX_BETA = 8.0  # beta is sought from 1/8 to 8: beyond, a file is another kind of signal, not another depth
+_KINDS = {"histone": "histone_mark", "tf": "tf_name"}  # variables of the dataset, with their dimension
+
+
+class FileConstants(NamedTuple):
+    """What one file has of its own; None = the method does not need it.
+
+    quantiles: of its bins' fold under the reference windows, at `LEVELS`. peak_mean, background_mean: mean
+    fold under peak and background reference windows. alpha, beta: of alpha * fold**beta.
+    """
+
+    genome_mean: float
+    quantiles: tuple[float, ...] | None = None
+    peak_mean: float | None = None
+    background_mean: float | None = None
+    alpha: float | None = None
+    beta: float | None = None
+
+
+class TrackReference(NamedTuple):
+    """What the training cell types' files of a track have on average; as in `FileConstants`."""
+
+    quantiles: tuple[float, ...] | None = None
+    peak_mean: float | None = None
+    background_mean: float | None = None
+
+
+class TrackConstants(NamedTuple):
+    """What M tracks are scaled by. mean, sd: of the scaled statistics, float64, shape=(M, 3)."""
+
+    mean: np.ndarray
+    sd: np.ndarray
+    method: str
+    references: tuple[TrackReference, ...]
+
+
+Files = Sequence[Sequence[FileConstants | None]]  # by cell type, by track; None = missing
+
+
+def require_method(method: str) -> None:
+    """Raise ChromaccError unless `method` is one of `METHODS`."""
+    if method not in METHODS:
+        raise ChromaccError(f"normalization: got {method!r}, needed one of {', '.join(METHODS)}")
+
+
+def reads_windows(method: str) -> bool:
+    """Say whether a file's constants need its signal under the reference windows, beside its header."""
+    return method in ("quantile", "s3norm")
+
+
+# --- constants of one file ----------------------------------------------------------------------------------
+def fit_file(bin_means: np.ndarray, genome_mean: float, is_peak: np.ndarray, method: str,
+             reference: TrackReference, name: str) -> FileConstants:
+    """Return a file's own constants, from its own signal and the training cell types' `reference`.
+
+    bin_means: shape=(W, B), file units, under the W reference windows, NaN = missing; not looked at unless
+    `reads_windows(method)`. is_peak: bool, shape=(W,), else background. name: of the file, for errors. Raises
+    ChromaccError when the file has no signal there, or no alpha and beta would do.
+    """
+    own = _measure(bin_means, genome_mean, is_peak, method, name)
+    return _meet(own, bin_means, is_peak, method, reference, name)
+
+
+def fit_track(bin_means: np.ndarray, genome_mean: np.ndarray, is_peak: np.ndarray, training: np.ndarray,
+              method: str, names: Sequence[str]) -> tuple[list[FileConstants | None], TrackReference]:
+    """Return the own constants of C files of one track, and the average of the training ones; as `fit_file`.
+
+    bin_means: shape=(W, C, B). genome_mean: shape=(C,), NaN = missing. training: bool, shape=(C,).
+    """
+    have = np.flatnonzero(np.isfinite(genome_mean))
+    own = {c: _measure(bin_means[:, c], float(genome_mean[c]), is_peak, method, names[c]) for c in have}
+    known = [own[c] for c in have if training[c]]
+    average = {}
+    for field in TrackReference._fields:
+        values = [getattr(one, field) for one in known]
+        if known and values[0] is not None:
+            average[field] = np.mean(values, axis=0).tolist()
+    reference = TrackReference(**_with_tuples(average))
+    files = [_meet(own[c], bin_means[:, c], is_peak, method, reference, names[c]) if c in own else None
+             for c in range(len(names))]
+    return files, reference
+
+
+def _measure(bin_means: np.ndarray, genome_mean: float, is_peak: np.ndarray, method: str,
+             name: str) -> FileConstants:
+    """Return what a file has of its own, without regard to any other."""
+    if not reads_windows(method):
+        return FileConstants(genome_mean)
+    if method == "quantile":
+        fold = _known_fold(bin_means, genome_mean)
+        quantiles = np.quantile(fold, LEVELS) if len(fold) else np.zeros(len(LEVELS))
+        _require_signal(quantiles[-1], len(bin_means), f"highest quantile ({LEVELS[-1]:g})", method, name)
+        return FileConstants(genome_mean, quantiles=tuple(quantiles.tolist()))
+    means = {}
+    for kind, rows in (("peak", is_peak), ("background", ~is_peak)):
+        fold = _known_fold(bin_means[rows], genome_mean)
+        means[f"{kind}_mean"] = float(fold.mean()) if len(fold) else 0.0
+        _require_signal(means[f"{kind}_mean"], int(rows.sum()), f"mean under {kind} windows", method, name)
+    return FileConstants(genome_mean, **means)
+
+
+def _known_fold(bin_means: np.ndarray, genome_mean: float) -> np.ndarray:
+    return bin_means[np.isfinite(bin_means)].astype(np.float64) / genome_mean
+
+
+def _require_signal(got: float, n_windows: int, what: str, method: str, name: str) -> None:
+    if not got > 0:
+        raise ChromaccError(
+            f"{name}: no signal to normalise by: {what} is {got:g} in {n_windows:,} windows of the training "
+            f"chromosomes; {method} needs it above 0. Leave the track out, or curate with normalization "
+            '"arcsinh", which needs nothing but the file\'s genome-wide mean')
+
+
+def _meet(own: FileConstants, bin_means: np.ndarray, is_peak: np.ndarray, method: str,
+          reference: TrackReference, name: str) -> FileConstants:
+    """Add alpha and beta, which meet the reference, where the method has them."""
+    if method != "s3norm":
+        return own
+    peak, background = (_known_fold(bin_means[rows], own.genome_mean) for rows in (is_peak, ~is_peak))
+    alpha, beta = solve_s3norm(peak, background, reference, name)
+    return own._replace(alpha=alpha, beta=beta)
+
+
+def solve_s3norm(peak: np.ndarray, background: np.ndarray, reference: TrackReference, name: str
+                 ) -> tuple[float, float]:
+    """Return alpha and beta, such that alpha * x**beta has the reference's means of peak and of background.
+
+    After Xiang et al. (2020), S3norm, Nucleic Acids Research 48:e43; here peak and background are the
+    dataset's windows rather than peaks called from the track itself. peak, background: fold, any length.
+    Of several solutions, the one that the search outwards from beta = 1 finds first. Raises ChromaccError when
+    there is none with beta from 1/8 to 8.
+    """
+    def excess(beta: float) -> float:
+        means = [_power(fold, beta).mean() for fold in (peak, background)]
+        return float(np.log(means[0] / means[1])) - wanted if min(means) > 0 else np.nan
+
+    wanted = float(np.log(reference.peak_mean / reference.background_mean))
+    at_one = excess(1.0)
+    for bound in (MAX_BETA ** (step / 9 * sign) for step in range(1, 10) for sign in (1, -1)):
+        if at_one * excess(bound) <= 0:
+            beta = float(brentq(excess, *sorted((1.0, bound)), xtol=1e-13, rtol=1e-14))
+            alpha = float(reference.peak_mean / _power(peak, beta).mean())
+            if np.isclose(alpha * _power(background, beta).mean(), reference.background_mean, rtol=1e-6):
+                return alpha, beta
+    raise ChromaccError(
+        f"{name}: s3norm finds no beta from {1 / MAX_BETA:g} to {MAX_BETA:g}: mean fold {peak.mean():.3g} "
+        f"under peak and {background.mean():.3g} under background windows, needed {reference.peak_mean:.3g} "
+        f"and {reference.background_mean:.3g}, the average of the training cell types. Look at the file; leave "
+        'the track out, or curate with another normalization, such as "arcsinh"')
+
+
+def _power(fold: np.ndarray, beta: float) -> np.ndarray:
+    return np.sign(fold) * np.abs(fold) ** beta
+
+
+# --- from file units to the model's -------------------------------------------------------------------------
+def scale_file(raw: np.ndarray, own: FileConstants, reference: TrackReference, method: str) -> np.ndarray:
+    """Scale statistics of one file, but for the z-score: raw, shape=(W, B, 3), file units -> float32, NaN kept.
+
+    Mean and max go through the map f of `METHODS` as they are. Variance enters as its root: the sd as
+    f's inner map carries it, map(mean + sd) - map(mean), which is the scaled sd where the map is linear.
+    """
+    values = raw.astype(np.float32, copy=True)
+    values[..., 1] = np.sqrt(values[..., 1])
+    values /= np.float32(own.genome_mean)
+    if reads_windows(method):
+        fold = values.astype(np.float64)
+        fold[..., 1] += fold[..., 0]
+        fold = _onto_quantiles(fold, own, reference) if method == "quantile" else (
+            own.alpha * _power(fold, own.beta))
+        fold[..., 1] -= fold[..., 0]
+        values = fold.astype(np.float32)
+    if method == "log1p":
+        return np.copysign(np.log1p(np.abs(values)), values)
+    return np.arcsinh(values, out=values)
+
+
+def _onto_quantiles(fold: np.ndarray, own: FileConstants, reference: TrackReference) -> np.ndarray:
+    """Map own quantiles onto the reference's; a value that fills several levels gets their mean, by width."""
+    width = np.gradient(LEVELS)
+    values, level = np.unique(own.quantiles, return_inverse=True)
+    onto = np.bincount(level, width * np.array(reference.quantiles)) / np.bincount(level, width)
+    return np.where(fold > values[-1], fold * (onto[-1] / values[-1]), np.interp(fold, values, onto))
+
+
+def normalise_tracks(raw: np.ndarray, files: Files, constants: TrackConstants
+                     ) -> tuple[np.ndarray, np.ndarray]:
+    """Scale raw statistics for the model; the same code serves training data and an unseen cell type.
+
+    raw: shape=(W, C, M, B, 3), file units, NaN = missing. files: own constants, of C cell types x M tracks,
+    None = missing. constants: of the same M tracks. Returns values, float32, same shape, 0 where missing; and
+    observed, bool, shape=(W, C, M).
+    """
+    values = np.zeros(raw.shape, dtype=np.float32)
+    observed = np.zeros(raw.shape[:3], dtype=bool)
+    for c, m in np.ndindex(*raw.shape[1:3]):  # file by file, to bound memory
+        own = files[c][m]
+        if own is not None:
+            one = scale_file(raw[:, c, m], own, constants.references[m], constants.method)  # (W, B, 3)
+            one = (one - constants.mean[m].astype(np.float32)) / constants.sd[m].astype(np.float32)
+            observed[:, c, m] = np.isfinite(one).all(axis=(1, 2))
+            values[:, c, m] = np.where(observed[:, c, m, None, None], one, 0.0)
+    return values, observed
+
+
+def normalise_metadata(raw: np.ndarray, normalization: Mapping, features: Sequence[str]
+                       ) -> tuple[np.ndarray, np.ndarray]:
+    """Scale metadata: raw, shape=(C, E), log2(TPM + 1), NaN = missing.
+
+    Returns z over training cell types, float32, same shape, 0 where missing; and observed, bool, shape=(C,).
+    """
+    constants = [normalization["metadata"][name] for name in features]
+    mean = np.array([c["mean"] for c in constants], dtype=np.float64)
+    sd = np.array([c["sd"] for c in constants], dtype=np.float64)
+    z = (raw.astype(np.float64) - mean) / sd
+    known = np.isfinite(z)
+    return np.where(known, z, 0.0).astype(np.float32), known.any(axis=1)
+
+
+# --- normalization.json -------------------------------------------------------------------------------------
+def fit_normalization(dataset: xr.Dataset, method: str = "arcsinh",
+                      paths: Mapping[tuple[str, str], str] | None = None) -> dict:
+    """Fit all constants of a dataset in memory; return normalization.json's content.
+
+    Under "tracks" and "metadata": fitted on training cell types x training chromosomes. Under "own": of each
+    cell type's file by itself. paths: file by (cell type, track), named in errors. Raises ChromaccError as
+    `fit_file` does, for the first file that cannot be normalised.
+    """
+    require_method(method)
+    cells, training = dataset["cell_type"].values.tolist(), dataset["cell_type_split"].values == "train"
+    rows = np.flatnonzero(dataset["window_split"].values == "train")
+    is_peak = dataset["kind"].values[rows] == "peak"
+    tracks, own = {}, {cell: {} for cell in cells}
+    for kind, dim in _KINDS.items():
+        for i, name in enumerate(dataset[dim].values.tolist()):
+            raw, scales = dataset[kind].values[:, :, i][rows], dataset["genome_mean"].sel(track=name).values
+            places = [f"{cell}, {name}" + (f" ({paths[cell, name]})" if paths and (cell, name) in paths else "")
+                      for cell in cells]
+            files, reference = fit_track(raw[..., 0], scales, is_peak, training, method, places)
+            mean, sd = _moments(raw, files, reference, training, method)
+            tracks[name] = {"kind": kind, "mean": mean.tolist(), "sd": np.where(sd > 0, sd, 1.0).tolist(),
+                            "reference": _without_none(reference)}
+            for cell, file in zip(cells, files):
+                own[cell] |= {} if file is None else {name: _without_none(file)}
+    return {
+        "normalization": method, "transform": f"z of {METHODS[method]}; variance enters as its root; "
+                                              "metadata: z of log2(TPM + 1)",
+        "statistics": list(STATISTICS),
+        "window_bp": dataset.attrs["window_bp"], "n_bins": dataset.attrs["n_bins"],
+        "fitted_on": {"cell_types": dataset["cell_type"].values[training].tolist(),
+                      "chromosomes": list(dict.fromkeys(dataset["chrom"].values[rows].tolist()))},
+        "quantile_levels": LEVELS.tolist() if method == "quantile" else [],
+        "tracks": tracks, "metadata": _fit_metadata(dataset, training), "own": own,
+    }
+
+
+def _moments(raw: np.ndarray, files: Sequence[FileConstants | None], reference: TrackReference,
+             training: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and sd, shape=(3,), of the scaled statistics of the training cell types' files."""
+    scaled = [scale_file(raw[:, c], files[c], reference, method)
+              for c in np.flatnonzero(training) if files[c] is not None]
+    values = np.stack(scaled, axis=1).astype(np.float64)  # (W, C, B, 3)
+    return np.nanmean(values, axis=(0, 1, 2)), np.nanstd(values, axis=(0, 1, 2))
+
+
+def _fit_metadata(dataset: xr.Dataset, training: np.ndarray) -> dict[str, dict]:
+    metadata = {}
+    for name, values in zip(dataset["feature"].values.tolist(), dataset["metadata"].values[training].T):
+        known = values[np.isfinite(values)].astype(np.float64)
+        metadata[name] = {"mean": float(known.mean()), "sd": float(known.std()) or 1.0}
+    return metadata
+
+
+def _without_none(record: NamedTuple) -> dict:
+    return {name: value for name, value in record._asdict().items() if value is not None}
+
+
+def _with_tuples(content: Mapping) -> dict:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+
+
+def track_constants(normalization: Mapping, names: Sequence[str]) -> TrackConstants:
+    """Take the constants of `names`, in that order, from normalization.json's content.
+
+    Raises ChromaccError for a track that the normalisation does not know.
+    """
+    known = normalization["tracks"]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ChromaccError(f"normalisation has no constants for {', '.join(unknown)}; it was fitted for "
+                            f"{', '.join(known) or 'no track'}; leave these tracks out")
+    shape = (len(names), len(STATISTICS))
+    return TrackConstants(np.array([known[name]["mean"] for name in names], dtype=np.float64).reshape(shape),
+                          np.array([known[name]["sd"] for name in names], dtype=np.float64).reshape(shape),
+                          normalization["normalization"],
+                          tuple(TrackReference(**_with_tuples(known[name]["reference"])) for name in names))
+
+
+def file_constants(normalization: Mapping, cell_types: Sequence[str], tracks: Sequence[str]) -> Files:
+    """Take each file's own constants from normalization.json's content; None = missing."""
+    own = [[normalization["own"][cell].get(track) for track in tracks] for cell in cell_types]
+    return [[None if file is None else FileConstants(**_with_tuples(file)) for file in files] for files in own]
+
+
+# --- the choice ---------------------------------------------------------------------------------------------
+class Comparison(NamedTuple):
+    """One track before and after every method.
+
+    values: {"raw" or method: bin means, float32, shape=(W, C, B)}, before the z-score, NaN = missing.
+    distance: by the same names; see `compare_methods`. refused: {method: why}.
+    """
+
+    values: dict[str, np.ndarray]
+    distance: pd.Series
+    refused: dict[str, str]
+
+
+def compare_methods(raw: np.ndarray, genome_mean: np.ndarray, is_peak: np.ndarray, training: np.ndarray,
+                    names: Sequence[str], max_windows: int = 2000) -> Comparison:
+    """Scale one track by every method, fitted on the same windows; how far apart are training cell types then?
+
+    raw: shape=(W, C, B, 3), under the reference windows; the rest as in `fit_track`. max_windows: so many,
+    evenly spaced, are returned and compared. distance: mean over training cell types of the Wasserstein-1
+    distance of their bins to all training cell types' bins pooled, in sd of the pooled; a method that a file
+    refuses is NaN, and `refused` says why.
+    """
+    shown = np.linspace(0, len(raw) - 1, min(len(raw), max_windows)).astype(int)
+    values, refused = {"raw": raw[shown, :, :, 0].astype(np.float32)}, {}
+    for method in METHODS:
+        try:
+            files, reference = fit_track(raw[..., 0], genome_mean, is_peak, training, method, names)
+        except ChromaccError as error:
+            refused[method] = str(error)
+            continue
+        missing = np.full(values["raw"].shape[::2], np.nan, dtype=np.float32)
+        scaled = [missing if own is None else scale_file(raw[shown, c], own, reference, method)[..., 0]
+                  for c, own in enumerate(files)]
+        values[method] = np.stack(scaled, axis=1)
+    distance = {name: _apart(values[name][:, training]) if name in values else np.nan
+                for name in ("raw", *METHODS)}
+    return Comparison(values, pd.Series(distance, name="distance"), refused)
+
+
+def _apart(values: np.ndarray) -> float:
+    """Mean Wasserstein-1 distance of each cell type to all, in sd of all; values: (W, C, B), NaN = missing."""
+    each = [one[np.isfinite(one)].astype(np.float64) for one in np.moveaxis(values, 1, 0)]
+    pooled = np.concatenate(each)
+    sd = pooled.std()
+    if not sd > 0:
+        return 0.0
+    return float(np.mean([wasserstein_distance(one, pooled) / sd for one in each if len(one)]))

@@ -1,0 +1,201 @@
+"""Normalisation: values worked by hand, maps that meet their reference, and errors that name the file."""
+
+import numpy as np
+import pytest
+
+from chromacc_lib import ChromaccError
+from chromacc_lib.dataset import read_normalization
+from chromacc_lib.normalization import (
+    LEVELS,
+    METHODS,
+    FileConstants,
+    TrackConstants,
+    TrackReference,
+    compare_methods,
+    fit_file,
+    fit_track,
+    normalise_tracks,
+    scale_file,
+    solve_s3norm,
+    track_constants,
+)
+
+RNG = np.random.default_rng(5)
+PEAK = np.arange(200) % 2 == 0  # of 200 windows of 10 bins
+NAMES = ["one", "two"]
+
+
+def track(scale=1.0):
+    """Return bin means of a track with strong peak windows, float32, (200, 10)."""
+    return (scale * RNG.gamma(2.0, 0.5, (200, 10)) * np.where(PEAK, 6, 1)[:, None]).astype(np.float32)
+
+
+def statistics(means):
+    """Return mean, variance 0 and max of bins that are flat: (W, B) -> (W, B, 3)."""
+    return np.stack([means, np.zeros_like(means), means], axis=-1)
+
+
+def inner(scaled):
+    """Return what arcsinh was taken of."""
+    return np.sinh(scaled.astype(np.float64))
+
+
+# --- by hand ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("method", "outer"), [("arcsinh", np.arcsinh), ("log1p", np.log1p)])
+def test_normalise_tracks_by_hand(method, outer):
+    raw = np.array([4.0, 9.0, 8.0], np.float32).reshape(1, 1, 1, 1, 3)  # mean 4, variance 9 (sd 3), max 8
+    constants = TrackConstants(np.array([[1.0, 0.5, 0.0]]), np.array([[2.0, 1.0, 4.0]]), method,
+                               (TrackReference(),))
+    values, observed = normalise_tracks(raw, [[FileConstants(2.0)]], constants)
+    expected = [(outer(2.0) - 1) / 2, outer(1.5) - 0.5, outer(4.0) / 4]
+    np.testing.assert_allclose(values.ravel(), expected, rtol=1e-6)
+    assert values.dtype == np.float32 and observed.tolist() == [[[True]]]
+
+
+def test_log1p_of_a_negative_signal_is_finite_and_odd():
+    raw = statistics(np.array([[-3.0, 3.0]], np.float32))
+    scaled = scale_file(raw, FileConstants(1.0), TrackReference(), "log1p")
+    np.testing.assert_allclose(scaled[0, :, 0], [-np.log(4), np.log(4)], rtol=1e-6)
+
+
+def test_the_sd_goes_through_the_map_of_the_signal():
+    raw = np.array([4.0, 9.0, 8.0], np.float32).reshape(1, 1, 3)  # in fold: mean 2, sd 1.5, max 4
+    own = FileConstants(2.0, peak_mean=1.0, background_mean=1.0, alpha=3.0, beta=2.0)
+    got = inner(scale_file(raw, own, TrackReference(), "s3norm"))
+    np.testing.assert_allclose(got.ravel(), [3 * 2**2, 3 * (3.5**2 - 2**2), 3 * 4**2], rtol=1e-5)
+
+
+def test_quantiles_by_hand():
+    quantiles = np.linspace(1, 5, len(LEVELS))
+    own = FileConstants(1.0, quantiles=tuple(quantiles))
+    reference = TrackReference(quantiles=tuple(10 * quantiles))
+    raw = statistics(np.array([[0.5, 1.0, 3.0, 5.0, 8.0, np.nan]], np.float32))
+    got = inner(scale_file(raw, own, reference, "quantile"))[0, :, 0]
+    np.testing.assert_allclose(got, [10, 10, 30, 50, 80, np.nan], rtol=1e-5)  # below: lowest; above: by ratio
+
+
+def test_a_value_that_fills_levels_gets_their_mean_by_width():
+    n = len(LEVELS)
+    own = FileConstants(1.0, quantiles=(0.0,) * 33 + tuple(np.linspace(1, 2, n - 33)))  # 32 levels up to 0.8
+    reference = TrackReference(quantiles=tuple(LEVELS))
+    got = inner(scale_file(statistics(np.zeros((1, 1), np.float32)), own, reference, "quantile"))
+    assert got[0, 0, 0] == pytest.approx(0.4, abs=0.01)
+
+
+def test_missing_tracks_are_zero_and_not_observed():
+    raw = np.ones((2, 2, 1, 3, 3), np.float32)
+    raw[:, 1] = np.nan
+    raw[1, 0] = np.nan
+    constants = TrackConstants(np.zeros((1, 3)), np.ones((1, 3)), "arcsinh", (TrackReference(),))
+    values, observed = normalise_tracks(raw, [[FileConstants(1.0)], [None]], constants)
+    assert observed[:, :, 0].tolist() == [[True, False], [False, False]]
+    assert (values[~observed[:, :, 0]] == 0).all() and (values[0, 0] != 0).all()
+
+
+# --- maps that meet their reference -------------------------------------------------------------------------
+@pytest.mark.parametrize("method", ["quantile", "s3norm"])
+def test_a_scaled_copy_falls_on_the_original(method):
+    means = np.stack([track()] * 2, axis=1)  # (W, 2, B)
+    means[:, 1] *= 7
+    scales = means.mean(axis=(0, 2), dtype=np.float64)
+    files, reference = fit_track(means, scales, PEAK, np.array([True, False]), method, NAMES)
+    one, two = (scale_file(statistics(means[:, c]), files[c], reference, method) for c in (0, 1))
+    np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(inner(one[..., 0]), means[:, 0] / scales[0], rtol=1e-4)  # and on its own fold
+
+
+def test_quantile_undoes_a_rising_distortion():
+    means = np.stack([track()] * 2, axis=1)
+    means[:, 1] = np.sqrt(means[:, 1]) + means[:, 1] ** 2
+    scales = means.mean(axis=(0, 2), dtype=np.float64)
+    files, reference = fit_track(means, scales, PEAK, np.array([True, False]), "quantile", NAMES)
+    one, two = (scale_file(statistics(means[:, c]), files[c], reference, "quantile")[..., 0] for c in (0, 1))
+    assert np.abs(two - one).mean() < 0.01 < 0.1 < np.abs(
+        np.arcsinh(means[:, 1] / scales[1]) - np.arcsinh(means[:, 0] / scales[0])).mean()
+
+
+def test_s3norm_recovers_a_planted_alpha_and_beta():
+    wanted = track().astype(np.float64)
+    alpha, beta = 2.5, 0.6
+    file = (wanted / alpha) ** (1 / beta)  # so that alpha * file**beta is what is wanted
+    reference = TrackReference(peak_mean=wanted[PEAK].mean(), background_mean=wanted[~PEAK].mean())
+    got = solve_s3norm(file[PEAK].ravel(), file[~PEAK].ravel(), reference, "x.bw")
+    np.testing.assert_allclose(got, [alpha, beta], rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["quantile", "s3norm"])
+def test_the_reference_is_the_mean_over_training_files(method):
+    means = np.stack([track(), track(3), track(9)], axis=1)
+    training, names = np.array([True, True, False]), [*NAMES, "new"]
+    files, reference = fit_track(means, np.ones(3), PEAK, training, method, names)
+    for name, value in reference._asdict().items():
+        if value is not None:
+            expected = np.mean([getattr(files[0], name), getattr(files[1], name)], axis=0)
+            np.testing.assert_allclose(value, expected, rtol=1e-12)
+    again = fit_file(means[:, 2], 1.0, PEAK, method, reference, "new")  # as a prediction does it
+    assert again == files[2]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scaling_keeps_the_order(method):
+    means = np.stack([track(), track() ** 1.3], axis=1)
+    means[:20, 1] = 0
+    files, reference = fit_track(means, np.array([2.0, 3.0]), PEAK, np.array([True, False]), method, NAMES)
+    rising = statistics(np.linspace(0, 60, 3001, dtype=np.float32)[None])
+    for own in files:
+        scaled = scale_file(rising, own, reference, method)[0, :, 0]
+        assert (np.diff(scaled) >= 0).all() and scaled[-1] > scaled[1500] > scaled[0]
+
+
+def test_own_constants_do_not_depend_on_other_files():
+    means = np.stack([track(), track()], axis=1)
+    changed = means.copy()
+    changed[:, 1] = track(50)
+    for method in METHODS:
+        before, after = (fit_track(values, np.ones(2), PEAK, np.array([True, False]), method, NAMES)
+                         for values in (means, changed))
+        assert before[0][0] == after[0][0] and before[1] == after[1]
+
+
+# --- errors -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("method", ["quantile", "s3norm"])
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_no_signal_under_the_windows_is_an_error_that_names_the_file(method, value):
+    empty = np.full((200, 10), value, np.float32)
+    with pytest.raises(ChromaccError, match="x.bw: no signal to normalise by: .* is 0 in .* windows"):
+        fit_file(empty, 1.0, PEAK, method, TrackReference(), "x.bw")
+    assert fit_file(empty, 1.0, PEAK, "log1p", TrackReference(), "x.bw") == FileConstants(1.0)
+
+
+def test_s3norm_without_background_windows_says_so():
+    with pytest.raises(ChromaccError, match="x.bw: .*mean under background windows is 0 in 0 windows"):
+        fit_file(track(), 1.0, np.ones(200, bool), "s3norm", TrackReference(), "x.bw")
+
+
+def test_s3norm_without_a_solution_says_what_it_would_need():
+    flat = np.ones(50)
+    reference = TrackReference(peak_mean=3.0, background_mean=0.5)
+    with pytest.raises(ChromaccError, match="x.bw: s3norm finds no beta .* to 8: mean fold 1 under peak"):
+        solve_s3norm(flat, flat, reference, "x.bw")
+
+
+def test_constants_come_by_name_and_unknown_tracks_are_refused(curated):
+    normalization = read_normalization(curated[1])
+    constants = track_constants(normalization, ["CTCF", "H3K27ac"])
+    assert constants.mean[0].tolist() == normalization["tracks"]["CTCF"]["mean"]
+    assert constants.sd[1].tolist() == normalization["tracks"]["H3K27ac"]["sd"]
+    assert constants.method == "arcsinh" and track_constants(normalization, []).mean.shape == (0, 3)
+    with pytest.raises(ChromaccError,
+                       match="no constants for GATA1; it was fitted for H3K27ac, H3K4me3, CTCF"):
+        track_constants(normalization, ["CTCF", "GATA1"])
+
+
+# --- comparison ---------------------------------------------------------------------------------------------
+def test_the_distance_by_hand_and_refusals_are_told():
+    means = np.zeros((4, 2, 1), np.float32)
+    means[:, 1] = 1  # pooled: half 0, half 1, sd 0.5; each lies 0.5 from it
+    comparison = compare_methods(statistics(means), np.ones(2), np.arange(4) < 2, np.array([True, True]), NAMES)
+    assert comparison.distance["raw"] == pytest.approx(1.0)
+    assert comparison.distance["arcsinh"] == pytest.approx(1.0)  # a rescaling of two values
+    assert set(comparison.refused) == {"quantile", "s3norm"} and comparison.refused["s3norm"].startswith("one:")
+    assert comparison.distance[["quantile", "s3norm"]].isna().all() and "quantile" not in comparison.values
