@@ -544,15 +544,18 @@ def track_signal(dataset: xr.Dataset, track: str) -> xr.DataArray:
         f"no track is called {track!r}; the dataset has: {', '.join(dataset['track'].values)}")
 
 
-def window_summaries(dataset: xr.Dataset) -> xr.DataArray:
-    """Return mean, variance and max of every track over whole windows, from the bins.
+def window_summaries(dataset: xr.Dataset, tracks: Sequence[str] = ()) -> xr.DataArray:
+    """Return mean, variance and max of tracks over whole windows, from the bins; tracks: () = all.
 
     Dims window, cell_type, track, statistic; float32, raw file units, NaN = missing.
     """
-    length = int(dataset.attrs["window_bp"])
-    kinds = [window_statistics(dataset[kind].values, length) for kind in ("histone", "tf")]
-    return xr.DataArray(np.concatenate(kinds, axis=2), dims=("window", "cell_type", "track", "statistic"),
-                        coords={name: dataset[name].values for name in ("cell_type", "track", "statistic")})
+    names, length = list(tracks or dataset["track"].values.tolist()), int(dataset.attrs["window_bp"])
+    sizes = (dataset.sizes[dim] for dim in ("window", "cell_type"))
+    values = np.empty((*sizes, len(names), len(STATISTICS)), dtype=np.float32)
+    for i, name in enumerate(names):
+        values[:, :, i] = window_statistics(track_signal(dataset, name).values, length)
+    labels = {"cell_type": dataset["cell_type"].values, "track": names, "statistic": list(STATISTICS)}
+    return xr.DataArray(values, dims=("window", *labels), coords=labels)
 
 
 def compare_normalizations(dataset: xr.Dataset, track: str) -> Comparison:

@@ -27,7 +27,8 @@ __all__ = ["PALETTE", "checks_table", "colour", "plot_attention_summary", "plot_
            "plot_calibration", "plot_cell_type_correlation", "plot_checks", "plot_contribution_track",
            "plot_embeddings", "plot_error_by_spread", "plot_gc_match", "plot_input_distance",
            "plot_input_rise", "plot_intervals", "plot_knockouts", "plot_label_signal", "plot_learning",
-           "plot_loci", "plot_marginals", "plot_modality_drop", "plot_motif_logos", "plot_observed",
+           "plot_loci", "plot_marginals", "plot_modality_drop", "plot_motif_logos", "plot_normalizations",
+           "plot_observed",
            "plot_offset_scan", "plot_openness", "plot_predicted_measured",
            "plot_prediction_distributions", "plot_quadrants", "plot_roc_pr", "plot_scale", "plot_splits",
            "plot_training_health", "plot_variance_ratio", "plot_window_tracks", "show", "use_style"]
@@ -165,15 +166,41 @@ def plot_scale(before: dict[str, np.ndarray], after: dict[str, np.ndarray], spli
     names = list(before)
     fig, axes = plt.subplots(1, 2, figsize=(9, 1.2 + 0.22 * max(len(names), 4)), sharey=True)
     for ax, values, title in ((axes[0], before, "before scaling"), (axes[1], after, "after scaling")):
-        known = [values[name][np.isfinite(values[name])] for name in names]
-        boxes = ax.boxplot(known, orientation="horizontal", whis=(5, 95), showfliers=False, patch_artist=True,
-                           widths=0.7, medianprops={"color": "black"})
-        for box, name in zip(boxes["boxes"], names):
-            box.set(facecolor=PALETTE[splits[name]], alpha=0.6)
+        _boxes(ax, values, splits)
         ax.set(title=title, xlabel=f"{what} ({units[ax is axes[1]]})")
-    axes[0].set_yticks(np.arange(len(names)) + 1, names, fontsize="small")
-    axes[0].invert_yaxis()
-    axes[0].set_ylabel("cell type")
+    _name_rows(axes[0], names)
+    return fig
+
+
+def _boxes(ax: Axes, values: dict[str, np.ndarray], splits: pd.Series) -> None:
+    """Draw a box for each cell type's known values; whiskers: 5th, 95th percentile."""
+    known = [one[np.isfinite(one)] for one in values.values()]
+    boxes = ax.boxplot(known, orientation="horizontal", whis=(5, 95), showfliers=False, patch_artist=True,
+                       widths=0.7, medianprops={"color": "black"})
+    for box, name in zip(boxes["boxes"], values):
+        box.set(facecolor=PALETTE[splits[name]], alpha=0.6)
+
+
+def _name_rows(ax: Axes, names: list[str]) -> None:
+    ax.set_yticks(np.arange(len(names)) + 1, names, fontsize="small")
+    ax.invert_yaxis()
+    ax.set_ylabel("cell type")
+
+
+def plot_normalizations(values: dict[str, np.ndarray], cell_types: Sequence[str], splits: pd.Series, what: str,
+                        chosen: str) -> Figure:
+    """Draw bin values of one track by cell type, raw and under each normalisation; whiskers as in `plot_scale`.
+
+    values: {"raw" or method: shape=(W, C, B)}, NaN = missing; splits: by cell type, colours the boxes; what:
+    what the values are; chosen: the method that the dataset is made with.
+    """
+    size = (1 + 2.5 * len(values), 1.4 + 0.22 * max(len(cell_types), 4))
+    fig, axes = plt.subplots(1, len(values), figsize=size, sharey=True, squeeze=False)
+    for ax, (method, array) in zip(axes[0], values.items()):
+        _boxes(ax, {name: array[:, i].ravel() for i, name in enumerate(cell_types)}, splits)
+        unit = "raw, file units" if method == "raw" else "scaled, no unit"
+        ax.set(title=f"{method} (chosen)" if method == chosen else method, xlabel=f"{what}\n({unit})")
+    _name_rows(axes[0, 0], list(cell_types))
     return fig
 
 

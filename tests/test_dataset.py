@@ -369,6 +369,7 @@ def test_window_summaries_are_those_of_the_bases(curated, dataset, arrays):
     got = summaries.sel(cell_type="F", track="CTCF")[5]
     np.testing.assert_allclose(got, [bases.mean(), bases.var(), bases.max()], rtol=1e-5)
     assert summaries.sel(cell_type="B", track="H3K4me3").isnull().all()
+    assert window_summaries(dataset, ["CTCF"]).equals(summaries.sel(track=["CTCF"]))
 
 
 def test_truth_is_scaled_like_the_score(project):

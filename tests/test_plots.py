@@ -126,6 +126,17 @@ def test_calibration_names_each_cell_type():
     assert_labelled(fig)
 
 
+def test_normalizations_have_a_panel_each_and_name_the_choice():
+    values = {name: np.random.default_rng(1).gamma(2, 1, (6, 3, 4)) for name in ("raw", "arcsinh", "quantile")}
+    values["quantile"][:, 1] = np.nan  # a missing track
+    splits = pd.Series({"a": "train", "b": "test", "c": "validation"})
+    fig = plots.plot_normalizations(values, ["a", "b", "c"], splits, "CTCF, bin mean", "arcsinh")
+    assert [ax.get_title() for ax in fig.axes] == ["raw", "arcsinh (chosen)", "quantile"]
+    assert [text.get_text() for text in fig.axes[0].get_yticklabels()] == ["a", "b", "c"]
+    assert fig.axes[0].get_ylim()[0] > fig.axes[0].get_ylim()[1]  # first cell type on top
+    assert_labelled(fig)
+
+
 def test_loci_have_a_profile_and_tracks_a_cell_type():
     table = pd.DataFrame({"cell_type": np.repeat(["a", "b"], 3), "bp": [50, 150, 250] * 2, "measured": 1.0,
                           "average": 0.5, "model": 0.8})
