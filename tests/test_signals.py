@@ -13,7 +13,7 @@ from chromacc_lib import bigwig as bigwig_module
 from chromacc_lib.bigwig import open_bigwig
 from chromacc_lib.signals import (
     bin_edges, binned_signal, binned_signals, chroms_with_data, genome_mean, read_signal,
-    window_mean,
+    window_mean, window_statistics,
 )
 from chromacc_lib.sources import LocalFile
 
@@ -142,6 +142,26 @@ def test_a_damaged_block_is_named(tmp_path, random_track):
     broken.write_bytes(data)
     with pytest.raises(ChromaccError, match="broken.bw: corrupt data of chr1.*Fetch the file again"):
         binned_signal(broken, windows_at(("chr1", 100), length=1500), 5)
+
+
+def test_a_chromosome_that_fills_its_blocks_to_the_last_is_sound(tmp_path):
+    """libBigWig then writes an empty block more, of no interval; 2,728 fill one."""
+    for n in (2727, 2728, 2729):
+        rows = [(10 * i, 10 * i + 5, 2.0) for i in range(n)]
+        path = write_bigwig(tmp_path / f"{n}.bw", SIZES, {"chr1": rows, "chr2": [(0, 9, 1.0)]})
+        last = 10 * (n - 1)
+        got = binned_signal(path, windows_at(("chr1", last - 10), ("chr1", last + 10), ("chr2", 0), length=20), 1)
+        assert got[:, 0, 0].tolist() == [1.0, 0.0, np.float32(0.45)]
+
+
+def test_window_statistics_by_hand():
+    bases = np.array([1.0, 3.0, 5.0, 5.0, 9.0, 1.0, 4.0])  # bins of 2, 2 and 3
+    edges = bin_edges(7, 3)
+    parts = [bases[a:b] for a, b in zip(edges[:-1], edges[1:])]
+    bins = np.array([[part.mean(), part.var(), part.max()] for part in parts])
+    got = window_statistics(np.stack([bins, np.full_like(bins, np.nan)]), 7)
+    np.testing.assert_allclose(got[0], [bases.mean(), bases.var(), 9.0], rtol=1e-6)
+    assert np.isnan(got[1]).all() and got.dtype == np.float32
 
 
 def test_window_mean_weights_uneven_bins():
