@@ -115,7 +115,11 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
     _write_zarr(dataset, partial / "dataset.zarr")
     lock.to_csv(partial / "manifest.lock.tsv", sep="\t", index=False)
     files = {(row["cell_type"], row["target"]): row["path_or_url"] for _, row in _bigwigs(table).iterrows()}
-    _write_json(partial / "normalization.json", fit_normalization(dataset, parameters.normalization, files))
+    normalization = fit_normalization(dataset, parameters.normalization, files)
+    for name, track in normalization["tracks"].items():
+        if "note" in track:
+            say(f"{name}: {track['note']}")
+    _write_json(partial / "normalization.json", normalization)
     _write_json(partial / "curation.json", summary)
     _replace_folder(partial, target)
     return Curation(target, summary, fresh=True)

@@ -32,11 +32,13 @@ METHODS = {
                 "reference windows to their mean over training cell types; beyond the outer levels: below, the "
                 "lowest; above, x by the ratio of the highest",
     "s3norm": "arcsinh(alpha * x**beta), with x the fold; alpha and beta make the means under peak and under "
-              "background reference windows those of the training cell types' average",
+              "background reference windows those of the training cell types' average; alpha = beta = 1 for a "
+              "track that has no such contrast in some training cell type",
 }
 # 65 levels, denser near the top, where few bins hold most of the signal. The highest bins of all are too few
 # to tell their quantiles from noise
 LEVELS = np.round(np.concatenate([np.linspace(0, 0.9, 37), 1 - np.geomspace(0.1, 0.001, 29)[1:]]), 6)
+MIN_CONTRAST = 1.25  # of a track's means under peak and background windows, either way, to tell beta by
 MAX_BETA = 8.0  # beta is sought from 1/8 to 8: beyond, a file is another kind of signal, not another depth
 _KINDS = {"histone": "histone_mark", "tf": "tf_name"}  # variables of the dataset, with their dimension
 
@@ -57,7 +59,10 @@ class FileConstants(NamedTuple):
 
 
 class TrackReference(NamedTuple):
-    """What the training cell types' files of a track have on average; as in `FileConstants`."""
+    """What the training cell types' files of a track have on average; as in `FileConstants`.
+
+    All None under "s3norm": the track has too little contrast to tell alpha and beta by; both are 1.
+    """
 
     quantiles: tuple[float, ...] | None = None
     peak_mean: float | None = None
@@ -109,6 +114,8 @@ def fit_track(bin_means: np.ndarray, genome_mean: np.ndarray, is_peak: np.ndarra
     have = np.flatnonzero(np.isfinite(genome_mean))
     own = {c: _measure(bin_means[:, c], float(genome_mean[c]), is_peak, method, names[c]) for c in have}
     known = [own[c] for c in have if training[c]]
+    if method == "s3norm" and not _has_contrast(known):
+        known = []
     average = {}
     for field in TrackReference._fields:
         values = [getattr(one, field) for one in known]
@@ -138,6 +145,15 @@ def _measure(bin_means: np.ndarray, genome_mean: float, is_peak: np.ndarray, met
     return FileConstants(genome_mean, **means)
 
 
+def _has_contrast(files: Sequence[FileConstants]) -> bool:
+    """Say whether all files have more under peak windows than under background, or all less, by `MIN_CONTRAST`.
+
+    A mark that has nothing to do with open chromatin has not: a power of it cannot be told from noise.
+    """
+    logs = np.log([one.peak_mean / one.background_mean for one in files])
+    return bool(len(logs)) and bool(np.abs(logs).min() >= np.log(MIN_CONTRAST)) and len(set(np.sign(logs))) == 1
+
+
 def _known_fold(bin_means: np.ndarray, genome_mean: float) -> np.ndarray:
     return bin_means[np.isfinite(bin_means)].astype(np.float64) / genome_mean
 
@@ -155,6 +171,8 @@ def _meet(own: FileConstants, bin_means: np.ndarray, is_peak: np.ndarray, method
     """Add alpha and beta, which meet the reference, where the method has them."""
     if method != "s3norm":
         return own
+    if reference.peak_mean is None:
+        return own._replace(alpha=1.0, beta=1.0)
     peak, background = (_known_fold(bin_means[rows], own.genome_mean) for rows in (is_peak, ~is_peak))
     alpha, beta = solve_s3norm(peak, background, reference, name)
     return own._replace(alpha=alpha, beta=beta)
@@ -279,6 +297,10 @@ def fit_normalization(dataset: xr.Dataset, method: str = "arcsinh",
             mean, sd = _moments(raw, files, reference, training, method)
             tracks[name] = {"kind": kind, "mean": mean.tolist(), "sd": np.where(sd > 0, sd, 1.0).tolist(),
                             "reference": _without_none(reference)}
+            if method == "s3norm" and reference.peak_mean is None:
+                tracks[name]["note"] = (
+                    "scaled by its depth alone, alpha = beta = 1: in some training cell type, its means under "
+                    f"peak and background windows differ by less than {MIN_CONTRAST:g} times, or the other way")
             for cell, file in zip(cells, files):
                 own[cell] |= {} if file is None else {name: _without_none(file)}
     return {

@@ -172,6 +172,28 @@ def test_s3norm_without_background_windows_says_so():
         fit_file(track(), 1.0, np.ones(200, bool), "s3norm", TrackReference(), "x.bw")
 
 
+def test_s3norm_scales_a_track_without_contrast_by_depth_alone():
+    """Also where just one training file has none; and for the unseen cell type as for the others."""
+    flat = (track() / np.where(PEAK, 6, 1)[:, None]).astype(np.float32)
+    means, scales = np.stack([track(), flat, track(5)], axis=1), np.array([1.0, 2.0, 3.0])
+    training, names = np.array([True, True, False]), [*NAMES, "new"]
+    files, reference = fit_track(means, scales, PEAK, training, "s3norm", names)
+    assert reference == TrackReference() and {(file.alpha, file.beta) for file in files} == {(1.0, 1.0)}
+    assert fit_file(means[:, 2], 3.0, PEAK, "s3norm", reference, "new") == files[2]
+    raw = statistics(means[:, 2])
+    plain, same = (scale_file(raw, files[2], reference, method) for method in ("arcsinh", "s3norm"))
+    np.testing.assert_allclose(same, plain, rtol=1e-5)
+
+
+def test_s3norm_serves_a_track_that_avoids_peaks():
+    means = np.stack([1 / (track() + 1), 1 / (track() + 2)], axis=1).astype(np.float32)
+    files, reference = fit_track(means, np.ones(2), PEAK, np.array([True, True]), "s3norm", NAMES)
+    assert reference.peak_mean < reference.background_mean and files[0].beta != files[1].beta
+    for c, own in enumerate(files):
+        matched = own.alpha * means[:, c].astype(float) ** own.beta
+        np.testing.assert_allclose([matched[PEAK].mean(), matched[~PEAK].mean()], reference[1:], rtol=1e-6)
+
+
 def test_s3norm_without_a_solution_says_what_it_would_need():
     flat = np.ones(50)
     reference = TrackReference(peak_mean=3.0, background_mean=0.5)
