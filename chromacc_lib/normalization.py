@@ -135,13 +135,13 @@ def _measure(bin_means: np.ndarray, genome_mean: float, is_peak: np.ndarray, met
     if method == "quantile":
         fold = _known_fold(bin_means, genome_mean)
         quantiles = np.quantile(fold, LEVELS) if len(fold) else np.zeros(len(LEVELS))
-        _require_signal(quantiles[-1], len(bin_means), f"highest quantile ({LEVELS[-1]:g})", method, name)
+        _require_signal(quantiles[-1], bin_means, f"highest quantile ({LEVELS[-1]:g})", method, name)
         return FileConstants(genome_mean, quantiles=tuple(quantiles.tolist()))
     means = {}
     for kind, rows in (("peak", is_peak), ("background", ~is_peak)):
         fold = _known_fold(bin_means[rows], genome_mean)
         means[f"{kind}_mean"] = float(fold.mean()) if len(fold) else 0.0
-        _require_signal(means[f"{kind}_mean"], int(rows.sum()), f"mean under {kind} windows", method, name)
+        _require_signal(means[f"{kind}_mean"], bin_means[rows], f"mean under {kind} windows", method, name)
     return FileConstants(genome_mean, **means)
 
 
@@ -158,12 +158,13 @@ def _known_fold(bin_means: np.ndarray, genome_mean: float) -> np.ndarray:
     return bin_means[np.isfinite(bin_means)].astype(np.float64) / genome_mean
 
 
-def _require_signal(got: float, n_windows: int, what: str, method: str, name: str) -> None:
+def _require_signal(got: float, bin_means: np.ndarray, what: str, method: str, name: str) -> None:
     if not got > 0:
+        n_known = int(np.isfinite(bin_means).any(axis=1).sum())
         raise ChromaccError(
-            f"{name}: no signal to normalise by: {what} is {got:g} in {n_windows:,} windows of the training "
-            f"chromosomes; {method} needs it above 0. Leave the track out, or curate with normalization "
-            '"arcsinh", which needs nothing but the file\'s genome-wide mean')
+            f"{name}: no signal to normalise by: {what} is {got:g}, {method} needs it above 0; {n_known:,} of "
+            f"{len(bin_means):,} such windows of the training chromosomes have data. Leave the track out, or "
+            'curate with normalization "arcsinh", which needs nothing but the file\'s genome-wide mean')
 
 
 def _meet(own: FileConstants, bin_means: np.ndarray, is_peak: np.ndarray, method: str,
