@@ -404,8 +404,10 @@ def _add_block(words, values, size, chrom, starts, edges, sums):
         return False
     block_start, step, span = np.int64(words[1]), np.int64(words[3]), np.int64(words[4])
     kind, count = words[5] & 0xFF, np.int64(words[5] >> 16)
-    if kind < 1 or kind > 3 or count == 0 or size < 24 + count * 4 * (4 - np.int64(kind)):
+    if kind < 1 or kind > 3 or size < 24 + count * 4 * (4 - np.int64(kind)):
         return False
+    if count == 0:
+        return True  # pyBigWig writes such a block behind one that became exactly full
     if words[0] != chrom:
         return True  # a neighbour's block, which the index reaches for when it spans chromosomes
     length = edges[-1]

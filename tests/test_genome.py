@@ -5,9 +5,11 @@ import struct
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from Bio import bgzf
-from conftest import write_fasta
+from conftest import PARAMETERS, write_fasta
 
+from chromacc_lib.dataset import curate, open_dataset
 from chromacc_lib.genome import _stretches, genome_sizes, open_genome
 from chromacc_lib.problems import FileProblem
 from chromacc_lib.windows import base_content, sequence_codes
@@ -139,3 +141,14 @@ def test_an_index_that_does_not_fit_is_refused(tmp_path):
     (tmp_path / "g.fa.fai").write_text("chr1\t400\t6\t60\t61\n")
     with open_genome(fasta) as genome, pytest.raises(FileProblem, match="Remove the .fai"):
         sequence_codes(genome, pd.DataFrame({"chrom": ["chr1"], "start": [150], "end": [350]}))
+
+
+def test_a_dataset_is_the_same_from_a_two_bit_file(project, curated):
+    with open_genome(project.genome_fasta) as genome:
+        texts = {name: genome[name][:] for name in genome.keys()}
+    two_bit = write_two_bit(project.folder / "genome.2bit", texts)
+    made = curate(project.manifest, two_bit, project.folder / "dataset", PARAMETERS, blacklist=project.blacklist,
+                  say=lambda line: None)
+    from_two_bit, from_fasta = open_dataset(made.path), open_dataset(curated[1])
+    xr.testing.assert_equal(from_two_bit, from_fasta)
+    assert from_two_bit.attrs["genome_fasta"].endswith("genome.2bit")

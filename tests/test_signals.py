@@ -46,6 +46,15 @@ def test_by_hand(tmp_path):
     assert got[1].tolist() == [[0.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
 
 
+@pytest.mark.parametrize("n", [2727, 2728, 2729, 5456])
+def test_an_empty_block_behind_a_full_one_is_no_fault(tmp_path, n):
+    sizes = {"chr1": 100_000, "chr2": 100_000}  # 2,728 intervals fill a block of pyBigWig's
+    rows = [(10 * i, 10 * i + 5, 1.0) for i in range(n)]
+    path = write_bigwig(tmp_path / "full.bw", sizes, {"chr1": rows, "chr2": rows})
+    got = binned_signal(path, windows_at(("chr1", 0), ("chr2", 0), length=10 * n), 1)
+    assert got.tolist() == [[[0.5, 0.25, 1.0]]] * 2
+
+
 def test_bin_edges_are_floored():
     assert bin_edges(10, 3).tolist() == [0, 3, 6, 10]
     assert bin_edges(1500, 16)[:4].tolist() == [0, 93, 187, 281]
