@@ -104,7 +104,8 @@ def test_equal_to_values_base_by_base_in_any_order_and_chunking(random_track, mo
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-9)
     order = rng.permutation(len(windows))
     assert np.array_equal(binned_signal(random_track, windows.iloc[order], 15), got[order])
-    for most, gap in ((1, 0), (5_000, 100), (10**7, 10**7)):
+    for most, gap, at_once in ((1, 0, 1), (5_000, 100, 7), (10**7, 10**7, 10**6)):
+        monkeypatch.setattr(bigwig_module, "WINDOWS_AT_ONCE", at_once)
         monkeypatch.setattr(bigwig_module, "READ_BYTES", most)
         monkeypatch.setattr(LocalFile, "gap", gap)
         assert np.array_equal(binned_signal(random_track, windows, 15), got)
