@@ -22,13 +22,12 @@ from chromacc_lib import ChromaccError
 from chromacc_lib.problems import FileProblem, Problem
 from chromacc_lib.sources import ByteSource, open_source
 
-__all__ = [
-    "BigWig", "add_bins", "empty_sums", "inflater", "merge_ranges", "open_bigwig", "write_statistics",
-]
+__all__ = ["BigWig", "inflater", "merge_ranges", "open_bigwig", "read_bins"]
 
 BIGWIG_MAGIC, BIGBED_MAGIC, CHROM_TREE_MAGIC, RTREE_MAGIC = 0x888FFC26, 0x8789F2EB, 0x78CA8C91, 0x2468ACE0
 GZIP_MAGIC = b"\x1f\x8b"
 BLOCK_HEADER_BYTES = 24
+WINDOWS_AT_ONCE = 2048  # whose sums stay in the cache; a block at the seam is inflated twice
 READ_BYTES = 4 << 20   # compressed bytes held at once: bounds memory, and touches the disk in long strides
 
 _LEAF = np.dtype([("start_chrom", "<u4"), ("start", "<u4"), ("end_chrom", "<u4"), ("end", "<u4"),
@@ -289,16 +288,11 @@ def inflater() -> str:
 REFERENCE, SUM, SQUARE, TOP, COVERED = range(5)
 
 
-def empty_sums(windows: int, bins: int) -> np.ndarray:
-    """Return the sums of no data at all, for `add_bins`: float64, shape=(windows, bins, 5)."""
-    return np.zeros((windows, bins, 5))
-
-
 @numba.njit(nogil=True, cache=True)
-def write_statistics(sums, widths, rows, values, covered):
+def _write_statistics(sums, widths, rows, values, covered):
     """Write mean, population variance and max to values[rows] (n, B, 3), and the covered share to covered[rows].
 
-    sums: from `add_bins`, (n, B, 5); widths: of the bins, bp; rows: int64, (n,); values, covered: float32. Bases
+    sums: (n, B, 5); widths: of the bins, bp; rows: int64, (n,); values, covered: float32. Bases
     without data count as zero.
     """
     for i in range(len(rows)):
@@ -314,36 +308,32 @@ def write_statistics(sums, widths, rows, values, covered):
             covered[row, k] = sums[i, k, COVERED] / width
 
 
-def add_bins(bigwig: BigWig, chrom: str, starts: np.ndarray, edges: np.ndarray, sums: np.ndarray) -> None:
-    """Add what a bigWig holds under the windows of one chromosome to `sums` (see `empty_sums`).
+def read_bins(bigwig: BigWig, chrom: str, starts: np.ndarray, edges: np.ndarray, rows: np.ndarray,
+              values: np.ndarray, covered: np.ndarray) -> None:
+    """Write what a bigWig holds under the windows of one chromosome to values[rows] and covered[rows].
 
-    starts: int64, shape=(W,), bp, sorted; edges: int64, shape=(B + 1,), bp from a window's start. Raises
-    FileProblem that names the file and the block where data are corrupt.
+    starts: int64, shape=(n,), bp, sorted; edges: int64, shape=(B + 1,), bp from a window's start; values: float32,
+    (W, B, 3), mean, population variance and max, where bases without data count as zero; covered: float32, (W, B),
+    the share of bases with data. Raises FileProblem that names the file and the block where data are corrupt.
     """
-    length = int(edges[-1])
+    number, length, widths = bigwig.chrom_id(chrom), int(edges[-1]), np.diff(edges)
     blocks = bigwig.blocks(chrom, starts, starts + length)
-    number = bigwig.chrom_id(chrom)
-    offsets, sizes = blocks["offset"].astype(np.int64), blocks["size"].astype(np.int64)
-    groups = merge_ranges(offsets, sizes, bigwig.source.gap, READ_BYTES)
-    bigwig.source.prefetch(list(zip(offsets.tolist(), sizes.tolist())))
-    with _Reducer(bigwig.buffer_bytes) as reducer:
-        for first, last in groups:
-            begin = int(offsets[first])
-            raw = bigwig.source.read(begin, int(offsets[last - 1] + sizes[last - 1]) - begin)
-            bad = reducer.add(np.frombuffer(raw, dtype=np.uint8), offsets[first:last] - begin,
-                              sizes[first:last], number, starts, edges, sums)
-            if bad >= 0:
-                raise FileProblem(Problem(
-                    bigwig.source.name, 0, f"corrupt data of {chrom}", f"a bad block at byte {offsets[first + bad]}",
-                    "blocks that inflate to intervals in order", "Fetch the file again, and compare its md5."))
+    bigwig.source.prefetch(list(zip(blocks["offset"].tolist(), blocks["size"].tolist())))
+    with _Reducer(bigwig) as reducer:
+        for first in range(0, len(starts), WINDOWS_AT_ONCE):
+            here = starts[first:first + WINDOWS_AT_ONCE]
+            touched = blocks[_touches(blocks, number, here, here + length)]
+            sums = np.zeros((len(here), len(widths), 5))
+            reducer.add(chrom, number, touched, here, edges, sums)
+            _write_statistics(sums, widths, rows[first:first + WINDOWS_AT_ONCE], values, covered)
 
 
 class _Reducer:
-    """Holds the inflater and its buffer while the blocks of one chromosome are read."""
+    """Holds the inflater and its buffer while the blocks of a file are read."""
 
-    def __init__(self, buffer_bytes: int) -> None:
-        self.plain = buffer_bytes == 0
-        self.buffer = np.empty(max(buffer_bytes, 64) // 4 + 1, dtype=np.uint32)
+    def __init__(self, bigwig: BigWig) -> None:
+        self.source, self.plain = bigwig.source, bigwig.buffer_bytes == 0
+        self.buffer = np.empty(max(bigwig.buffer_bytes, 64) // 4 + 1, dtype=np.uint32)
         self.functions = None if self.plain else _libdeflate()
         self.state = self.functions.alloc() if self.functions else None
 
@@ -354,9 +344,23 @@ class _Reducer:
         if self.functions:
             self.functions.free(self.state)
 
-    def add(self, raw: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, chrom: int, starts: np.ndarray,
-            edges: np.ndarray, sums: np.ndarray) -> int:
-        """Inflate the blocks and add them; return the first corrupt block's row, or -1."""
+    def add(self, chrom: str, number: int, blocks: np.ndarray, starts: np.ndarray, edges: np.ndarray,
+            sums: np.ndarray) -> None:
+        """Read and inflate the blocks, and add them to the windows' sums."""
+        offsets, sizes = blocks["offset"].astype(np.int64), blocks["size"].astype(np.int64)
+        for first, last in merge_ranges(offsets, sizes, self.source.gap, READ_BYTES):
+            begin = int(offsets[first])
+            raw = self.source.read(begin, int(offsets[last - 1] + sizes[last - 1]) - begin)
+            bad = self._add(np.frombuffer(raw, dtype=np.uint8), offsets[first:last] - begin, sizes[first:last],
+                            number, starts, edges, sums)
+            if bad >= 0:
+                raise FileProblem(Problem(
+                    self.source.name, 0, f"corrupt data of {chrom}", f"a bad block at byte {offsets[first + bad]}",
+                    "blocks that inflate to intervals in order", "Fetch the file again, and compare its md5."))
+
+    def _add(self, raw: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, chrom: int, starts: np.ndarray,
+             edges: np.ndarray, sums: np.ndarray) -> int:
+        """Return the first corrupt block's row, or -1."""
         if self.functions:
             return _add_deflated(self.functions.inflate, self.state, raw, offsets, sizes, self.buffer, chrom,
                                  starts, edges, sums)
@@ -406,10 +410,10 @@ def _add_block(words, values, size, chrom, starts, edges, sums):
     kind, count = words[5] & 0xFF, np.int64(words[5] >> 16)
     if kind < 1 or kind > 3 or size < 24 + count * 4 * (4 - np.int64(kind)):
         return False
+    if count == 0:
+        return True  # pyBigWig writes such a block behind one that became exactly full
     if words[0] != chrom:
         return True  # a neighbour's block, which the index reaches for when it spans chromosomes
-    if count == 0:
-        return True  # libBigWig ends a chromosome whose intervals fill its blocks to the last with an empty one
     length = edges[-1]
     first_start, _ = _item(words, 0, kind, block_start, step, span)
     _, block_end = _item(words, count - 1, kind, block_start, step, span)

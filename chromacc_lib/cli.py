@@ -9,6 +9,8 @@ from chromacc_lib import ChromaccError, __version__
 
 __all__ = ["main"]
 
+GENOME_HELP = "path of a plain or bgzipped FASTA or a .2bit file; or hg38, fetched once into the cache (0.8 GB)"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0 done, 1 the user has to act, 2 wrong usage.
@@ -33,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_encode(commands)
     _add_check(commands)
+    _add_export(commands)
     _add_predict(commands)
     _add_report(commands)
     return parser
@@ -98,10 +101,28 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     """Add `chromacc check`."""
     check = commands.add_parser("check", help="check a manifest and its files, and list all problems")
     check.add_argument("manifest", type=_path)
-    check.add_argument("--genome-fasta", type=_path, required=True)
-    check.add_argument("--blacklist", type=_path)
+    check.add_argument("--genome-fasta", type=_path_or_name, required=True, help=GENOME_HELP)
+    check.add_argument("--blacklist", type=_path_or_name, help="path of a BED file, or hg38")
     check.add_argument("--for-prediction", action="store_true", help="allow cell types without accessibility")
     check.set_defaults(command=_check)
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    """Add `chromacc export`."""
+    export = commands.add_parser(
+        "export", help="write a dataset as tensors, as TFRecord, or as tracks of a genome browser"
+    )
+    export.add_argument("dataset", type=_path, metavar="DATASET_DIR", help="such as data/pilot/dataset")
+    export.add_argument(
+        "--format",
+        required=True,
+        choices=("tensors", "tfrecord", "browser"),
+        help="safetensors for PyTorch; TFRecord with its feature description; BED and bigWig",
+    )
+    export.add_argument(
+        "--out", type=_path, required=True, metavar="FOLDER", help="new, or an earlier export"
+    )
+    export.set_defaults(command=_export)
 
 
 def _add_predict(commands: argparse._SubParsersAction) -> None:
@@ -113,7 +134,7 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     predict.add_argument(
         "--manifest", type=_path, required=True, help="whatever tracks the cell type has"
     )
-    predict.add_argument("--genome-fasta", type=_path, required=True)
+    predict.add_argument("--genome-fasta", type=_path_or_name, required=True, help=GENOME_HELP)
     predict.add_argument(
         "--regions",
         type=_path,
@@ -150,6 +171,13 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
 def _path(text: str) -> Path:
     """Return a path as typed, from the working directory, made absolute."""
     return Path(text).expanduser().absolute()
+
+
+def _path_or_name(text: str) -> str | Path:
+    """Return the name of a pinned reference as it is, and anything else as a path; ./hg38 is a path."""
+    from chromacc_lib.reference import REFERENCES
+
+    return text if text in REFERENCES else _path(text)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -199,11 +227,12 @@ def _check(options: argparse.Namespace) -> int:
     """Check a manifest; print every problem and every note. Notes alone leave it usable."""
     from chromacc_lib.fetch import fetch
     from chromacc_lib.manifest import check_manifest, read_manifest
+    from chromacc_lib.reference import blacklist_path, genome_path
 
     problems = check_manifest(
         fetch(read_manifest(options.manifest)),
-        options.genome_fasta,
-        options.blacklist,
+        genome_path(options.genome_fasta),
+        options.blacklist and blacklist_path(options.blacklist),
         for_training=not options.for_prediction,
     )
     for problem in problems:
@@ -213,14 +242,23 @@ def _check(options: argparse.Namespace) -> int:
     return 1 if fatal else 0
 
 
+def _export(options: argparse.Namespace) -> int:
+    """Export a dataset."""
+    from chromacc_lib.exports import export
+
+    print(f"written to {export(options.dataset, options.format, options.out)}")
+    return 0
+
+
 def _predict(options: argparse.Namespace) -> int:
     """Predict one cell type."""
     from chromacc_lib.prediction import predict_manifest
+    from chromacc_lib.reference import genome_path
 
     predict_manifest(
         options.model,
         options.manifest,
-        options.genome_fasta,
+        genome_path(options.genome_fasta),
         options.regions or "",
         options.out,
         cell_type=options.cell_type,

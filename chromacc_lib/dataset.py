@@ -33,18 +33,19 @@ from chromacc_lib.signals import (
 )
 from chromacc_lib.sources import is_url
 from chromacc_lib.windows import (
-    Count, Selection, background_windows, cap_windows, label_windows, peak_windows, read_peaks,
+    Count, Selection, background_windows, cap_windows, label_windows, observed_assays, peak_windows, read_peaks,
     sequence_codes, split_cell_types, split_chromosomes,
 )
 
 __all__ = [
     "Arrays", "Curation", "CurationParameters", "compare_normalizations", "curate", "load_arrays",
-    "locus_average", "open_dataset", "read_normalization", "track_signal", "window_summaries", "window_tracks",
+    "locus_average", "open_dataset", "read_normalization", "replace_folder", "track_signal", "window_summaries",
+    "window_tracks",
 ]
 
 MAX_FEATURES = 2_000  # metadata features (genes); more than that is a transcriptome, not a description
 CHUNK_WINDOWS = 512   # windows a zarr chunk: some MB for the largest variable
-_SOURCES = ("__init__", "sources", "bigwig", "manifest", "fetch", "windows", "signals", "normalization",
+_SOURCES = ("__init__", "sources", "genome", "bigwig", "manifest", "fetch", "windows", "signals", "normalization",
             "dataset")  # code whose change curates again
 
 
@@ -121,7 +122,7 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
             say(f"{name}: {track['note']}")
     _write_json(partial / "normalization.json", normalization)
     _write_json(partial / "curation.json", summary)
-    _replace_folder(partial, target)
+    replace_folder(partial, target)
     return Curation(target, summary, fresh=True)
 
 
@@ -190,7 +191,7 @@ def _cell_types(table: pd.DataFrame, parameters: CurationParameters) -> pd.DataF
     """Return cell_type, split, lineage, donor; one row each, in the manifest's order."""
     pairs = table[["cell_type", "donor", "lineage"]].drop_duplicates()
     split = split_cell_types(pairs, parameters.seed, parameters.test_cell_types,
-                             parameters.validation_cell_types)
+                             parameters.validation_cell_types, observed_assays(table))
     rows = [{"cell_type": name, "split": split[name],
              "lineage": next((x for x in group["lineage"] if x), ""),
              "donor": ";".join(sorted(set(group["donor"]) - {""}))}
@@ -596,12 +597,12 @@ def read_normalization(path: str | Path) -> dict:
     return content
 
 
-def load_arrays(path: str | Path) -> Arrays:
-    """Load a dataset's folder into memory, normalised by its own constants.
+def load_arrays(path: str | Path, windows: slice = slice(None)) -> Arrays:
+    """Load a dataset's folder, or these windows of it, into memory, normalised by its own constants.
 
     Raises ChromaccError if it is not there.
     """
-    dataset, normalization = open_dataset(path), read_normalization(path)
+    dataset, normalization = open_dataset(path).isel(window=windows), read_normalization(path)
     marks, tfs = (tuple(dataset[dim].values.tolist()) for dim in ("histone_mark", "tf_name"))
     features = tuple(dataset["feature"].values.tolist())
     cell_names = dataset["cell_type"].values.tolist()
@@ -634,7 +635,7 @@ def _write_zarr(dataset: xr.Dataset, path: Path) -> None:
     dataset.to_zarr(path, mode="w", encoding=encoding, zarr_format=2, consolidated=True)
 
 
-def _replace_folder(new: Path, target: Path) -> None:
+def replace_folder(new: Path, target: Path) -> None:
     """Rename `new` to `target`; an older `target` is set aside first and removed last."""
     old = target.with_name(target.name + ".old")
     if old.exists():

@@ -28,7 +28,7 @@ from chromacc_lib.motifs import Marginal, Pattern, jaspar_motifs, write_patterns
 from chromacc_lib.simulate import LINEAGE_TFS, UBIQUITOUS
 
 __all__ = ["AttentionSummary", "Places", "attention_agreement", "attention_maps", "attention_summary", "choose_places",
-           "expression_of", "modality_contributions", "motif_table", "per_base_auprc", "planted_instances",
+           "expression_of", "modality_alone", "modality_contributions", "motif_table", "per_base_auprc", "planted_instances",
            "recovered_tfs", "require_interpretable", "rollout", "save_interpretation", "shared_seqlets"]  # fmt: skip
 
 MATCH_Q = 0.05  # a TF is named when TOMTOM's q is this or less
@@ -105,7 +105,7 @@ def modality_contributions(
     variance = np.array([np.var(score[known[:, c], c]) if known[:, c].any() else np.nan for c in cells])
     tables = []
     for (name, group), (modality, index) in inputs.items():
-        masked = _predict(model, data, windows, cells, at_once, modality, index)
+        masked = _predict(model, data, windows, cells, at_once, [(modality, index)])
         measured = _measured(data.batch(windows, cells), modality, index).any(0)
         without = _mean_known((masked - score) ** 2, known)
         rise = np.where(measured, (without - error) / variance, np.nan)
@@ -118,6 +118,32 @@ def modality_contributions(
     return pd.concat(tables, ignore_index=True)
 
 
+def modality_alone(model: nn.Module, arrays: Arrays, windows: np.ndarray, at_once: int = 32) -> pd.DataFrame:
+    """Leave the model one modality at a time, all others masked, and see what is left of its skill.
+
+    One row a modality, and one with all of them, over `windows` in cell types that were not trained on: pearson (median
+    over cell types), skill over the training-cell-type average (median). A lower bound of what the modality can do, since
+    the model was trained with all of them, and seldom with one.
+    """
+    data, cells = RegionData(arrays), np.flatnonzero(~arrays.train_mask)
+    score, average = arrays.score[np.ix_(windows, cells)], arrays.prior_score[np.ix_(windows, cells)]
+    rows = {"all together": []} | {name: [(other, None) for other in MODALITIES if other != name] for name in MODALITIES}
+    table = {}
+    for name, masked in rows.items():
+        predicted = _predict(model, data, windows, cells, at_once, masked)
+        known = [np.isfinite(score[:, c]) for c in range(len(cells))]
+        r = [_correlation(predicted[k, c], score[k, c]) for c, k in enumerate(known)]
+        loss = [np.mean((predicted[k, c] - score[k, c]) ** 2) for c, k in enumerate(known)]
+        bar = [np.mean((average[k, c] - score[k, c]) ** 2) for c, k in enumerate(known)]
+        table[name] = {"pearson": np.median(r), "skill": np.median(1 - np.array(loss) / np.array(bar))}
+    return pd.DataFrame(table).T.rename_axis("left to the model").assign(cell_types=len(cells), windows=len(windows))
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Pearson r; 0 where one of the two does not vary: it says nothing of the other."""
+    return float(np.corrcoef(first, second)[0, 1]) if np.ptp(first) > 0 and np.ptp(second) > 0 else 0.0
+
+
 def _mean_known(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Mean over windows where known, (W, C) -> (C,); NaN for a cell type without any."""
     count = known.sum(0)
@@ -127,14 +153,16 @@ def _mean_known(values: np.ndarray, known: np.ndarray) -> np.ndarray:
 @torch.no_grad()
 def _predict(
     model: nn.Module, data: RegionData, windows: np.ndarray, cells: np.ndarray, at_once: int,
-    modality: str | None = None, index: int | None = None,
+    masked: Sequence[tuple[str, int | None]] = (),
 ) -> np.ndarray:  # fmt: skip
-    """Scores (W, C), mean of both strands, with one modality (or one of its tracks) masked."""
+    """Scores (W, C), mean of both strands, with modalities (or single tracks of them) masked."""
     device, parts = next(model.parameters()).device, []
     with evaluating(model):
         for start in range(0, len(windows), at_once):
             batch = data.batch(windows[start : start + at_once], cells)
-            batch = (batch if modality is None else without(batch, modality, index)).to(device)
+            for modality, index in masked:
+                batch = without(batch, modality, index)
+            batch = batch.to(device)
             both = model(batch).score + model(batch.reverse_complement()).score
             parts.append((both / 2).float().cpu().numpy())
     return np.concatenate(parts)

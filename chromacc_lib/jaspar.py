@@ -11,7 +11,7 @@ from pyjaspar import jaspardb
 
 from chromacc_lib import ChromaccError
 
-__all__ = ["JASPAR_RELEASE", "matrices_by_name", "matrix_by_id", "vertebrate_matrices"]
+__all__ = ["JASPAR_RELEASE", "matrices_of", "matrix_by_id", "vertebrate_matrices"]
 
 JASPAR_RELEASE = "JASPAR2026"
 
@@ -36,16 +36,19 @@ def vertebrate_matrices() -> dict[str, tuple[str, np.ndarray]]:
     return {m.matrix_id: (m.name, _probabilities(m.counts)) for m in sorted(motifs, key=lambda m: m.matrix_id)}
 
 
-def matrices_by_name(names: Iterable[str]) -> dict[str, tuple[str, np.ndarray]]:
-    """{name: (identifier, probabilities)} of the names that JASPAR knows, without regard to case.
+def matrices_of(names: Iterable[str], most: int, longest: int) -> list[tuple[str, str, np.ndarray]]:
+    """(TF, identifier, probabilities) of the matrices of these TFs, alone or as part of a dimer, without regard to case.
 
-    Of several matrices of one name the one with the lowest identifier is taken, the TF's first published profile.
-    Names without a matrix are left out: the caller sees which by comparing.
+    Each TF's first `most` by identifier: FOS::JUN is a matrix of JUN, and the one that its peaks show. One longer
+    than `longest` bp is taken only where it is the TF's first. Ordered by rank, then TF, so that a caller who can use but few gets one of each TF first. Names without a matrix are left out.
     """
-    first: dict[str, tuple[str, np.ndarray]] = {}
+    found: dict[str, list[tuple[str, np.ndarray]]] = {name: [] for name in names}
     for identifier, (name, matrix) in vertebrate_matrices().items():
-        first.setdefault(name.upper(), (identifier, matrix))
-    return {name: first[name.upper()] for name in names if name.upper() in first}
+        parts = {part.partition("(")[0].strip() for part in name.upper().split("::")}
+        for tf, matrices in found.items():
+            if tf.upper() in parts and len(matrices) < most and (len(matrix) <= longest or not matrices):
+                matrices.append((identifier, matrix))
+    return [(tf, *matrices[rank]) for rank in range(most) for tf, matrices in found.items() if rank < len(matrices)]
 
 
 def _probabilities(counts: dict) -> np.ndarray:

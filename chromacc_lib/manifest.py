@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyfaidx
 
 from chromacc_lib import ChromaccError, project_path
 from chromacc_lib.bigwig import BigWig, open_bigwig
+from chromacc_lib.genome import genome_sizes, open_genome
 from chromacc_lib.problems import FileProblem, Problem, require_no_problems
 from chromacc_lib.sources import file_md5, is_url, open_source, require_file
 
@@ -162,35 +162,6 @@ def write_lock(manifest: pd.DataFrame, path: str | Path,
     table = lock_table(manifest, references)
     table.to_csv(path, sep="\t", index=False)
     return table
-
-
-# --- genome -------------------------------------------------------------------------------------------------
-def open_genome(path: str | Path) -> pyfaidx.Fasta:
-    """Open a plain or bgzipped FASTA; slices are upper-case text, 0-based half-open.
-
-    Builds the index (.fai) beside it where there is none. Raises FileProblem when the file is
-    missing, empty, gzipped but not bgzipped, or cannot be indexed.
-    """
-    path = project_path(path)
-    require_file(path)
-    try:
-        genome = pyfaidx.Fasta(str(path), sequence_always_upper=True, as_raw=True)
-    except (pyfaidx.FastaIndexingError, pyfaidx.UnsupportedCompressionFormat, OSError, ValueError) as error:
-        raise FileProblem(Problem(
-            str(path), 0, "FASTA cannot be indexed", str(error) or type(error).__name__,
-            "a plain or bgzipped FASTA in a folder where its index (.fai) is or can be written",
-            "If it is gzipped: gunzip it, or recompress it with bgzip. If the folder is read-only: "
-            "run `samtools faidx` on a copy.")) from error
-    if not len(genome.keys()):
-        raise FileProblem(Problem(str(path), 0, "no sequence", "no line that starts with >", "a FASTA file",
-                                  "Give the genome's FASTA."))
-    return genome
-
-
-def genome_sizes(path: str | Path) -> dict[str, int]:
-    """Return {chromosome: length in bp} of a FASTA, in the file's order. Raises as `open_genome`."""
-    with open_genome(path) as genome:
-        return {name: len(genome[name]) for name in genome.keys()}
 
 
 # --- BED and narrowPeak -------------------------------------------------------------------------------------

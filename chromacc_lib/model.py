@@ -8,6 +8,7 @@ A token is a place: the T tokens of every modality line up with the T bins of th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -350,8 +351,8 @@ class ChromaccModel(nn.Module):
         return self._heads(tokens.reshape(b, c, t, -1), batch, attention)
 
     @torch.no_grad()
-    def start_from_motifs(self, matrices: dict[str, Tensor]) -> None:
-        """Start one kernel of the scan at each given motif, {TF: probabilities (length, 4)}, before training.
+    def start_from_motifs(self, matrices: Sequence[tuple[str, Tensor]]) -> None:
+        """Start one kernel of the scan at each given motif, (TF, probabilities (length, 4)), before training.
 
         Where the TF is also a metadata feature, its channel's gate starts at that feature: the pairing of motif and TF
         is known biology, and a dozen cell types are too few to find it anew. Everything stays trainable, and the
@@ -360,7 +361,7 @@ class ChromaccModel(nn.Module):
         scan, width = self.sequence_encoder.scan, self.config.motif_kernel_bp
         if len(matrices) > scan.out_channels:
             raise ChromaccError(f"start_from_motifs: {len(matrices)} motifs, but d_model={scan.out_channels} kernels.")
-        for channel, (tf, matrix) in enumerate(matrices.items()):
+        for channel, (tf, matrix) in enumerate(matrices):
             odds = torch.log2((matrix.float() + 0.01) / 0.26)
             skip = max(0, len(odds) - width) // 2
             odds = odds[skip : skip + width].T  # (L, 4) -> (4, L), the centre of a motif longer than the kernel

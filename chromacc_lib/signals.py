@@ -16,7 +16,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from chromacc_lib import ChromaccError
-from chromacc_lib.bigwig import add_bins, empty_sums, open_bigwig, write_statistics
+from chromacc_lib.bigwig import open_bigwig, read_bins
 
 __all__ = [
     "STATISTICS", "Signal", "bin_edges", "binned_signal", "binned_signals", "bytes_to_fetch", "chroms_with_data",
@@ -104,9 +104,7 @@ def _read(entry: str | Path, groups: Sequence[_Rows], n_windows: int, n_bins: in
         for chrom, rows, starts, length in groups:
             if chrom in present:
                 _require_inside(entry, chrom, starts, length, bigwig.chroms[chrom])
-                edges, sums = bin_edges(length, n_bins), empty_sums(len(rows), n_bins)
-                add_bins(bigwig, chrom, starts, edges, sums)
-                write_statistics(sums, np.diff(edges), rows, *signal)
+                read_bins(bigwig, chrom, starts, bin_edges(length, n_bins), rows, *signal)
     return signal
 
 

@@ -25,12 +25,13 @@ from tqdm import tqdm
 from chromacc_lib import ChromaccError
 from chromacc_lib.batches import RegionData, Target, drop_inputs, mask_accessibility, region_batches
 from chromacc_lib.dataset import Arrays
-from chromacc_lib.jaspar import matrices_by_name
+from chromacc_lib.jaspar import matrices_of
 from chromacc_lib.model import Batch, ChromaccModel, ModelConfig, Output
 
 __all__ = ["TrainingConfig", "TrainingResult", "build_model", "choose_device", "model_config", "objective", "save_model",
            "train"]  # fmt: skip
 
+MATRICES_PER_TF = 4  # JASPAR has several of some TFs: alone, in dimers, of two lengths
 BRANCHES = ("sequence_encoder", "histone_encoder", "tf_encoder", "cell_gate", "cell_token", "prior_token", "fusion",
             "encoder", "score_head", "label_head", "profile_head")  # fmt: skip
 
@@ -98,12 +99,13 @@ def model_config(arrays: Arrays, **sizes) -> ModelConfig:
 
 
 def build_model(arrays: Arrays, motif_prior: bool, sizes: dict | None = None) -> tuple[ChromaccModel, dict[str, str]]:
-    """An untrained model for a dataset, and the motifs that it starts from, {TF: JASPAR identifier} (maybe none)."""
+    """An untrained model for a dataset, and the motifs that it starts from, {TF: JASPAR identifiers} (maybe none)."""
     model = ChromaccModel(model_config(arrays, **(sizes or {})))
-    known = matrices_by_name(dict.fromkeys((*arrays.features, *arrays.tfs))) if motif_prior else {}
-    known = dict(list(known.items())[: model.config.d_model // 2])  # half of the kernels stay free to find their own
-    model.start_from_motifs({tf: torch.from_numpy(matrix) for tf, (_, matrix) in known.items()})
-    return model, {tf: identifier for tf, (identifier, _) in known.items()}
+    tfs = dict.fromkeys((*arrays.features, *arrays.tfs)) if motif_prior else {}
+    known = matrices_of(tfs, MATRICES_PER_TF, model.config.motif_kernel_bp)
+    known = known[: model.config.d_model // 2]  # half of the kernels stay free to find their own
+    model.start_from_motifs([(tf, torch.from_numpy(matrix)) for tf, _, matrix in known])
+    return model, {tf: ", ".join(i for name, i, _ in known if name == tf) for tf in dict.fromkeys(tf for tf, *_ in known)}
 
 
 def train(

@@ -9,27 +9,26 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyfaidx
 from bioframe.core import arrops
 from scipy.stats import ks_2samp
 
 from chromacc_lib import ChromaccError
-from chromacc_lib.manifest import genome_sizes, open_genome, read_intervals
+from chromacc_lib.genome import N_CODE, Genome, genome_sizes, open_genome
+from chromacc_lib.manifest import INPUT_KINDS, read_intervals
 from chromacc_lib.problems import require_no_problems
 
 __all__ = [
-    "SPLITS", "Count", "Selection", "background_windows", "base_content", "cap_windows", "label_windows",
-    "match_gc", "peak_windows", "read_peaks", "sequence_codes", "split_cell_types", "split_chromosomes",
+    "SPLITS", "Count", "Fold", "Selection", "background_windows", "base_content", "cap_windows",
+    "label_windows", "leave_one_out_folds", "match_gc", "observed_assays", "peak_windows", "read_peaks",
+    "sequence_codes", "split_cell_types", "split_chromosomes",
 ]
 
 SPLITS = ("train", "validation", "test")
 FRACTIONS = (0.70, 0.15, 0.15)
+WEIGHT_ALL = 4.0    # of a cell type in the total; in its lineage it weighs 1
+WEIGHT_ASSAY = 0.5  # of a cell type among those that lack an assay
 NO_VALIDATION = ("none",)  # what to give for validation cell types when there are too few to spare one
-N_CODE = 4
-
-_CODES = np.full(256, N_CODE, dtype=np.uint8)  # IUPAC letters other than ACGT are N
-for _code, _letters in enumerate(("Aa", "Cc", "Gg", "Tt")):
-    _CODES[[ord(letter) for letter in _letters]] = _code
+CHUNK_WINDOWS = 4096  # windows whose bases are read at once: some MB
 
 
 @dataclass(frozen=True)
@@ -71,25 +70,27 @@ def read_peaks(path: str | Path, sizes: Mapping[str, int] | None = None) -> pd.D
     return table[["chrom", "start", "end", "strength", "summit"]]
 
 
-def sequence_codes(genome: pyfaidx.Fasta, windows: pd.DataFrame) -> np.ndarray:
+def sequence_codes(genome: Genome, windows: pd.DataFrame) -> np.ndarray:
     """Return the windows' bases, uint8, shape=(W, L): 0..3 = ACGT, 4 = N or any other letter.
 
-    genome: from `open_genome`. windows: chrom, start, end, all of one length L, in any order.
-    Raises ChromaccError for a window past its chromosome's end.
+    genome: from `open_genome`. windows: chrom, start, end, all of one length L, in any order; what lies far
+    from them is not read. Raises ChromaccError for a window past its chromosome's end.
     """
     length = _one_length(windows)
     codes = np.empty((len(windows), length), dtype=np.uint8)
-    chroms, starts = windows["chrom"].to_numpy(dtype=str), windows["start"].to_numpy()
-    for chrom in np.unique(chroms):
-        rows = np.flatnonzero(chroms == chrom)
-        if chrom not in genome or starts[rows].min() < 0 or starts[rows].max() + length > len(genome[chrom]):
+    numbers, chroms = pd.factorize(windows["chrom"])
+    starts = windows["start"].to_numpy(dtype=np.int64)
+    for number, chrom in enumerate(chroms):
+        rows = np.flatnonzero(numbers == number)
+        rows = rows[np.argsort(starts[rows], kind="stable")]
+        first, last = starts[rows[0]], starts[rows[-1]]
+        if chrom not in genome or first < 0 or last + length > len(genome[chrom]):
             raise ChromaccError(
-                f"windows on {chrom} reach outside the FASTA: got starts from {starts[rows].min()} to "
-                f"{starts[rows].max()} with {length} bp; use windows of the FASTA's own assembly")
-        first, last = int(starts[rows].min()), int(starts[rows].max()) + length
-        bases = np.frombuffer(genome[chrom][first:last].encode("ascii"), dtype=np.uint8)
-        views = np.lib.stride_tricks.sliding_window_view(bases, length)  # (last - first - L + 1, L), no copy
-        codes[rows] = _CODES[views[starts[rows] - first]]
+                f"windows on {chrom} reach outside the FASTA: got starts from {first} to "
+                f"{last} with {length} bp; use windows of the FASTA's own assembly")
+        for at in range(0, len(rows), CHUNK_WINDOWS):
+            part = rows[at:at + CHUNK_WINDOWS]
+            codes[part] = genome.codes(chrom, starts[part], length)
     return codes
 
 
@@ -101,7 +102,7 @@ def _one_length(windows: pd.DataFrame) -> int:
     return int(lengths[0]) if len(lengths) else 0
 
 
-def base_content(genome: pyfaidx.Fasta, windows: pd.DataFrame, chunk: int = 20_000) -> pd.DataFrame:
+def base_content(genome: Genome, windows: pd.DataFrame, chunk: int = 20_000) -> pd.DataFrame:
     """Return `gc` (GC of the known bases; NaN where all are N) and `n_fraction` of each window, float64."""
     gc, unknown = np.empty(len(windows)), np.empty(len(windows))
     for first in range(0, len(windows), chunk):
@@ -352,20 +353,79 @@ def split_chromosomes(n_windows: Mapping[str, int], seed: int, test: Sequence[st
     return _split("chromosomes", units, weights, seed, tuple(test), tuple(validation), allow_none=False)
 
 
+def observed_assays(manifest: pd.DataFrame) -> pd.DataFrame:
+    """Return which inputs each cell type has: bool, cell types as rows, (kind, target) as columns.
+
+    manifest: from `read_manifest`; histone, TF and expression rows count. An input that all have is there too.
+    """
+    cells = list(dict.fromkeys(manifest["cell_type"]))
+    rows = manifest[manifest["kind"].isin(INPUT_KINDS)]
+    pairs = set(zip(rows["cell_type"], rows["kind"], rows["target"]))
+    inputs = sorted({pair[1:] for pair in pairs})
+    has = np.array([[(cell, *pair) in pairs for pair in inputs] for cell in cells], dtype=bool)
+    columns = pd.MultiIndex.from_tuples(inputs, names=["kind", "target"]) if inputs else []
+    return pd.DataFrame(has.reshape(len(cells), len(inputs)), index=cells, columns=columns)
+
+
 def split_cell_types(cell_types: pd.DataFrame, seed: int, test: Sequence[str] = (),
-                     validation: Sequence[str] = ()) -> dict[str, str]:
-    """Assign whole cell types to train, validation and test, near 70/15/15, with lineages spread evenly.
+                     validation: Sequence[str] = (), observed: pd.DataFrame | None = None) -> dict[str, str]:
+    """Assign whole cell types to train, validation and test, near 70/15/15, spread over lineages and assays.
 
     cell_types: one row for each pair of cell_type and donor, and its lineage. Cell types that share a donor
-    stay together. test, validation: explicit names; validation ("none",) = no validation cell types. Raises
+    stay together. observed: from `observed_assays`; cell types that lack an assay are then spread as well, so
+    that no split is the one without it. Of 4,096 random draws that is taken whose counts deviate least from
+    70/15/15: a deviation of one cell type weighs 4, within a lineage 1 more, within those that lack a given
+    assay 0.5 more. test, validation: explicit names; validation ("none",) = no validation cell types. Raises
     ChromaccError for an unknown name, an explicit list that parts one donor, or too few cell types.
     """
     lineage = cell_types.groupby("cell_type", sort=False)["lineage"].first()
     units = _donor_groups(cell_types)
     strata = pd.get_dummies(lineage).astype(float)
-    strata.insert(0, "all", 4.0)  # the total counts most, lineages next
+    strata.insert(0, "all", WEIGHT_ALL)
     weights = np.array([strata.loc[list(unit)].sum(axis=0).to_numpy() for unit in units])
+    if observed is not None:
+        lacking = ~observed.loc[:, ~observed.all(axis=0)]
+        lacks = [WEIGHT_ASSAY * lacking.loc[list(unit)].sum(axis=0).to_numpy(dtype=float) for unit in units]
+        weights = np.hstack([weights, np.array(lacks).reshape(len(units), -1)])
     return _split("cell types", units, weights, seed, tuple(test), tuple(validation), allow_none=True)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold's explicit lists, named as the parameters of curation: `replace(parameters, **vars(fold))`."""
+
+    test_cell_types: tuple[str, ...]
+    validation_cell_types: tuple[str, ...]
+
+
+def leave_one_out_folds(cell_types: pd.DataFrame, seed: int,
+                        observed: pd.DataFrame | None = None) -> list[Fold]:
+    """Return a fold for each cell type: it alone is tested, with those that share its donor.
+
+    cell_types, observed: as for `split_cell_types`, which draws each fold's validation cell types from the
+    others; where that would leave fewer than two to train on, ("none",) stands there, and training cell types
+    validate. Raises ChromaccError where a fold has fewer than two training cell types even so.
+    """
+    folds = []
+    for unit in _donor_groups(cell_types):
+        others = [name for name in dict.fromkeys(cell_types["cell_type"]) if name not in unit]
+        if len(others) < 2:
+            raise ChromaccError(
+                f"leave-one-out: without {', '.join(unit)} {len(others)} cell type(s) are left to train on, "
+                "and at least 2 are needed; add cell types of other donors")
+        validation = _validation_of(cell_types, seed, unit, observed)
+        folds.append(Fold(unit, validation if len(others) - len(validation) >= 2 else NO_VALIDATION))
+    return folds
+
+
+def _validation_of(cell_types: pd.DataFrame, seed: int, test: tuple[str, ...],
+                   observed: pd.DataFrame | None) -> tuple[str, ...]:
+    """Draw validation cell types beside given test ones; all others where they are one donor's."""
+    others = cell_types[~cell_types["cell_type"].isin(test)]
+    if len(_donor_groups(others)) < 2:
+        return tuple(dict.fromkeys(others["cell_type"]))
+    split = split_cell_types(cell_types, seed, test, observed=observed)
+    return tuple(name for name, where in split.items() if where == "validation")
 
 
 def _donor_groups(cell_types: pd.DataFrame) -> list[tuple[str, ...]]:
@@ -427,8 +487,8 @@ def _draw(weights: np.ndarray, free: list[int], to_draw: list[str], seed: int,
           tries: int = 4096) -> dict[int, str]:
     """Draw `tries` random assignments of the free units, and take the first that comes nearest to 70/15/15.
 
-    weights: shape=(U, K), a unit's weight in each of K strata (all, and each lineage). No split is left
-    empty.
+    weights: shape=(U, K), a unit's weight in each of K strata (all, each lineage, and who lacks which assay).
+    No split is left empty.
     """
     if not to_draw:
         return dict.fromkeys(free, "train")

@@ -27,6 +27,7 @@ IMPORT_NAMES = {
     "modisco": "modiscolite",
     "pyzmq": "zmq",
     "ipython": "IPython",
+    "google-crc32c": "google_crc32c",
 }
 CALLED_FOR = [
     "jupyterlab",

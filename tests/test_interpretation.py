@@ -366,6 +366,18 @@ def test_contributions_name_the_inputs_that_are_used(world):
     assert np.isnan(missing["rise"]) and np.isnan(missing["rms"])
 
 
+def test_one_modality_at_a_time(world):
+    arrays, windows = world[0], np.arange(12)
+    table = interpretation.modality_alone(MarkModel(), arrays, windows, at_once=5)
+    assert table.index.tolist() == ["all together", *MODALITIES]
+    assert table.loc["prior", "skill"] == 0, "the average has no skill over itself"
+    assert table.loc[["sequence", "tf", "cell"], "pearson"].tolist() == [0, 0, 0], "the model does not use them"
+    unseen = np.flatnonzero(~arrays.train_mask)
+    mark = arrays.histone[np.ix_(windows, unseen)][:, :, 0, :, 0].mean(-1)
+    expected = [np.corrcoef(mark[:, i], arrays.score[windows, c])[0, 1] for i, c in enumerate(unseen)]
+    assert table.loc["histone", "pearson"] == pytest.approx(np.median(expected), rel=1e-5)
+
+
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_masking_leaves_the_other_inputs_alone(world, modality):
     batch = RegionData(world[0]).batch(np.arange(3), np.arange(2))

@@ -154,7 +154,7 @@ def test_the_gate_lets_a_motif_count_as_much_as_its_tf_is_expressed():
 def test_kernels_started_from_a_motif_find_it_on_both_strands():
     model = make_model()
     site = torch.tensor([0, 2, 0, 3, 0, 0, 2, 1, 1])
-    model.start_from_motifs({"GATA1": torch.nn.functional.one_hot(site, 4).double()})
+    model.start_from_motifs([("GATA1", torch.nn.functional.one_hot(site, 4).double())])
     codes = torch.randint(0, 4, (2, 200), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     codes[0, 84:93] = site
     codes[1, 84:93] = 3 - site.flip(0)
@@ -163,7 +163,7 @@ def test_kernels_started_from_a_motif_find_it_on_both_strands():
     assert (matches[:, :, 0].argmax(1) == 4).all()
     assert model.cell_gate.of_cell.weight[0].argmax() == 1  # the gate of that channel follows GATA1's expression
     with pytest.raises(ChromaccError, match="33 motifs"):
-        model.start_from_motifs({str(i): torch.full((5, 4), 0.25) for i in range(33)})
+        model.start_from_motifs([(str(i), torch.full((5, 4), 0.25)) for i in range(33)])
 
 
 def test_dropout_from_bytes_drops_its_share_keeps_the_mean_and_is_off_in_evaluation():

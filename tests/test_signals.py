@@ -46,6 +46,15 @@ def test_by_hand(tmp_path):
     assert got[1].tolist() == [[0.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
 
 
+@pytest.mark.parametrize("n", [2727, 2728, 2729, 5456])
+def test_an_empty_block_behind_a_full_one_is_no_fault(tmp_path, n):
+    sizes = {"chr1": 100_000, "chr2": 100_000}  # 2,728 intervals fill a block of pyBigWig's
+    rows = [(10 * i, 10 * i + 5, 1.0) for i in range(n)]
+    path = write_bigwig(tmp_path / "full.bw", sizes, {"chr1": rows, "chr2": rows})
+    got = binned_signal(path, windows_at(("chr1", 0), ("chr2", 0), length=10 * n), 1)
+    assert got.tolist() == [[[0.5, 0.25, 1.0]]] * 2
+
+
 def test_bin_edges_are_floored():
     assert bin_edges(10, 3).tolist() == [0, 3, 6, 10]
     assert bin_edges(1500, 16)[:4].tolist() == [0, 93, 187, 281]
@@ -95,7 +104,8 @@ def test_equal_to_values_base_by_base_in_any_order_and_chunking(random_track, mo
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-9)
     order = rng.permutation(len(windows))
     assert np.array_equal(binned_signal(random_track, windows.iloc[order], 15), got[order])
-    for most, gap in ((1, 0), (5_000, 100), (10**7, 10**7)):
+    for most, gap, at_once in ((1, 0, 1), (5_000, 100, 7), (10**7, 10**7, 10**6)):
+        monkeypatch.setattr(bigwig_module, "WINDOWS_AT_ONCE", at_once)
         monkeypatch.setattr(bigwig_module, "READ_BYTES", most)
         monkeypatch.setattr(LocalFile, "gap", gap)
         assert np.array_equal(binned_signal(random_track, windows, 15), got)

@@ -10,7 +10,7 @@ import pyfaidx
 import pytest
 
 from chromacc_lib import ChromaccError
-from chromacc_lib.jaspar import matrices_by_name, matrix_by_id
+from chromacc_lib.jaspar import matrices_of, matrix_by_id
 from chromacc_lib.manifest import check_manifest, is_simulated, read_manifest
 from chromacc_lib.simulate import LINEAGE_TFS, TF_TRACKS, UBIQUITOUS, simulate
 
@@ -109,7 +109,9 @@ def test_the_truth_depends_on_cell_type_and_on_sequence(simulated):
 def test_jaspar_by_identifier_and_by_name():
     assert matrix_by_id("MA0139.1").shape == (19, 4)
     assert np.allclose(matrix_by_id("MA0139.1").sum(1), 1)
-    named = matrices_by_name(["ctcf", "GATA1", "no such factor"])
-    assert set(named) == {"ctcf", "GATA1"} and named["ctcf"][0].startswith("MA0139.")
+    named = matrices_of(["ctcf", "JUN", "GATA1", "no such factor"], most=2, longest=19)
+    assert [tf for tf, *_ in named] == ["ctcf", "JUN", "GATA1", "JUN", "GATA1"], "one of each TF first"
+    assert [i.split(".")[0] for _, i, _ in named[:3]] == ["MA0139", "MA0099", "MA0035"]  # MA0099 is FOS::JUN
+    assert all(matrix.shape[1] == 4 and np.allclose(matrix.sum(1), 1) for *_, matrix in named)
     with pytest.raises(ChromaccError, match="no matrix"):
         matrix_by_id("MA9999.9")

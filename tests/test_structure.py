@@ -15,7 +15,9 @@ from chromacc_lib.parameters import check_settings, declared_parameters, read_pr
 ORDER = [
     "problems",
     "sources",
+    "genome",
     "bigwig",
+    "reference",
     "manifest",
     "fetch",
     "portal",
@@ -42,6 +44,8 @@ ORDER = [
     "interpretation",
     "quality",
     "writers",
+    "tfrecord",
+    "exports",
     "prediction",
     "plots",
     "provenance",

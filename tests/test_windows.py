@@ -12,7 +12,9 @@ from chromacc_lib.windows import (
     base_content,
     cap_windows,
     label_windows,
+    leave_one_out_folds,
     match_gc,
+    observed_assays,
     peak_windows,
     read_peaks,
     sequence_codes,
@@ -278,6 +280,56 @@ def test_explicit_cell_types_override_and_none_means_none():
     assert list(split.values()) == ["train", "train", "train", "test"]
     split = split_cell_types(cells(4), 1, test=("c3",))
     assert sorted(split.values()) == ["test", "train", "train", "validation"] and split["c3"] == "test"
+
+
+def assays(n: int, **lacking: set[int]) -> pd.DataFrame:
+    """Which of n cell types have which assay; lacking: {assay: numbers of those without}."""
+    names = [f"c{i}" for i in range(n)]
+    return pd.DataFrame({a: [i not in without for i in range(n)] for a, without in lacking.items()}, index=names)
+
+
+def test_cell_types_that_lack_an_assay_are_spread():
+    observed = assays(20, H3K27ac=set(range(0, 20, 2)), CTCF={1, 3, 5, 7, 9, 11}, full=set())
+    for seed in range(5):
+        split = split_cell_types(cells(20, lineages=1), seed, observed=observed)
+        assert [list(split.values()).count(s) for s in ("train", "validation", "test")] == [14, 3, 3]
+        for assay in ("H3K27ac", "CTCF"):
+            lacks = [s for name, s in split.items() if not observed.loc[name, assay]]
+            assert {s: lacks.count(s) for s in ("validation", "test")} == pytest.approx(
+                {"validation": 0.15 * len(lacks), "test": 0.15 * len(lacks)}, abs=0.7)
+    full = assays(20, full=set())
+    assert split_cell_types(cells(20), 3, observed=full) == split_cell_types(cells(20), 3)
+
+def test_observed_assays_by_hand():
+    manifest = pd.DataFrame([("a", "histone", "K27"), ("a", "expression", "rna"), ("b", "tf", "CTCF"),
+                             ("b", "accessibility_signal", "acc"), ("c", "accessibility_signal", "acc")],
+                            columns=["cell_type", "kind", "target"])
+    observed = observed_assays(manifest)
+    assert observed.index.tolist() == ["a", "b", "c"]
+    assert observed.columns.tolist() == [("expression", "rna"), ("histone", "K27"), ("tf", "CTCF")]
+    assert observed.to_numpy().tolist() == [[True, True, False], [False, False, True], [False] * 3]
+    assert observed_assays(manifest[manifest["cell_type"] == "c"]).shape == (1, 0)
+
+
+def test_each_donor_group_is_left_out_once():
+    table = cells(9, donors={1: "d", 4: "d"})
+    folds = leave_one_out_folds(table, 1)
+    assert [fold.test_cell_types for fold in folds] == [
+        ("c0",), ("c1", "c4"), ("c2",), ("c3",), ("c5",), ("c6",), ("c7",), ("c8",)]
+    for fold in folds:
+        split = split_cell_types(table, 5, fold.test_cell_types, fold.validation_cell_types)
+        named = {s: tuple(name for name in split if split[name] == s) for s in ("validation", "test")}
+        assert named == {"validation": fold.validation_cell_types, "test": fold.test_cell_types}
+        assert fold.validation_cell_types and list(split.values()).count("train") >= 6
+    assert leave_one_out_folds(table, 1) == folds
+
+
+def test_folds_of_few_cell_types_do_without_validation_or_say_why_not():
+    assert {fold.validation_cell_types for fold in leave_one_out_folds(cells(3), 1)} == {("none",)}
+    (first, _) = leave_one_out_folds(cells(4, donors={0: "x", 1: "x", 2: "y", 3: "y"}), 1)
+    assert (first.test_cell_types, first.validation_cell_types) == (("c0", "c1"), ("none",))
+    with pytest.raises(ChromaccError, match="without c0 1 cell type.*at least 2 are needed"):
+        leave_one_out_folds(cells(2), 1)
 
 
 @pytest.mark.parametrize("kwargs, message", [

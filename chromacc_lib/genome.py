@@ -1,0 +1,244 @@
+"""The genome: a plain FASTA, a bgzipped FASTA or a .2bit file behind one interface, read where windows lie.
+
+All coordinates are 0-based half-open, in bp; bases are upper-case text, or codes 0..3 = ACGT, 4 = N or any
+other letter. Memory is bounded by the windows asked for, never by a chromosome.
+"""
+
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Self
+
+import numpy as np
+import py2bit
+import pyfaidx
+
+from chromacc_lib import project_path
+from chromacc_lib.problems import FileProblem, Problem
+from chromacc_lib.sources import require_file
+
+__all__ = ["CODES", "N_CODE", "Chromosome", "Genome", "genome_sizes", "open_genome"]
+
+N_CODE = 4
+CODES = np.full(256, N_CODE, dtype=np.uint8)  # by letter; IUPAC letters other than ACGT are N
+for _code, _letters in enumerate(("Aa", "Cc", "Gg", "Tt")):
+    CODES[[ord(letter) for letter in _letters]] = _code
+
+STRETCH_BP = 1 << 20     # windows near each other are read together, up to so much text at once
+GAP_BP = 4 << 10         # ... where no more than this lies between them
+TWO_BIT_MAGIC = 0x1A412743
+
+
+@dataclass(frozen=True)
+class Chromosome:
+    """One chromosome of an open genome: `len` in bp, and slices as upper-case text."""
+
+    genome: "Genome"
+    name: str
+
+    def __len__(self) -> int:
+        return self.genome.sizes[self.name]
+
+    def __getitem__(self, place: slice) -> str:
+        start, end, step = place.indices(self.genome.sizes[self.name])
+        return self.genome.text(self.name, start, end)[::step] if end > start else ""
+
+
+class Genome:
+    """An open genome. sizes: {chromosome: bp}, in the file's order. What differs by format is `text`."""
+
+    sizes: dict[str, int]
+
+    def keys(self) -> list[str]:
+        """Return the chromosomes' names, in the file's order."""
+        return list(self.sizes)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.sizes
+
+    def __getitem__(self, name: str) -> Chromosome:
+        return Chromosome(self, name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def text(self, chrom: str, start: int, end: int) -> str:
+        """Return the bases of start..end, upper-case; the place lies within the chromosome, not empty."""
+        raise NotImplementedError
+
+    def codes(self, chrom: str, starts: np.ndarray, length: int) -> np.ndarray:
+        """Return the codes of windows, uint8, shape=(W, length). starts: int64, shape=(W,), sorted."""
+        codes = np.empty((len(starts), length), dtype=np.uint8)
+        for rows, first, last in _stretches(starts, length):
+            bases = np.frombuffer(self.text(chrom, first, last).encode("ascii", "replace"), dtype=np.uint8)
+            views = np.lib.stride_tricks.sliding_window_view(CODES[bases], length)  # (last - first - L + 1, L)
+            codes[rows] = views[starts[rows] - first]
+        return codes
+
+    def close(self) -> None:
+        """Give back what is held open."""
+        raise NotImplementedError
+
+
+def _stretches(starts: np.ndarray, length: int) -> Iterator[tuple[slice, int, int]]:
+    """Yield (rows, start, end): windows that are read together. starts: sorted."""
+    far = np.diff(starts) > length + GAP_BP
+    group = np.concatenate([[0], np.cumsum(far)])
+    begins = starts[np.searchsorted(group, group)]  # where each window's group begins
+    part = (starts - begins) // STRETCH_BP
+    cuts = np.flatnonzero((np.diff(group) > 0) | (np.diff(part) > 0)) + 1
+    bounds = [0, *cuts.tolist(), len(starts)]
+    for first, last in zip(bounds[:-1], bounds[1:]):
+        yield slice(first, last), int(starts[first]), int(starts[last - 1]) + length
+
+
+# --- FASTA --------------------------------------------------------------------------------------------------
+class _BgzippedFasta(Genome):
+    """A bgzipped FASTA: pyfaidx finds and inflates the blocks. Also the base of the plain FASTA."""
+
+    def __init__(self, path: Path, fasta: pyfaidx.Fasta) -> None:
+        self.path, self.fasta = path, fasta
+        self.sizes = {name: len(fasta[name]) for name in fasta.keys()}
+
+    def text(self, chrom: str, start: int, end: int) -> str:
+        """Return bases as upper-case text."""
+        return self.fasta[chrom][start:end]
+
+    def close(self) -> None:
+        """Close the file."""
+        self.fasta.close()
+
+
+class _PlainFasta(_BgzippedFasta):
+    """A plain FASTA: its index says where a base stands, and windows are cut out of a memory map."""
+
+    def __init__(self, path: Path, fasta: pyfaidx.Fasta) -> None:
+        super().__init__(path, fasta)
+        with open(path, "rb") as handle:
+            self.map = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def codes(self, chrom: str, starts: np.ndarray, length: int) -> np.ndarray:
+        """Return codes, uint8, shape=(W, length). Raises FileProblem where the index does not fit the file."""
+        index = self.fasta.faidx.index[chrom]
+        line, line_bytes = max(index.lenc, 1), max(index.lenb, 1)
+        last = starts + length - 1
+        begins = index.offset + starts // line * line_bytes + starts % line
+        ends = index.offset + last // line * line_bytes + last % line + 1
+        text = b"".join([self.map[begin:end] for begin, end in zip(begins.tolist(), ends.tolist())])
+        codes = text.translate(CODES.tobytes(), b"\r\n")
+        if len(codes) != len(starts) * length:
+            raise FileProblem(Problem(str(self.path), 0, "FASTA does not fit its index (.fai)",
+                                      f"{len(codes):,} bases under {len(starts)} windows of {chrom}",
+                                      f"{len(starts) * length:,}", "Remove the .fai; it is built again."))
+        return np.frombuffer(codes, dtype=np.uint8).reshape(len(starts), length)
+
+    def close(self) -> None:
+        """Close file and map."""
+        self.map.close()
+        super().close()
+
+
+def _open_fasta(path: Path) -> Genome:
+    try:
+        fasta = pyfaidx.Fasta(str(path), sequence_always_upper=True, as_raw=True)
+    except (pyfaidx.FastaIndexingError, pyfaidx.UnsupportedCompressionFormat, OSError, ValueError) as error:
+        raise FileProblem(Problem(
+            str(path), 0, "FASTA cannot be indexed", str(error) or type(error).__name__,
+            "a plain or bgzipped FASTA in a folder where its index (.fai) is or can be written",
+            "If it is gzipped: gunzip it, or recompress it with bgzip. If the folder is read-only: "
+            "run `samtools faidx` on a copy.")) from error
+    if not len(fasta.keys()):
+        raise FileProblem(Problem(str(path), 0, "no sequence", "no line that starts with >", "a FASTA file",
+                                  "Give the genome's FASTA."))
+    return (_BgzippedFasta if path.suffix.lower() in (".gz", ".bgz") else _PlainFasta)(path, fasta)
+
+
+# --- .2bit --------------------------------------------------------------------------------------------------
+class _TwoBit(Genome):
+    """A .2bit file, read by py2bit; runs of N come back as N, soft-masked bases as upper case."""
+
+    def __init__(self, path: Path) -> None:
+        self.sizes = _require_whole_two_bit(path)
+        self.handle = py2bit.open(str(path))
+
+    def text(self, chrom: str, start: int, end: int) -> str:
+        """Return bases as upper-case text."""
+        return self.handle.sequence(chrom, start, end)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.handle.close()
+
+
+def _is_two_bit(path: Path) -> bool:
+    with open(path, "rb") as handle:
+        return handle.read(4) in (struct.pack("<I", TWO_BIT_MAGIC), struct.pack(">I", TWO_BIT_MAGIC))
+
+
+def _require_whole_two_bit(path: Path) -> dict[str, int]:
+    """Return {chromosome: bp} after following the index to each sequence's last byte: py2bit maps the file
+    and trusts it, so a cut one would end the process. Raises FileProblem.
+
+    Format: UCSC's .2bit, https://genome.ucsc.edu/FAQ/FAQformat.html#format7.
+    """
+    n_bytes = os.path.getsize(path)
+    try:
+        with open(path, "rb") as handle:
+            magic, version, count, _ = _numbers(handle, 4)
+            if magic != TWO_BIT_MAGIC or version != 0:
+                raise FileProblem(Problem(str(path), 0, "a .2bit file that cannot be read",
+                                          f"signature {magic:#x}, version {version}",
+                                          f"signature {TWO_BIT_MAGIC:#x} (little-endian), version 0",
+                                          "Write it again with faToTwoBit, on a machine of this byte order."))
+            offsets = {_name(handle): _numbers(handle, 1)[0] for _ in range(count)}
+            sizes, ends = {}, []
+            for name, offset in offsets.items():
+                handle.seek(offset)
+                (sizes[name],) = _numbers(handle, 1)
+                for _ in range(2):  # runs of N, then soft-masked runs: a count, starts and lengths
+                    (blocks,) = _numbers(handle, 1)
+                    handle.seek(8 * blocks, os.SEEK_CUR)
+                ends.append(handle.tell() + 4 + (sizes[name] + 3) // 4)
+    except struct.error as error:
+        raise _cut(path, n_bytes, "a whole index") from error
+    if not sizes or max(ends) > n_bytes:
+        raise _cut(path, n_bytes, f"{max(ends, default=1):,} bytes with at least one sequence")
+    return sizes
+
+
+def _numbers(handle: BinaryIO, n: int) -> tuple[int, ...]:
+    return struct.unpack(f"<{n}I", handle.read(4 * n))
+
+
+def _name(handle: BinaryIO) -> str:
+    (length,) = struct.unpack("<B", handle.read(1))
+    return handle.read(length).decode("ascii", "replace")
+
+
+def _cut(path: Path, n_bytes: int, needed: str) -> FileProblem:
+    return FileProblem(Problem(str(path), 0, "truncated or corrupt .2bit file", f"{n_bytes:,} bytes", needed,
+                               "Fetch the file again, and compare its md5."))
+
+
+# --- any of them --------------------------------------------------------------------------------------------
+def open_genome(path: str | Path) -> Genome:
+    """Open a plain or bgzipped FASTA, or a .2bit file; slices are upper-case text, 0-based half-open.
+
+    A FASTA's index (.fai) is built beside it where there is none. Raises FileProblem when the file is
+    missing, empty, cut, gzipped but not bgzipped, or cannot be indexed.
+    """
+    path = project_path(path)
+    require_file(path)
+    return _TwoBit(path) if _is_two_bit(path) else _open_fasta(path)
+
+
+def genome_sizes(path: str | Path) -> dict[str, int]:
+    """Return {chromosome: length in bp} of a genome, in the file's order. Raises as `open_genome`."""
+    with open_genome(path) as genome:
+        return dict(genome.sizes)
