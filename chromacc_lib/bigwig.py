@@ -27,7 +27,7 @@ __all__ = ["BigWig", "inflater", "merge_ranges", "open_bigwig", "read_bins"]
 BIGWIG_MAGIC, BIGBED_MAGIC, CHROM_TREE_MAGIC, RTREE_MAGIC = 0x888FFC26, 0x8789F2EB, 0x78CA8C91, 0x2468ACE0
 GZIP_MAGIC = b"\x1f\x8b"
 BLOCK_HEADER_BYTES = 24
-WINDOWS_AT_ONCE = 2048  # whose sums stay in the cache; a block at the seam is inflated twice
+WINDOWS_AT_ONCE = 4096  # whose sums stay in the cache; a block at the seam is inflated twice
 READ_BYTES = 4 << 20   # compressed bytes held at once: bounds memory, and touches the disk in long strides
 
 _LEAF = np.dtype([("start_chrom", "<u4"), ("start", "<u4"), ("end_chrom", "<u4"), ("end", "<u4"),
