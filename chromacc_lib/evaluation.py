@@ -23,7 +23,7 @@ from chromacc_lib import intervals as iv
 from chromacc_lib.dataset import Arrays, locus_average
 
 __all__ = [
-    "COLUMNS", "HEADLINE", "QUADRANTS", "calibration", "check_predictions", "choose_threshold", "error_by_spread",
+    "COLUMNS", "HEADLINE", "QUADRANTS", "calibration", "check_predictions", "compare", "choose_threshold", "error_by_spread",
     "evaluate", "example_windows", "interval_table", "locus_tables", "metrics", "quadrant_rows", "replicate_table",
     "residual", "specific_windows", "verdict", "write_metrics", "write_table",
 ]
@@ -534,6 +534,19 @@ def evaluate(
     }
     result["verdict"] = verdict(result)
     return result
+
+
+def compare(predictions: pd.DataFrame, others: pd.DataFrame, n_bootstrap: int = 1000, block_bp: int = 250_000,
+            seed: int = 1) -> dict[str, dict]:  # fmt: skip
+    """Return skill, Pearson, AUPRC and what the model is ahead, with intervals, of further predictors on headline rows.
+
+    others: cell_type, window and one column of scores a predictor; rows of the headline quadrant that it lacks are left
+    out for all alike. The model itself comes first, as "all inputs".
+    """
+    rows = quadrant_rows(predictions, HEADLINE).merge(others, on=["cell_type", "window"], validate="1:1")
+    names = ["all inputs", *(c for c in others if c not in ("cell_type", "window"))]
+    rows = rows.assign(**{"all inputs": rows["predicted_score"]})
+    return _baseline_metrics(rows, _plan(rows, block_bp=block_bp, n_bootstrap=n_bootstrap, seed=seed), names)
 
 
 def _join(predictions: pd.DataFrame, baselines: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

@@ -118,30 +118,22 @@ def modality_contributions(
     return pd.concat(tables, ignore_index=True)
 
 
-def modality_alone(model: nn.Module, arrays: Arrays, windows: np.ndarray, at_once: int = 32) -> pd.DataFrame:
-    """Leave the model one modality at a time, all others masked, and see what is left of its skill.
+def modality_alone(model: nn.Module, arrays: Arrays, most_windows: int = 400, at_once: int = 32) -> pd.DataFrame:
+    """Scores that the model predicts from one modality at a time, all others masked, where nothing was trained on.
 
-    One row a modality, and one with all of them, over `windows` in cell types that were not trained on: pearson (median
-    over cell types), skill over the training-cell-type average (median). A lower bound of what the modality can do, since
-    the model was trained with all of them, and seldom with one.
+    One row a test cell type and window of the test chromosomes (at most `most_windows`, evenly spaced): cell_type, window,
+    and a column for each of MODALITIES, arcsinh fold. A lower bound of what a modality can do: the model was trained with
+    all of them, and seldom with one. Compare them with `evaluation.compare`.
     """
-    data, cells = RegionData(arrays), np.flatnonzero(~arrays.train_mask)
-    score, average = arrays.score[np.ix_(windows, cells)], arrays.prior_score[np.ix_(windows, cells)]
-    rows = {"all together": []} | {name: [(other, None) for other in MODALITIES if other != name] for name in MODALITIES}
-    table = {}
-    for name, masked in rows.items():
-        predicted = _predict(model, data, windows, cells, at_once, masked)
-        known = [np.isfinite(score[:, c]) for c in range(len(cells))]
-        r = [_correlation(predicted[k, c], score[k, c]) for c, k in enumerate(known)]
-        loss = [np.mean((predicted[k, c] - score[k, c]) ** 2) for c, k in enumerate(known)]
-        bar = [np.mean((average[k, c] - score[k, c]) ** 2) for c, k in enumerate(known)]
-        table[name] = {"pearson": np.median(r), "skill": np.median(1 - np.array(loss) / np.array(bar))}
-    return pd.DataFrame(table).T.rename_axis("left to the model").assign(cell_types=len(cells), windows=len(windows))
-
-
-def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Pearson r; 0 where one of the two does not vary: it says nothing of the other."""
-    return float(np.corrcoef(first, second)[0, 1]) if np.ptp(first) > 0 and np.ptp(second) > 0 else 0.0
+    data, cells = RegionData(arrays), np.flatnonzero((arrays.cell_types["split"] == "test").to_numpy())
+    windows = np.flatnonzero((arrays.windows["split"] == "test").to_numpy())
+    windows = windows[:: max(1, -(-len(windows) // most_windows))]
+    names = arrays.cell_types["cell_type"].to_numpy()[cells]
+    columns = {"cell_type": np.tile(names, len(windows)), "window": np.repeat(windows, len(cells))}
+    for name in MODALITIES:
+        others = [(other, None) for other in MODALITIES if other != name]
+        columns[f"{name} only"] = _predict(model, data, windows, cells, at_once, others).reshape(-1)
+    return pd.DataFrame(columns)
 
 
 def _mean_known(values: np.ndarray, known: np.ndarray) -> np.ndarray:

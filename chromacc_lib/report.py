@@ -26,6 +26,8 @@ _TEMPLATES = Path(__file__).resolve().parent / "templates"
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")  # a "<" that would begin an HTML tag
 MAX_FIGURES = 8  # one page is understood in a minute
 MAX_MOTIFS = 10
+MOTIF_COLUMNS = ("pattern", "consensus", "matched_tf", "n_seqlets", "effect", "effect_low", "effect_high", "p_adjusted",
+                 "confirmed", "expressed_tf", "follows_tf", "started_from")  # fmt: skip
 CHART_FLOOR = (
     -0.5
 )  # skill at which the chart is cut: how hopeless a hopeless baseline is must not squeeze the rest
@@ -131,6 +133,7 @@ def write_index(run_dir: Path) -> Path:
         figures=_figures(run_dir),
         motifs=_motifs(run_dir),
         prediction=_read_json(run_dir / "prediction" / "summary.json"),
+        prediction_facts=_prediction_facts(_read_json(run_dir / "prediction" / "summary.json") or {}),
         forest=_forest(metrics),
         max_motifs=MAX_MOTIFS,
         key_metrics=KEY_METRICS,
@@ -229,9 +232,33 @@ def _heading(cells: list, before: int, first: bool = False) -> str | None:
 
 
 def _motifs(run_dir: Path) -> pd.DataFrame | None:
-    """Return the table of motifs that the interpretation wrote, or None where there is none."""
+    """Return what the page shows of the motifs that the interpretation wrote, or None where there are none."""
     path = run_dir / "interpretation" / "motifs.csv"
-    return pd.read_csv(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    table = pd.read_csv(path)
+    return table[[name for name in MOTIF_COLUMNS if name in table] or list(table)]
+
+
+def _prediction_facts(summary: dict) -> dict[str, str]:
+    """Return what a reader needs first of prediction/summary.json: {name: text}, of what it holds."""
+    listed = {"inputs present": "inputs_present", "inputs missing": "inputs_missing",
+              "inputs that the model does not know": "inputs_unused",
+              "tracks far from training": "tracks_far_from_training",
+              "tracks too rare in training to compare": "tracks_not_compared_with_training"}  # fmt: skip
+    facts = {}
+    if "cell_type" in summary:
+        seen = summary.get("trained_on_this_cell_type")
+        facts["cell type"] = str(summary["cell_type"]) + (", which the model was trained on" if seen else "")
+    if "n_open_windows" in summary:
+        facts["windows"] = (f"{summary['n_windows']:,} predicted ({summary['regions']}), {summary['n_open_windows']:,} called "
+                            f"open (probability of {summary['threshold']:.3f} or more)")
+    for name, key in listed.items():
+        if key in summary:
+            facts[name] = f"{len(summary[key])}: {', '.join(summary[key])}" if summary[key] else "none"
+    if "correlation_with_locus_average" in summary:
+        facts["correlation with the locus average"] = _number(summary["correlation_with_locus_average"])
+    return facts
 
 
 def _forest(metrics: dict | None) -> list[dict]:

@@ -40,7 +40,7 @@ LINEAGE_TFS = {
 TFS = (*UBIQUITOUS, *LINEAGE_TFS)
 TF_TRACKS = ("CTCF", "GATA1", "SPI1", "HNF4A", "JUN")
 HISTONE_MARKS = ("H3K27ac", "H3K4me3", "H3K27me3")
-COOPERATIVE = {("GATA1", "RUNX1"): 18, ("SPI1", "CEBPA"): 24, ("HNF4A", "FOXA1"): 14, ("NEUROD1", "MEF2C"): 20,
+COOPERATIVE = {("GATA1", "RUNX1"): 18, ("SPI1", "CEBPA"): 24, ("HNF4A", "FOXA1"): 18, ("NEUROD1", "MEF2C"): 20,
                ("JUN", "TEAD4"): 16}  # fmt: skip  # preferred distance between the two centres, bp
 LINEAGES = {
     "erythroid": ("GATA1", "RUNX1"), "myeloid": ("SPI1", "CEBPA", "JUN"), "lymphoid": ("SPI1", "RUNX1"),
@@ -54,7 +54,7 @@ COMPLEMENT = np.array([3, 2, 1, 0], np.uint8)
 class SimulationConfig:
     """What the simulation is made of. Sizes scale with `genome_mb`; everything else is a property of its biology."""
 
-    genome_mb: float = 14.0
+    genome_mb: float = 12.0
     n_cell_types: int = 20
     seed: int = 1
     element_spacing_bp: int = 4200  # mean distance between regulatory elements
@@ -100,7 +100,7 @@ class _World:
 
 
 def simulate(
-    out_dir: str | Path, genome_mb: float = 14.0, n_cell_types: int = 20, seed: int = 1, workers: int = 2
+    out_dir: str | Path, genome_mb: float = 12.0, n_cell_types: int = 20, seed: int = 1, workers: int = 2
 ) -> SimulatedData:
     """Write the simulated pilot to `out_dir`; the same arguments give the same bytes in every data file.
 
@@ -142,9 +142,12 @@ def _source_hash() -> str:
 def _make_world(config: SimulationConfig) -> _World:
     rng = np.random.default_rng(config.seed)
     sizes = _chromosome_sizes(config)
-    elements = _place_elements(sizes, config, rng)
+    gaps = _place_gaps(sizes, rng)
+    elements = _place_elements(sizes, gaps, config, rng)
     sequence = {chrom: _background_sequence(size, elements[elements.chrom == chrom], rng) for chrom, size in sizes.items()}
-    instances = _plant_motifs(elements, sequence, sizes, rng)
+    instances = _plant_motifs(elements, sequence, gaps, rng)
+    for row in gaps.itertuples():
+        sequence[row.chrom][row.start : row.end] = 4
     cell_types, activity, expression = _make_cell_types(config, rng)
     world = _World(config, sizes, sequence, elements, instances, cell_types, activity, expression)
     world.domains = pd.DataFrame(
@@ -153,7 +156,7 @@ def _make_world(config: SimulationConfig) -> _World:
     )
     world.silenced = _silenced_domains(len(world.domains), cell_types, config, rng)
     world.openness = _open_elements(world)
-    world.blacklist = _place_gaps_and_artefacts(world, rng)
+    world.blacklist = _place_artefacts(sizes, rng)
     return world
 
 
@@ -163,14 +166,31 @@ def _chromosome_sizes(config: SimulationConfig) -> dict[str, int]:
     return {f"chrSim{i + 1}": int(size) for i, size in enumerate(sizes)}
 
 
-def _place_elements(sizes: dict[str, int], config: SimulationConfig, rng: np.random.Generator) -> pd.DataFrame:
-    """Centres at least 1,700 bp apart; promoters stand in CpG islands, the rest are enhancers and CTCF sites."""
+def _place_gaps(sizes: dict[str, int], rng: np.random.Generator) -> pd.DataFrame:
+    """Assembly gaps (runs of N), two at each chromosome's ends and one inside: chrom, start, end."""
+    rows = []
+    for chrom, size in sizes.items():
+        inside = int(rng.integers(size // 4, size // 2))
+        rows += [(chrom, 0, 10_000), (chrom, inside, inside + 6_000), (chrom, size - 10_000, size)]
+    return pd.DataFrame(rows, columns=["chrom", "start", "end"])
+
+
+def _clear_of(gaps: pd.DataFrame, chrom: str, positions: np.ndarray, reach: int) -> np.ndarray:
+    """Which positions lie more than `reach` bp off every gap of the chromosome."""
+    here = gaps[gaps.chrom == chrom]
+    return ((positions[:, None] < here.start.to_numpy() - reach) | (positions[:, None] > here.end.to_numpy() + reach)).all(1)
+
+
+def _place_elements(
+    sizes: dict[str, int], gaps: pd.DataFrame, config: SimulationConfig, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Centres at least 1,700 bp apart, off the gaps; promoters stand in CpG islands, the rest are enhancers and CTCF sites."""
     frames = []
     for chrom, size in sizes.items():
         n = int((size - 40_000) / config.element_spacing_bp)
-        gaps = 1700 + rng.exponential(config.element_spacing_bp - 1700, n)
-        centre = (20_000 + np.cumsum(gaps)).astype(int)
-        frames.append(pd.DataFrame({"chrom": chrom, "centre": centre[centre < size - 20_000]}))
+        centre = (20_000 + np.cumsum(1700 + rng.exponential(config.element_spacing_bp - 1700, n))).astype(int)
+        centre = centre[(centre < size - 20_000) & _clear_of(gaps, chrom, centre, 700)]
+        frames.append(pd.DataFrame({"chrom": chrom, "centre": centre}))
     elements = pd.concat(frames, ignore_index=True)
     n = len(elements)
     elements["kind"] = rng.choice(["promoter", "insulator", "enhancer"], n, p=[0.14, 0.07, 0.79])
@@ -232,17 +252,19 @@ def _plan_element(kind: str, rng: np.random.Generator) -> list[tuple[str, int]]:
 
 
 def _plant_motifs(
-    elements: pd.DataFrame, sequence: dict[str, np.ndarray], sizes: dict[str, int], rng: np.random.Generator
+    elements: pd.DataFrame, sequence: dict[str, np.ndarray], gaps: pd.DataFrame, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """Write motif instances into `sequence` (in place). Lone decoys in the background belong to element -1."""
+    """Write motif instances into `sequence` (in place), none over another. Lone decoys in the background belong to element -1."""
     matrices = _matrices()
     rows = []
     for index, (chrom, centre, kind) in enumerate(zip(elements.chrom, elements.centre, elements.kind)):
         for tf, offset in _plan_element(kind, rng):
             rows.append((index, tf, chrom, *_plant(sequence[chrom], matrices[tf], centre + offset, rng)))
-    for chrom, size in sizes.items():
+    for chrom, codes in sequence.items():
         centres = elements.centre[elements.chrom == chrom].to_numpy()
-        for position in rng.integers(20_000, size - 20_000, int(size / 6000)):
+        drawn = np.unique(rng.integers(20_000, len(codes) - 20_000, int(len(codes) / 6000)))
+        drawn = drawn[np.diff(drawn, prepend=0) > 40]
+        for position in drawn[_clear_of(gaps, chrom, drawn, 40)]:
             if np.abs(centres - position).min() > 700:
                 tf = str(rng.choice(TFS))
                 rows.append((-1, tf, chrom, *_plant(sequence[chrom], matrices[tf], int(position), rng)))
@@ -301,8 +323,7 @@ def _open_elements(world: _World) -> np.ndarray:
     config, inst = world.config, world.instances[world.instances.element >= 0]
     column = inst.tf.map({tf: i for i, tf in enumerate(TFS)}).to_numpy()
     drive = inst.affinity.to_numpy()[:, None] * world.activity[:, column].T  # (instance, cell_type)
-    ubiquitous = inst.tf.isin(list(UBIQUITOUS)).to_numpy()
-    strength = np.where(inst.tf == "CTCF", 2.2, np.where(ubiquitous, 1.0, 1.0))[:, None]
+    strength = np.where(inst.tf == "CTCF", 2.2, 1.0)[:, None]
     total = np.zeros((len(world.elements), len(world.cell_types)))
     np.add.at(total, inst.element.to_numpy(), drive * strength)
     centre = (inst.start.to_numpy() + inst.end.to_numpy()) / 2
@@ -318,14 +339,10 @@ def _open_elements(world: _World) -> np.ndarray:
     return opened * np.where(world.silenced[domain], config.polycomb_residue, 1.0)
 
 
-def _place_gaps_and_artefacts(world: _World, rng: np.random.Generator) -> pd.DataFrame:
-    """Assembly gaps (runs of N) at chromosome ends and inside; artefact regions become the blacklist."""
+def _place_artefacts(sizes: dict[str, int], rng: np.random.Generator) -> pd.DataFrame:
+    """Regions where every assay shows reads that are none: they become the blacklist."""
     rows = []
-    for chrom, size in world.chrom_sizes.items():
-        codes = world.sequence[chrom]
-        codes[:10_000] = codes[size - 10_000 :] = 4
-        gap = int(rng.integers(size // 4, size // 2))
-        codes[gap : gap + 6_000] = 4
+    for chrom, size in sizes.items():
         for start in rng.integers(30_000, size - 40_000, max(1, size // 600_000)):
             start = int(start) // BIN * BIN
             rows.append((chrom, start, start + 4_000))

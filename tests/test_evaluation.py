@@ -123,6 +123,19 @@ def test_the_average_has_exactly_no_skill_over_itself(result):
         assert result["baselines"]["average"][quadrant]["skill"] == {"value": 0.0, "low": 0.0, "high": 0.0}
 
 
+def test_further_predictors_are_compared_on_the_rows_that_they_have():
+    predictions, _ = make_tables()
+    rows = headline_rows(predictions)
+    half = rows[rows["window"].isin(rows["window"].unique()[::2])]
+    others = half[["cell_type", "window"]].assign(average=half["average_score"], perfect=half["score"])
+    table = ev.compare(predictions, others, n_bootstrap=20)
+    assert list(table) == ["all inputs", "average", "perfect"]
+    assert table["average"]["skill"] == {"value": 0.0, "low": 0.0, "high": 0.0} and table["perfect"]["skill"]["value"] == 1
+    mse = ((half["predicted_score"] - half["score"]) ** 2).mean()
+    assert table["all inputs"]["mse"]["value"] == pytest.approx(mse)
+    assert table["all inputs"]["model_skill"]["value"] == 0
+
+
 def test_a_model_that_copies_the_average_has_exactly_no_skill():
     predictions, baselines = make_tables()
     predictions["predicted_score"] = predictions["average_score"]
