@@ -27,6 +27,7 @@ __all__ = ["BigWig", "inflater", "merge_ranges", "open_bigwig", "read_bins"]
 BIGWIG_MAGIC, BIGBED_MAGIC, CHROM_TREE_MAGIC, RTREE_MAGIC = 0x888FFC26, 0x8789F2EB, 0x78CA8C91, 0x2468ACE0
 GZIP_MAGIC = b"\x1f\x8b"
 BLOCK_HEADER_BYTES = 24
+SOUND, CORRUPT, NOT_FINITE = range(3)  # what reading a block comes to
 WINDOWS_AT_ONCE = 4096  # whose sums stay in the cache; a block at the seam is inflated twice
 READ_BYTES = 4 << 20   # compressed bytes held at once: bounds memory, and touches the disk in long strides
 
@@ -353,21 +354,31 @@ class _Reducer:
             raw = self.source.read(begin, int(offsets[last - 1] + sizes[last - 1]) - begin)
             bad = self._add(np.frombuffer(raw, dtype=np.uint8), offsets[first:last] - begin, sizes[first:last],
                             number, starts, edges, sums)
-            if bad >= 0:
-                raise FileProblem(Problem(
-                    self.source.name, 0, f"corrupt data of {chrom}", f"a bad block at byte {offsets[first + bad]}",
-                    "blocks that inflate to intervals in order", "Fetch the file again, and compare its md5."))
+            if bad is not None:
+                raise self._problem(chrom, int(offsets[first + bad[0]]), bad[1])
+
+    def _problem(self, chrom: str, offset: int, code: int) -> FileProblem:
+        if code == NOT_FINITE:
+            return FileProblem(Problem(
+                self.source.name, 0, f"values of {chrom} that are no finite numbers", f"NaN or infinite at byte {offset}",
+                "finite values; where nothing was measured, no interval", "Write the file again without them."))
+        return FileProblem(Problem(
+            self.source.name, 0, f"corrupt data of {chrom}", f"a bad block at byte {offset}",
+            "blocks that inflate to intervals in order", "Fetch the file again, and compare its md5."))
 
     def _add(self, raw: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, chrom: int, starts: np.ndarray,
-             edges: np.ndarray, sums: np.ndarray) -> int:
-        """Return the first corrupt block's row, or -1."""
+             edges: np.ndarray, sums: np.ndarray) -> tuple[int, int] | None:
+        """Return the first bad block's row and what is wrong with it, or None."""
         if self.functions:
-            return _add_deflated(self.functions.inflate, self.state, raw, offsets, sizes, self.buffer, chrom,
-                                 starts, edges, sums)
-        for i, block in enumerate(self._inflated(raw, offsets, sizes)):
-            if block is None or not _add_block(block, block.view(np.float32), 4 * len(block), chrom, starts, edges, sums):
-                return i
-        return -1
+            row, code = _add_deflated(self.functions.inflate, self.state, raw, offsets, sizes, self.buffer, chrom,
+                                      starts, edges, sums)
+            return None if code == SOUND else (row, code)
+        for row, block in enumerate(self._inflated(raw, offsets, sizes)):
+            code = CORRUPT if block is None else _add_block(block, block.view(np.float32), 4 * len(block), chrom,
+                                                            starts, edges, sums)
+            if code != SOUND:
+                return row, code
+        return None
 
     def _inflated(self, raw: np.ndarray, offsets: np.ndarray, sizes: np.ndarray
                   ) -> Iterator[np.ndarray | None]:
@@ -391,29 +402,30 @@ def _add_deflated(inflate, state, raw, offsets, sizes, words, chrom, starts, edg
         status = inflate(state, raw.ctypes.data + offsets[i], sizes[i], words.ctypes.data, 4 * len(words),
                          used.ctypes.data)
         if status != 0:
-            return i
-        if not _add_block(words, values, np.int64(used[0]), chrom, starts, edges, sums):
-            return i
-    return -1
+            return i, CORRUPT
+        code = _add_block(words, values, np.int64(used[0]), chrom, starts, edges, sums)
+        if code != SOUND:
+            return i, code
+    return len(offsets), SOUND
 
 
 @numba.njit(nogil=True, cache=True)
 def _add_block(words, values, size, chrom, starts, edges, sums):
-    """Add one inflated block to the bins of the windows that it touches; False where it is corrupt.
+    """Add one inflated block to the bins of the windows that it touches; return SOUND, CORRUPT or NOT_FINITE.
 
     words, values: the block as uint32 and as float32; size: bytes. A block holds (start, end, value), or
     (start, value) of one span, or values alone at a fixed step; its 24-byte header says which.
     """
     if size < BLOCK_HEADER_BYTES:
-        return False
+        return CORRUPT
     block_start, step, span = np.int64(words[1]), np.int64(words[3]), np.int64(words[4])
     kind, count = words[5] & 0xFF, np.int64(words[5] >> 16)
     if kind < 1 or kind > 3 or size < 24 + count * 4 * (4 - np.int64(kind)):
-        return False
+        return CORRUPT
     if count == 0:
-        return True  # pyBigWig writes such a block behind one that became exactly full
+        return SOUND  # pyBigWig writes such a block behind one that became exactly full
     if words[0] != chrom:
-        return True  # a neighbour's block, which the index reaches for when it spans chromosomes
+        return SOUND  # a neighbour's block, which the index reaches for when it spans chromosomes
     length = edges[-1]
     first_start, _ = _item(words, 0, kind, block_start, step, span)
     _, block_end = _item(words, count - 1, kind, block_start, step, span)
@@ -430,12 +442,12 @@ def _add_block(words, values, size, chrom, starts, edges, sums):
             if begin >= high:
                 break
             if end <= begin or begin < last:
-                return False  # empty, reversed, or overlapping intervals
+                return CORRUPT  # empty, reversed, or overlapping intervals
             last = end
             value = np.float64(values[6 + i * (4 - kind) + 3 - kind])
             i += 1
-            if np.isnan(value):
-                continue  # no data
+            if not np.isfinite(value):
+                return NOT_FINITE
             at, until = max(begin, low) - low, min(end, high) - low
             while at < until:
                 if edges[k + 1] <= at:  # the bin is full: put it back, and take up the one that begins here
@@ -456,7 +468,7 @@ def _add_block(words, values, size, chrom, starts, edges, sums):
                 at = stop
         here[k, 0], here[k, 1], here[k, 2], here[k, 3], here[k, 4] = reference, total, square, top, covered
         window += 1
-    return True
+    return SOUND
 
 
 @numba.njit(nogil=True, cache=True, inline="always")

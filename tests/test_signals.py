@@ -221,6 +221,17 @@ def test_steps_of_one_span_are_read_like_intervals(tmp_path, how):
     assert np.array_equal(got[:, :, 2], expected.max(axis=2).astype(np.float32))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("by", ["libdeflate", "zlib"])
+def test_values_that_are_no_numbers_are_refused_by_place(tmp_path, monkeypatch, value, by):
+    path = write_bigwig(tmp_path / "x.bw", SIZES, {"chr1": [(0, 50, 1.0), (200, 250, value)]})
+    if by == "zlib":
+        monkeypatch.setattr(bigwig_module, "_libdeflate", lambda: None)
+    assert binned_signal(path, windows_at(("chr1", 0)), 5)[0, 0, 0] == 1  # not under this window
+    with pytest.raises(ChromaccError, match="x.bw: values of chr1 that are no finite numbers.*Write the file again"):
+        binned_signal(path, windows_at(("chr1", 0), ("chr1", 150)), 5)
+
+
 def test_python_s_zlib_gives_the_same_as_libdeflate(random_track, monkeypatch):
     windows = windows_at(("chr1", 5), ("chr1", 9_000), ("chr2", 300), length=1500)
     assert bigwig_module.inflater() == "libdeflate", "this platform's build of `deflate` hides its functions"
