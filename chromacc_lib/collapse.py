@@ -202,7 +202,8 @@ CAUSES: tuple[Cause, ...] = (
           "Compare with the baselines of the evaluation; the locus average alone is the better predictor here.",
           supports=("variance ratio",)),
     Cause("predictions shrunk or stretched", "underperforming", ("variance ratio",),
-          "The order is right and the amplitude is not: recalibrate on validation rows; check dropout at prediction."),
+          "The order is right and the amplitude is not: judge by ranking (AUPRC, Pearson), and recalibrate the score on "
+          "cell types that were not trained on; check that scores of this cell type are in the unit of the others."),
 )
 
 

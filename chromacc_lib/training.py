@@ -40,7 +40,7 @@ BRANCHES = ("sequence_encoder", "histone_encoder", "tf_encoder", "cell_gate", "c
 class TrainingConfig:
     """How the model is trained. The loss is score MSE + profile_weight x masked MSE + label_weight x BCE."""
 
-    epochs: int = 8
+    epochs: int = 5
     batch_windows: int = 32
     cells_per_window: int = 7
     learning_rate: float = 1e-3

@@ -109,3 +109,28 @@ def test_the_pages_fit_in_a_mail(smoke):
 def test_a_second_run_does_nothing(smoke, places, capsys):
     run("smoke", places)
     assert capsys.readouterr().out.count("up to date") == len(NOTEBOOKS)
+
+
+# --- real tracks ---------------------------------------------------------------------------------------------
+
+
+def test_real_tracks_go_through_the_same_notebooks(real_folder, tmp_path):
+    """K562 and two chromosomes held out; HepG2 has no histone marks, and its TF tracks none of chr1: missing, not zero."""
+    out = run("local", [
+        f"run_dir={tmp_path / 'reports'}", f"dataset_dir={tmp_path / 'dataset'}", f"raw_dir={tmp_path / 'raw'}",
+        f"manifest={real_folder / 'tracks.tsv'}", f"genome_fasta={real_folder / 'hg38_subset.fa.gz'}",
+        "test_cell_types=[K562]", "validation_cell_types=[none]", "test_chromosomes=[chr17, chr20]",
+        "validation_chromosomes=[chr2]", "cells_per_window=3", "max_positive_windows=240", "epochs=1", "n_bootstrap=50",
+        "n_windows=24", "n_mutagenesis=2", "n_backgrounds=8",
+    ])  # fmt: skip
+    stages = json.loads((out / "run.json").read_text())["stages"]
+    assert [stages[name]["state"] for name in NOTEBOOKS] == ["done"] * len(NOTEBOOKS)
+    for name in (*NOTEBOOKS, "index"):
+        text = (out / f"{name}.html").read_text()
+        assert_offline(text)
+        assert "SIMULATED" not in text.partition("</style>")[2].partition("<pre")[0]
+    metrics = json.loads((out / "evaluation_metrics.json").read_text())
+    assert metrics["simulated"] is False and metrics["verdict"].startswith("On real data, 1 unseen cell type")
+    table = pd.read_parquet(out / "predictions.parquet")
+    assert set(table.loc[table["cell_type_split"] == "test", "cell_type"]) == {"K562"} and table["truth"].isna().all()
+    assert json.loads((out / "prediction" / "summary.json").read_text())["cell_type"] == "K562"
