@@ -47,8 +47,8 @@ __all__ = [
 
 MAX_FEATURES = 2_000  # metadata features (genes); more than that is a transcriptome, not a description
 CHUNK_WINDOWS = 512   # windows a zarr chunk: some MB for the largest variable
-_SOURCES = ("__init__", "sources", "genome", "bigwig", "genes", "manifest", "fetch", "matching", "windows", "signals",
-            "normalization", "dataset")  # code whose change curates again
+_SOURCES = ("__init__", "sources", "genome", "bigwig", "genes", "manifest", "fetch", "matching", "windows",
+            "signals", "normalization", "dataset")  # code whose change curates again
 
 
 # --- parameters and result ----------------------------------------------------------------------------------
@@ -252,10 +252,10 @@ def _choose_windows(cells: pd.DataFrame, peaks: Mapping[str, pd.DataFrame], geno
     if parameters.negatives_per_positive > 0:
         # off all of the union's windows, also those that the cap left out: they are training peaks
         off = {**training, "union": union.windows}
+        choice = MatchChoice(parameters.match_on, parameters.mappability, parameters.tss)
         background = background_windows(capped.windows, off, genome_fasta, regions,
                                         parameters.negatives_per_positive, parameters.seed,
-                                        placement=parameters.window_placement,
-                                        choice=MatchChoice(parameters.match_on, parameters.mappability, parameters.tss))
+                                        placement=parameters.window_placement, choice=choice)
     windows = pd.concat([capped.windows.assign(kind="peak"), background.windows.assign(kind="background")])
     rank = windows["chrom"].map({chrom: i for i, chrom in enumerate(genome_sizes(genome_fasta))})
     windows = windows.iloc[np.lexsort((windows["start"], rank))].reset_index(drop=True)

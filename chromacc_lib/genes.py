@@ -18,7 +18,7 @@ from chromacc_lib.sources import require_file
 
 __all__ = ["TF_TABLE", "bare_id", "read_gene_names"]
 
-TF_TABLE = Path(chromacc_lib.__file__).parent / "templates" / "tf_gene_ids.tsv"  # its head says where it is from
+TF_TABLE = Path(chromacc_lib.__file__).parent / "templates" / "tf_gene_ids.tsv"  # its head names its source
 ANNOTATION = re.compile(r"\.(gtf|gff3?)(\.gz)?$", re.IGNORECASE)
 GENE_ID = re.compile(r'(?:^|[;\s])gene_id[ =]"?([^";\s]+)')
 GENE_NAME = re.compile(r'(?:^|[;\s])(?:gene_name|Name)[ =]"?([^";\s]+)')
@@ -62,8 +62,9 @@ def _table(path: Path) -> dict[str, str]:
     lines = [(i, line) for i, line in _lines(path) if line.strip() and not line.startswith("#")]
     header = [name.strip().lower() for name in lines[0][1].split("\t")] if lines else []
     if not {"gene_id", "gene_name"} <= set(header):
-        raise FileProblem(Problem(str(path), lines[0][0] if lines else 0, "not a table of gene names", str(header),
-                                  "the columns gene_id and gene_name, separated by tabs", "Correct the header."))
+        raise FileProblem(Problem(str(path), lines[0][0] if lines else 0, "not a table of gene names",
+                                  str(header), "the columns gene_id and gene_name, separated by tabs",
+                                  "Correct the header."))
     id_at, name_at = header.index("gene_id"), header.index("gene_name")
     names: dict[str, str] = {}
     for number, line in lines[1:]:
@@ -90,15 +91,15 @@ def _annotated(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (1-based number, line) of a plain or gzipped UTF-8 file, never held whole: annotations are large."""
+    """Yield (1-based number, line) of a plain or gzipped UTF-8 file; it is not held whole, for its size."""
     with open(path, "rb") as handle:
         zipped = handle.read(2) == b"\x1f\x8b"
     try:
         with (gzip.open if zipped else open)(path, "rt", encoding="utf-8-sig") as text:
             yield from enumerate(text, start=1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise FileProblem(Problem(str(path), 0, "truncated or corrupt gzip file", str(error), "a whole gzip file",
-                                  "Fetch the file again.")) from error
+        raise FileProblem(Problem(str(path), 0, "truncated or corrupt gzip file", str(error),
+                                  "a whole gzip file", "Fetch the file again.")) from error
     except UnicodeDecodeError as error:
         raise FileProblem(Problem(str(path), 0, "not a text file", f"byte {error.object[error.start]:#04x}",
                                   "UTF-8 text", "Check that this is the file that you meant.")) from error

@@ -83,7 +83,7 @@ class Genome:
         return codes
 
     def masked_share(self, chrom: str, starts: np.ndarray, length: int) -> np.ndarray:
-        """Return the soft-masked (lower-case) share of windows' bases, float64, shape=(W,). starts: as `codes`."""
+        """Return the soft-masked share of windows' bases, float64, shape=(W,). starts: as in `codes`."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -120,7 +120,7 @@ class _BgzippedFasta(Genome):
         share = np.empty(len(starts))
         for rows, first, last in _stretches(starts, length):
             letters = np.frombuffer(self.fasta[chrom][first:last].encode("ascii", "replace"), dtype=np.uint8)
-            before = np.concatenate([[0], np.cumsum(IS_LOWER[letters])])  # lower-case letters left of each place
+            before = np.concatenate([[0], np.cumsum(IS_LOWER[letters])])  # lower-case letters before a place
             at = starts[rows] - first
             share[rows] = (before[at + length] - before[at]) / length
         return share

@@ -289,9 +289,9 @@ def read_expression(path: str | Path, gene_names: Mapping[str, str] | None = Non
     """Return TPM (float64, at least 0) by gene symbol, of a plain or gzipped TSV of one of two forms.
 
     With the columns `gene` and `tpm` every row is taken as it is. With `gene_id` and `TPM`, as in ENCODE's gene
-    quantifications (RSEM; Li & Dewey 2011, BMC Bioinformatics 12:323), the rows of `gene_names` are taken, {Ensembl
-    id without version: symbol}, None = the shipped transcription factors; rows of one symbol (the two copies of
-    a pseudoautosomal gene) are summed. Raises FileProblem for all else.
+    quantifications (RSEM; Li & Dewey 2011, BMC Bioinformatics 12:323), the rows of `gene_names` are taken,
+    {Ensembl id without version: symbol}, None = the shipped transcription factors; rows of one symbol (the two
+    copies of a pseudoautosomal gene) are summed. Raises FileProblem for all else.
     """
     return _expression(Path(path), read_gene_names() if gene_names is None else gene_names)[0]
 
@@ -308,9 +308,10 @@ def _expression(path: Path, gene_names: Mapping[str, str]) -> tuple[pd.Series, l
                     "Give a tab-separated file with that header."))
     rows = [text.split("\t") for _, text in lines[1:]]
     whole = np.array([len(row) == len(header) for row in rows], dtype=bool)
-    values = {name: pd.Series([row[header.index(name)] if good else "" for row, good in zip(rows, whole)], dtype=str)
-              for name in (column, "tpm")}
-    gene, tpm = values[column].str.strip(), pd.to_numeric(values["tpm"], errors="coerce").astype("float64")
+    cells = {name: [row[header.index(name)] if good else "" for row, good in zip(rows, whole)]
+             for name in (column, "tpm")}
+    gene = pd.Series(cells[column], dtype=str).str.strip()
+    tpm = pd.to_numeric(pd.Series(cells["tpm"], dtype=str), errors="coerce").astype("float64")
     bad = np.flatnonzero(~(np.isfinite(tpm) & (tpm >= 0)) | gene.duplicated() | (gene == ""))
     if len(bad) or not len(rows):
         first = bad[0] if len(bad) else 0
@@ -335,13 +336,14 @@ def _translate(path: Path, gene: pd.Series, tpm: pd.Series,
             Problem(str(path), 0, "gene quantification without a known Ensembl id",
                     f"{len(gene):,} ids, the first {', '.join(gene[:3])}",
                     f"ids of the {len(gene_names):,} genes of gene_names, such as {example}",
-                    "Give gene_names (a TSV with gene_id and gene_name, or the annotation) of this file's species; "
-                    "if it names genes by symbol, call its columns gene and tpm."))
+                    "Give gene_names (a TSV with gene_id and gene_name, or the annotation) of this file's "
+                    "species; if it names genes by symbol, call its columns gene and tpm."))
     series = tpm[known].groupby(symbol[known].to_numpy(), sort=False).sum().rename("tpm")
     note = Problem(str(path), 0, "genes of a quantification are left out",
                    f"kept {int(known.sum()):,} of {len(gene):,} rows, because the others are not in gene_names "
                    f"(rows of one symbol are summed: {len(series):,} symbols)",
-                   "the transcription factors, or the genes of your gene_names", "That is as it should be.", fatal=False)
+                   "the transcription factors, or the genes of your gene_names", "That is as it should be.",
+                   fatal=False)
     return series, [note]
 
 
@@ -350,9 +352,9 @@ def check_manifest(manifest: pd.DataFrame, genome_fasta: str | Path, blacklist: 
                    for_training: bool = True, gene_names: str | Path = "") -> list[Problem]:
     """Open every file that the manifest names; return ALL problems, fatal ones first, [] if there are none.
 
-    manifest: from `read_manifest`. for_training: accessibility is needed in each cell type. gene_names: path, see
-    `read_gene_names`. Data blocks are not decompressed here (a flipped byte is found by its md5, or when it is
-    read).
+    manifest: from `read_manifest`. for_training: accessibility is needed in each cell type. gene_names: path,
+    see `read_gene_names`. Data blocks are not decompressed here (a flipped byte is found by its md5, or when it
+    is read).
     """
     name = manifest.attrs.get("path", "manifest")
     problems = _check_cell_types(name, manifest, for_training)

@@ -1,7 +1,7 @@
-"""Matching: background windows that are like the peaks in GC and, by choice, in repeats, mappability and distance to TSS.
+"""Matching: background like the peaks in GC and, by choice, in repeats, mappability and distance to TSS.
 
-Nearest neighbours without replacement, within a caliper of each covariate (Rosenbaum & Rubin 1985, The American
-Statistician 39:33). All coordinates are 0-based half-open, in bp.
+Nearest neighbours without replacement, within a caliper of each covariate (Rosenbaum & Rubin 1985, The
+American Statistician 39:33). All coordinates are 0-based half-open, in bp.
 """
 
 from collections.abc import Sequence
@@ -31,9 +31,8 @@ BINS = 50        # of the histograms
 
 
 class Covariate(NamedTuple):
-    """What background can be matched on. label: of an axis, with its unit; factor: from our unit to the label's.
-
-    caliper: how far a match may lie, in our unit; highest: where the histogram ends, in our unit.
+    """What background can be matched on. label: of an axis, with its unit; factor: our unit times it is the
+    label's. caliper: how far a match may lie, highest: where the histogram ends, both in our unit.
     """
 
     label: str
@@ -52,7 +51,7 @@ COVARIATES = {
 
 @dataclass(frozen=True)
 class MatchChoice:
-    """Which covariates are matched on, and the files that two of them need: a bigWig (0 to 1) and a BED of TSS."""
+    """What is matched on, and the files that two covariates need: a bigWig from 0 to 1, and a BED of TSS."""
 
     on: tuple[str, ...] = ("gc",)
     mappability: str | Path = ""
@@ -61,13 +60,14 @@ class MatchChoice:
     def __post_init__(self) -> None:
         unknown = [name for name in self.on if name not in COVARIATES]
         if isinstance(self.on, str) or unknown or not self.on or len(set(self.on)) < len(self.on):
-            raise ChromaccError(f"match_on: got {self.on!r}; needed one or more of {', '.join(COVARIATES)}, each once")
+            raise ChromaccError(f"match_on: got {self.on!r}; needed one or more of {', '.join(COVARIATES)}, "
+                                "each once")
         for covariate, parameter, path, what in (("mappability", "mappability", self.mappability, "a bigWig"),
                                                  ("tss_distance", "tss", self.tss, "a BED file of TSS")):
             if (covariate in self.on) != bool(path):
                 raise ChromaccError(
-                    f"match_on={list(self.on)} with {parameter}={str(path)!r}: {covariate} needs {what}, and the file "
-                    f"serves nothing else; give both, {parameter} and {covariate} in match_on, or neither")
+                    f"match_on={list(self.on)} with {parameter}={str(path)!r}: {covariate} needs {what}, and "
+                    f"the file serves nothing else; give both, {parameter} and {covariate} in match_on, or neither")
 
     @property
     def names(self) -> list[str]:
@@ -104,18 +104,18 @@ def repeat_share(genome_fasta: str | Path, windows: pd.DataFrame) -> np.ndarray:
             share[rows] = genome.masked_share(chrom, starts, length)
     if len(share) and (share == share[0]).all() and share[0] in (0, 1):
         raise ChromaccError(
-            f"{genome_fasta}: no soft-masking: {share[0]:.0%} of the bases of all {len(share):,} windows are lower "
-            "case; needed repeats in lower case, all else in upper case. Give UCSC's soft-masked genome (hg38.fa or "
-            'hg38.2bit, also genome_fasta="hg38"), or leave "repeats" out of match_on')
+            f"{genome_fasta}: no soft-masking: {share[0]:.0%} of the bases of all {len(share):,} windows are "
+            "lower case; needed repeats in lower case, all else in upper case. Give UCSC's soft-masked genome "
+            '(hg38.fa or hg38.2bit, also genome_fasta="hg38"), or leave "repeats" out of match_on')
     return share
 
 
 def mean_mappability(entry: str | Path, windows: pd.DataFrame) -> np.ndarray:
     """Return the mean of a bigWig over each window, float64, shape=(W,); bases without data count as 0.
 
-    entry: path or URL of a mappability track, values from 0 to 1 (such as Umap's, Karimzadeh et al. 2018, Nucleic
-    Acids Research 46:e120). Raises ChromaccError for a chromosome without data or of another size, and for other
-    values.
+    entry: path or URL of a mappability track, values from 0 to 1 (such as Umap's, Karimzadeh et al. 2018,
+    Nucleic Acids Research 46:e120). Raises ChromaccError for a chromosome without data or of another size, and
+    for other values.
     """
     entry = entry if is_url(str(entry)) else project_path(entry)
     values = np.full((len(windows), 1, 3), np.nan, dtype=np.float32)
@@ -126,18 +126,19 @@ def mean_mappability(entry: str | Path, windows: pd.DataFrame) -> np.ndarray:
             if chrom not in present or starts[-1] + length > bigwig.chroms[chrom]:
                 raise ChromaccError(
                     f"{entry}: no mappability for windows up to {starts[-1] + length:,} bp of {chrom}; got "
-                    f"{bigwig.chroms.get(chrom, 0):,} bp, and data on {', '.join(sorted(present)) or 'none'}. Give "
-                    "a bigWig of the genome's own assembly, with all its chromosomes")
+                    f"{bigwig.chroms.get(chrom, 0):,} bp, and data on {', '.join(sorted(present)) or 'none'}. "
+                    "Give a bigWig of the genome's own assembly, with all its chromosomes")
             read_bins(bigwig, chrom, starts, np.array([0, length]), rows, values, covered)
     mean, highest = values[:, 0, 0].astype(np.float64), values[:, 0, 2].max(initial=0)
     if highest > 1 or mean.min(initial=0) < 0:
-        raise ChromaccError(f"{entry}: got values from {mean.min():g} (a window's mean) to {highest:g}; needed a "
-                            "mappability from 0 to 1. Divide it by its maximum, or give another track")
+        raise ChromaccError(
+            f"{entry}: got values from {mean.min():g} (a window's mean) to {highest:g}; needed a mappability "
+            "from 0 to 1. Divide it by its maximum, or give another track")
     return mean
 
 
 def tss_distance(path: str | Path, windows: pd.DataFrame, sizes: dict[str, int]) -> np.ndarray:
-    """Return log10(1 + bp between each window and the nearest TSS), float64, shape=(W,); 0 = one lies within, or touches.
+    """Return log10(1 + bp between each window and the nearest TSS), float64, shape=(W,); 0 = one touches it.
 
     path: a BED with one interval a TSS. sizes: {chromosome: bp}; on a chromosome without a TSS the distance is
     its length. Raises ChromaccError that lists the file's faults, or where no window's chromosome has a TSS.
@@ -156,8 +157,9 @@ def tss_distance(path: str | Path, windows: pd.DataFrame, sizes: dict[str, int])
         left = np.maximum(starts - ends[after], 0)  # ends[i]: the farthest end of the first i
         distance[rows] = np.minimum(np.minimum(left, right), sizes[chrom])
     if not found and len(windows):
-        raise ChromaccError(f"{path}: no TSS on any chromosome of the windows ({', '.join(windows['chrom'].unique())}); "
-                            "give a BED of the genome's own assembly")
+        chroms = ", ".join(windows["chrom"].unique())
+        raise ChromaccError(f"{path}: no TSS on any chromosome of the windows ({chroms}); give a BED of the "
+                            "genome's own assembly")
     return np.log10(1 + distance)
 
 
@@ -180,9 +182,9 @@ def match_covariates(target: np.ndarray, pool: np.ndarray, calipers: Sequence[fl
 
     target, pool: covariates, float64, shape=(T, K) and (P, K); calipers: K distances, in the covariates' units.
     A match lies within the caliper of every covariate; the nearest is that of the smallest Euclidean distance,
-    each covariate divided by its sd over the targets (by its caliper where that is 0). Greedy: targets are served
-    in random order. Returns indices into `pool`, int64, shape=(T,); -1 = none left within the calipers. With one
-    covariate it is `match_gc`.
+    each covariate divided by its sd over the targets (by its caliper where that is 0). Greedy: targets are
+    served in random order. Returns indices into `pool`, int64, shape=(T,); -1 = none left within the calipers.
+    With one covariate it is `match_gc`.
     """
     if target.shape[1] == 1:
         return match_gc(target[:, 0], pool[:, 0], seed, float(calipers[0]))
@@ -253,12 +255,12 @@ def _free(links: np.ndarray, at: int) -> int:
     return at
 
 
-def match_summary(wanted: np.ndarray, matched: np.ndarray, pool: np.ndarray, drawn: np.ndarray, names: Sequence[str],
-                  on: Sequence[str]) -> dict[str, dict]:
+def match_summary(wanted: np.ndarray, matched: np.ndarray, pool: np.ndarray, drawn: np.ndarray,
+                  names: Sequence[str], on: Sequence[str]) -> dict[str, dict]:
     """Return, for each covariate, counts, Kolmogorov-Smirnov distances (None without data) and histograms.
 
-    wanted, pool, drawn: covariates of all peaks, all candidates and the background drawn, float64, shape=(., K),
-    columns as in `names`; matched: bool, the peaks with a match. matched_on: the covariate is one of `on`.
+    wanted, pool, drawn: covariates of all peaks, all candidates and the background drawn, float64,
+    shape=(., K), columns as in `names`; matched: bool, the peaks with a match. matched_on: it is one of `on`.
     ks_before: all peaks against all candidates; ks_after: all peaks against the background drawn; ks_matched:
     only those peaks that found a match. A large ks_after beside a small ks_matched: some peaks have no like
     off peaks.

@@ -28,7 +28,8 @@ __all__ = ["PALETTE", "checks_table", "colour", "plot_attention_summary", "plot_
            "plot_calibration", "plot_cell_type_correlation", "plot_checks", "plot_contribution_track",
            "plot_embeddings", "plot_error_by_spread", "plot_input_distance",
            "plot_input_rise", "plot_intervals", "plot_knockouts", "plot_label_signal", "plot_learning",
-           "plot_loci", "plot_marginals", "plot_match", "plot_modality_drop", "plot_motif_logos", "plot_normalizations",
+           "plot_loci", "plot_marginals", "plot_match", "plot_modality_drop", "plot_motif_logos",
+           "plot_normalizations",
            "plot_observed",
            "plot_offset_scan", "plot_openness", "plot_predicted_measured",
            "plot_prediction_distributions", "plot_quadrants", "plot_roc_pr", "plot_scale", "plot_splits",
@@ -117,8 +118,8 @@ def plot_match(match: dict[str, dict]) -> Figure:
     match: of curation.json, {split: {covariate: `match_summary`}}.
     """
     names = list(next(iter(match.values())))
-    fig, axes = plt.subplots(len(names), len(match), figsize=(3.6 * len(match), 2.9 * len(names)), squeeze=False,
-                             sharex="row")
+    size = (3.6 * len(match), 2.9 * len(names))
+    fig, axes = plt.subplots(len(names), len(match), figsize=size, squeeze=False, sharex="row")
     styles = {"peaks": ("measured", "-"), "candidates": ("mean", "--"), "background": ("model", "-")}
     for row, name in zip(axes, names):
         label, factor = COVARIATES[name].label, COVARIATES[name].factor
@@ -132,8 +133,8 @@ def plot_match(match: dict[str, dict]) -> Figure:
             ks = [f"{one[key]:.2f}" if one[key] is not None else "–" for key in ("ks_before", "ks_matched")]
             ax.set(xlabel=label, title=f"{split}: KS {ks[0]}, matched {ks[1]}")
         row[0].set_ylabel("windows (%)")
-        both = [np.asarray(c[name]["histogram"][key]) for c in match.values() for key in ("peaks", "candidates")]
-        filled = np.flatnonzero(sum(both))
+        drawn = [covariates[name]["histogram"] for covariates in match.values()]
+        filled = np.flatnonzero(sum(np.asarray(one["peaks"]) + one["candidates"] for one in drawn))
         if len(filled):
             margin = edges[1] - edges[0]
             row[0].set_xlim(edges[filled[0]] - margin, edges[filled[-1] + 1] + margin)

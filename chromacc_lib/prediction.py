@@ -145,8 +145,8 @@ def read_inputs(
     """Read and check what a manifest has of one cell type; its accessibility, if there, is not even opened.
 
     cell_type: needed when the manifest has several. say: gets notes and what is not used. gene_names: as in
-    training, see `read_gene_names`. Raises ChromaccError that lists every problem of the files, or that says that the model knows none of the tracks,
-    or another genome.
+    training, see `read_gene_names`. Raises ChromaccError that lists every problem of the files, or that says
+    that the model knows none of the tracks, or another genome.
     """
     table = fetch(read_manifest(manifest))
     rows = _rows_of(table, cell_type)

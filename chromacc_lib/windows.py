@@ -19,8 +19,8 @@ from chromacc_lib.problems import require_no_problems
 
 __all__ = [
     "PLACEMENTS", "SPLITS", "Count", "Fold", "Selection", "background_windows", "base_content", "cap_windows",
-    "label_windows", "leave_one_out_folds", "observed_assays", "peak_windows", "read_peaks", "require_placement",
-    "sequence_codes", "split_cell_types", "split_chromosomes", "tiled_windows",
+    "label_windows", "leave_one_out_folds", "observed_assays", "peak_windows", "read_peaks",
+    "require_placement", "sequence_codes", "split_cell_types", "split_chromosomes", "tiled_windows",
 ]
 
 SPLITS = ("train", "validation", "test")
@@ -47,8 +47,8 @@ class Count:
 
 @dataclass(frozen=True)
 class Selection:
-    """Windows (chrom, start, end, gc, ...), the counts of every filter, and what the background's match came to:
-    {split: {covariate: `match_summary`}}.
+    """Windows (chrom, start, end, gc, ...), the counts of every filter, and what the background's match came
+    to: {split: {covariate: `match_summary`}}.
     """
 
     windows: pd.DataFrame
@@ -167,7 +167,7 @@ def tiled_windows(peaks: Mapping[str, pd.DataFrame], genome_fasta: str | Path,
     i, j = _enough_overlaps(tiles, pooled, min_overlap_bp)
     tiles = tiles.assign(taken=np.isin(np.arange(len(tiles)), i))
     enough = f"{min_overlap_bp} bp of a peak, or all of it"
-    counts = [Count("peaks", len(np.unique(j)), len(pooled), f"a tile is taken for {enough}"),
+    counts = [Count("training peaks", len(np.unique(j)), len(pooled), f"a tile is taken for {enough}"),
               Count("tiles", int(tiles["taken"].sum()), len(tiles), f"a peak window needs {enough}")]
     windows = tiles.loc[tiles["taken"], ["chrom", "start", "end"]]
     if len(windows):
@@ -266,10 +266,10 @@ def background_windows(positives: pd.DataFrame, peaks: Mapping[str, pd.DataFrame
     """Draw windows off every training peak, matched to the positives, within each chromosome split.
 
     positives: chrom, start, end, gc, split. peaks: as for `peak_windows`. Candidates tile what lies between
-    peaks and chosen windows (placement "summits"), or are tiles of `tiled_windows`' grid ("tiled"); each is used
-    once. choice: what is matched on, GC alone by default; a positive without a candidate within the caliper of
-    each covariate (`COVARIATES`; for GC `max_gc_difference`) goes unmatched, and is counted. `match[split]` holds,
-    for each covariate, n, and the Kolmogorov-Smirnov distances before and after (`match_summary`).
+    peaks and chosen windows (placement "summits"), or are tiles of `tiled_windows`' grid ("tiled"); each is
+    used once. choice: what is matched on, GC alone by default; a positive without a candidate within the
+    caliper of each covariate (`COVARIATES`; for GC `max_gc_difference`) goes unmatched, and is counted. `match[split]`
+    holds, for each covariate, n, and the Kolmogorov-Smirnov distances before and after (`match_summary`).
     """
     require_placement(placement)
     positives, counts = _genome_order(positives, genome_fasta), []
@@ -348,8 +348,9 @@ def label_windows(windows: pd.DataFrame, peaks: pd.DataFrame, min_overlap_bp: in
     return label
 
 
-def _enough_overlaps(windows: pd.DataFrame, peaks: pd.DataFrame, min_overlap_bp: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the row numbers (i in `windows`, j in `peaks`) of pairs that share `min_overlap_bp` or all of the peak."""
+def _enough_overlaps(windows: pd.DataFrame, peaks: pd.DataFrame,
+                     min_overlap_bp: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the row numbers (i in `windows`, j in `peaks`) of pairs that share enough, or all of the peak."""
     i, j = _overlaps(windows, peaks)
     start, end = _bounds(windows, i)
     peak_start, peak_end = _bounds(peaks, j)

@@ -418,7 +418,7 @@ def test_no_background_and_no_validation_cell_types(project):
 
 
 def test_tiles_of_a_fixed_grid(project):
-    """Every window begins at a multiple of its length; an element at 2,700..3,300 opens the tiles it fills by 300 bp."""
+    """Windows begin at multiples of their length; an element at 2,700..3,300 has 300 bp in each of two tiles."""
     tiled = replace(PARAMETERS, window_placement="tiled")
     result = curate_project(project, tiled)
     windows = load_arrays(result.path).windows
@@ -429,7 +429,7 @@ def test_tiles_of_a_fixed_grid(project):
     assert (arrays.label[(windows["kind"] == "peak").to_numpy()] == 1).any(axis=1).all()
     assert (arrays.label[(windows["kind"] == "background").to_numpy()][:, arrays.train_mask] == 0).all()
     counts = {count["what"] for count in result.summary["counts"]}
-    assert {"peaks", "tiles", "peak tiles", "background candidates"} <= counts
+    assert {"training peaks", "tiles", "peak tiles", "background candidates"} <= counts
     with pytest.raises(ChromaccError, match="no tile is left"):
         curate_project(project, replace(tiled, min_overlap_bp=301))
 
@@ -443,7 +443,8 @@ def test_labels_and_tiles_need_the_same_overlap(project):
 
 def test_background_can_be_matched_on_more_than_gc(project):
     sizes = project.sizes
-    write_bigwig(project.folder / "map.bw", sizes, {c: [(0, n // 2, 1.0), (n // 2, n, 0.5)] for c, n in sizes.items()})
+    halves = {chrom: [(0, size // 2, 1.0), (size // 2, size, 0.5)] for chrom, size in sizes.items()}
+    write_bigwig(project.folder / "map.bw", sizes, halves)
     write_lines(project.folder / "tss.bed", *(f"{chrom}\t30000\t30001" for chrom in sizes))
     chosen = replace(PARAMETERS, match_on=("gc", "mappability", "tss_distance"),
                      mappability=str(project.folder / "map.bw"), tss=str(project.folder / "tss.bed"))

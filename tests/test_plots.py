@@ -142,13 +142,14 @@ def test_match_has_a_row_a_covariate_and_a_column_a_split():
     rng = np.random.default_rng(2)
     names = ["gc", "repeats", "tss_distance"]
     peaks, pool = rng.random((20, 3)), rng.random((60, 3))
-    match = {split: match_summary(peaks, np.arange(20) < 15, pool, pool[:15], names, ["gc"]) for split in ("train", "test")}
-    match["test"] = match_summary(peaks[:1], np.zeros(1, dtype=bool), pool[:0], pool[:0], names, ["gc"])
+    match = {"train": match_summary(peaks, np.arange(20) < 15, pool, pool[:15], names, ["gc"]),
+             "test": match_summary(peaks[:1], np.zeros(1, dtype=bool), pool[:0], pool[:0], names, ["gc"])}
     fig = plots.plot_match(match)
     assert len(fig.axes) == 6 and fig.axes[1].get_title() == "test: KS –, matched –"
     labels = [fig.axes[i].get_xlabel() for i in (0, 2, 4)]
     assert labels == ["GC content (%)", "soft-masked bases (%)", "log10(1 + bp to the nearest TSS)"]
-    assert all(fig.axes[i].get_ylabel() == "windows (%)" for i in (0, 2, 4)) and 50 < fig.axes[0].get_xlim()[1] <= 102
+    assert [fig.axes[i].get_ylabel() for i in (0, 2, 4)] == ["windows (%)"] * 3
+    assert 50 < fig.axes[0].get_xlim()[1] <= 102
     assert_labelled(fig)
 
 

@@ -221,12 +221,13 @@ def test_tiles_by_hand(genome):
     """Tiles of 300 bp on 1,000 bp: the fourth of each chromosome reaches past its end."""
     peaks = {"A": table(("chr1", 0, 90), ("chr1", 250, 350), ("chr1", 430, 600), ("chr2", 880, 990)),
              "B": table(("chr2", 299, 310), ("chr2", 590, 650))}
-    # chr1: 0..90 is whole in tile 0; 250..350 has 50 bp in each of two; 430..600 in tile 1, of N; chr2: 880..990 has
-    # 90 bp in the last, too few of 110; 299..310 is in two tiles, whole in none; 590..650 in two as well
+    # chr1: 0..90 is whole in tile 0; 250..350 has 50 bp in each of two; 430..600 is in tile 1, of many N.
+    # chr2: 880..990 has 90 bp in the last; 299..310 is in two tiles, whole in none; 590..650 has 50 in one of two
     selection = tiled_windows(peaks, genome, window_bp=300, min_overlap_bp=50, max_n_fraction=0.1)
-    assert selection.windows[["chrom", "start", "end"]].to_numpy().tolist() == [["chr1", 0, 300], ["chr2", 600, 900]]
+    found = selection.windows[["chrom", "start", "end"]].to_numpy().tolist()
+    assert found == [["chr1", 0, 300], ["chr2", 600, 900]]
     assert [(c.what, c.kept, c.of) for c in selection.counts] == [
-        ("peaks", 5, 6), ("tiles", 4, 8), ("peak tiles", 3, 4), ("peak tiles", 2, 3)]
+        ("training peaks", 5, 6), ("tiles", 4, 8), ("peak tiles", 3, 4), ("peak tiles", 2, 3)]
     assert selection.windows["gc"].tolist() == [0.5, 0.0]
 
 
@@ -257,15 +258,16 @@ def test_tiled_background_is_of_the_same_grid_and_off_every_peak(patchy):
     both = pd.concat([windows, positives])
     assert not both.duplicated(["chrom", "start"]).any()
     for _, peak in pd.concat([peaks["A"], blacklist]).iterrows():
-        touched = (windows["chrom"] == peak["chrom"]) & (windows["start"] < peak["end"]) & (windows["end"] > peak["start"])
-        assert not touched.any()
+        here = windows[windows["chrom"] == peak["chrom"]]
+        assert not ((here["start"] < peak["end"]) & (here["end"] > peak["start"])).any()
     first = selection.counts[0]
     assert first.of == 600 and first.kept < 600 - len(positives) and "touch no training peak" in str(first)
     shuffled = positives.sample(frac=1, random_state=1)
     mixed = {"A": peaks["A"].sample(frac=1, random_state=2)}
     again = background_windows(shuffled, mixed, patchy, blacklist, placement="tiled")
     assert again.windows.equals(windows)
-    assert tiled_windows(mixed, patchy, blacklist, window_bp=200).windows.equals(positives.drop(columns="split"))
+    tiles = tiled_windows(mixed, patchy, blacklist, window_bp=200).windows
+    assert tiles.equals(positives.drop(columns="split"))
 
 
 def test_an_unknown_placement_is_refused(patchy):
