@@ -9,6 +9,7 @@ from chromacc_lib import ChromaccError, __version__
 
 __all__ = ["main"]
 
+GENES_HELP = "TSV (gene_id, gene_name), GTF or GFF3 for expression by Ensembl id; by default the human TFs"
 GENOME_HELP = "path of a plain or bgzipped FASTA or a .2bit file; or hg38, fetched once into the cache (0.8 GB)"
 
 
@@ -103,6 +104,7 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     check.add_argument("manifest", type=_path)
     check.add_argument("--genome-fasta", type=_path_or_name, required=True, help=GENOME_HELP)
     check.add_argument("--blacklist", type=_path_or_name, help="path of a BED file, or hg38")
+    check.add_argument("--gene-names", type=_path, help=GENES_HELP)
     check.add_argument("--for-prediction", action="store_true", help="allow cell types without accessibility")
     check.set_defaults(command=_check)
 
@@ -157,6 +159,7 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     predict.add_argument(
         "--overwrite", action="store_true", help="replace another cell type's prediction in the folder"
     )
+    predict.add_argument("--gene-names", type=_path, help=GENES_HELP)
     predict.add_argument("--out", type=_path, required=True, metavar="FOLDER")
     predict.set_defaults(command=_predict)
 
@@ -234,6 +237,7 @@ def _check(options: argparse.Namespace) -> int:
         genome_path(options.genome_fasta),
         options.blacklist and blacklist_path(options.blacklist),
         for_training=not options.for_prediction,
+        gene_names=options.gene_names or "",
     )
     for problem in problems:
         print(problem, file=sys.stderr)
@@ -266,6 +270,7 @@ def _predict(options: argparse.Namespace) -> int:
         workers=options.workers,
         device=options.device,
         overwrite=options.overwrite,
+        gene_names=options.gene_names or "",
     )
     print(f"written to {options.out}")
     return 0

@@ -18,10 +18,12 @@ import xarray as xr
 import chromacc_lib
 from chromacc_lib import ChromaccError, project_path
 from chromacc_lib.fetch import fetch
+from chromacc_lib.genes import TF_TABLE, read_gene_names
 from chromacc_lib.manifest import (
     check_files, check_manifest, genome_sizes, is_simulated, keep_cell_types, lock_table, open_genome, read_expression,
     read_manifest,
 )
+from chromacc_lib.matching import MatchChoice
 from chromacc_lib.normalization import (
     Comparison, compare_methods, file_constants, fit_normalization, normalise_metadata, normalise_tracks,
     require_method, track_constants,
@@ -31,10 +33,10 @@ from chromacc_lib.signals import (
     STATISTICS, Signal, binned_signals, bytes_to_fetch, chroms_with_data, genome_mean, window_mean,
     window_statistics,
 )
-from chromacc_lib.sources import is_url
+from chromacc_lib.sources import is_url, require_file
 from chromacc_lib.windows import (
     Count, Selection, background_windows, cap_windows, label_windows, observed_assays, peak_windows, read_peaks,
-    sequence_codes, split_cell_types, split_chromosomes,
+    require_placement, sequence_codes, split_cell_types, split_chromosomes, tiled_windows,
 )
 
 __all__ = [
@@ -45,8 +47,8 @@ __all__ = [
 
 MAX_FEATURES = 2_000  # metadata features (genes); more than that is a transcriptome, not a description
 CHUNK_WINDOWS = 512   # windows a zarr chunk: some MB for the largest variable
-_SOURCES = ("__init__", "sources", "genome", "bigwig", "manifest", "fetch", "windows", "signals", "normalization",
-            "dataset")  # code whose change curates again
+_SOURCES = ("__init__", "sources", "genome", "bigwig", "genes", "manifest", "fetch", "matching", "windows",
+            "signals", "normalization", "dataset")  # code whose change curates again
 
 
 # --- parameters and result ----------------------------------------------------------------------------------
@@ -67,7 +69,16 @@ class CurationParameters:
     histone_marks: tuple[str, ...] = ()
     tfs: tuple[str, ...] = ()
     normalization: str = "arcsinh"            # of the input tracks: one of normalization.METHODS
+    window_placement: str = "summits"         # one of windows.PLACEMENTS
+    match_on: tuple[str, ...] = ("gc",)       # of matching.COVARIATES
+    mappability: str = ""                     # path or URL of a bigWig, 0 to 1, to match on mappability
+    tss: str = ""                             # path of a BED, one interval a TSS, to match on tss_distance
+    gene_names: str = ""                      # see genes.read_gene_names; "" = the shipped human TFs
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        require_placement(self.window_placement)
+        MatchChoice(self.match_on, self.mappability, self.tss)
 
 
 @dataclass(frozen=True)
@@ -96,8 +107,8 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
     target = project_path(dataset_dir)
     table = fetch(keep_cell_types(read_manifest(manifest), parameters.cell_types), remote_tracks)
     truth = read_manifest(truth_manifest) if truth_manifest else None
-    _require_valid(table, truth, genome_fasta, blacklist, say)
-    references = _references(genome_fasta, blacklist, manifest, truth)
+    _require_valid(table, truth, genome_fasta, blacklist, say, parameters.gene_names)
+    references = _references(genome_fasta, blacklist, manifest, truth, parameters)
     lock = lock_table(table, references)
     fingerprint = _fingerprint(parameters, lock)
     done = _read_json(target / "curation.json")
@@ -111,7 +122,8 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
     partial.mkdir(parents=True)
     dataset, summary = _build(table, truth, genome_fasta, blacklist, parameters, workers, say)
     dataset.attrs |= {"dataset_id": target.parent.name if target.name == "dataset" else target.name,
-                      "genome_fasta": _portable(genome_fasta), "manifest": _portable(manifest)}
+                      "genome_fasta": _portable(genome_fasta), "manifest": _portable(manifest),
+                      "gene_names": _portable(parameters.gene_names) if parameters.gene_names else ""}
     summary = {"fingerprint": fingerprint, "parameters": _as_dict(parameters), **summary}
     _write_zarr(dataset, partial / "dataset.zarr")
     lock.to_csv(partial / "manifest.lock.tsv", sep="\t", index=False)
@@ -127,8 +139,8 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
 
 
 def _require_valid(table: pd.DataFrame, truth: pd.DataFrame | None, genome_fasta: str | Path,
-                   blacklist: str | Path, say: Callable[[str], None]) -> None:
-    problems = check_manifest(table, genome_fasta, blacklist or None)
+                   blacklist: str | Path, say: Callable[[str], None], gene_names: str) -> None:
+    problems = check_manifest(table, genome_fasta, blacklist or None, gene_names=gene_names)
     if truth is not None:
         problems += check_files(truth, genome_fasta)
     for problem in problems:
@@ -138,9 +150,15 @@ def _require_valid(table: pd.DataFrame, truth: pd.DataFrame | None, genome_fasta
 
 
 def _references(genome_fasta: str | Path, blacklist: str | Path, manifest: str | Path,
-                truth: pd.DataFrame | None) -> dict[str, Path]:
+                truth: pd.DataFrame | None, parameters: CurationParameters) -> dict[str, str | Path]:
     """Further files that the result depends on, by kind, for the lock."""
     references = {"manifest": project_path(manifest), "genome_fasta": project_path(genome_fasta)}
+    for kind in ("mappability", "tss", "gene_names"):
+        path = getattr(parameters, kind)
+        if path:
+            references[kind] = path if is_url(path) else project_path(path)
+            if not is_url(path):
+                require_file(references[kind])
     if blacklist:
         references["blacklist"] = project_path(blacklist)
     if truth is not None:
@@ -153,6 +171,7 @@ def _fingerprint(parameters: CurationParameters, lock: pd.DataFrame) -> str:
     """Hash of everything that shapes the dataset: parameters, each input's md5, and this code."""
     folder = Path(chromacc_lib.__file__).parent
     code = [hashlib.md5((folder / f"{name}.py").read_bytes()).hexdigest() for name in _SOURCES]
+    code.append(hashlib.md5(TF_TABLE.read_bytes()).hexdigest())
     text = json.dumps([_as_dict(parameters), lock.astype(str).to_numpy().tolist(), code])
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -179,8 +198,8 @@ def _build(table: pd.DataFrame, truth: pd.DataFrame | None, genome_fasta: str | 
     dataset = xr.Dataset({"sequence": (("window", "position"), sequence)},
                          coords=_coordinates(windows, cells, tracks))
     _add_tracks(dataset, rows, tracks, signals, coverage)
-    _add_accessibility(dataset, table, peaks, signals, truth)
-    _add_metadata(dataset, table)
+    _add_accessibility(dataset, table, peaks, signals, truth, parameters.min_overlap_bp)
+    _add_metadata(dataset, table, parameters.gene_names)
     assembly = table["assembly"].iloc[0]
     dataset.attrs = {"simulated": is_simulated(table), "assembly": assembly,
                      "window_bp": parameters.window_bp, "n_bins": parameters.n_bins}
@@ -215,11 +234,15 @@ def _read_all_peaks(table: pd.DataFrame, sizes: Mapping[str, int]) -> dict[str, 
 def _choose_windows(cells: pd.DataFrame, peaks: Mapping[str, pd.DataFrame], genome_fasta: str | Path,
                     blacklist: str | Path, parameters: CurationParameters
                     ) -> tuple[pd.DataFrame, list[Count], dict]:
-    """Return windows (chrom, start, end, gc, kind, split) in genome order, every count, and the GC match."""
+    """Return windows (chrom, start, end, gc, kind, split) in genome order, every count, and the match."""
     names = cells.loc[cells["split"] == "train", "cell_type"]
     training = {name: peaks[name] for name in names if name in peaks}
     regions = read_peaks(project_path(blacklist), genome_sizes(genome_fasta)) if blacklist else None
-    union = peak_windows(training, genome_fasta, regions, parameters.window_bp)
+    if parameters.window_placement == "tiled":
+        union = tiled_windows(training, genome_fasta, regions, parameters.window_bp,
+                              min_overlap_bp=parameters.min_overlap_bp)
+    else:
+        union = peak_windows(training, genome_fasta, regions, parameters.window_bp)
     n_windows = union.windows["chrom"].value_counts(sort=False).to_dict()
     split = split_chromosomes(n_windows, parameters.seed, parameters.test_chromosomes,
                               parameters.validation_chromosomes)
@@ -229,8 +252,10 @@ def _choose_windows(cells: pd.DataFrame, peaks: Mapping[str, pd.DataFrame], geno
     if parameters.negatives_per_positive > 0:
         # off all of the union's windows, also those that the cap left out: they are training peaks
         off = {**training, "union": union.windows}
+        choice = MatchChoice(parameters.match_on, parameters.mappability, parameters.tss)
         background = background_windows(capped.windows, off, genome_fasta, regions,
-                                        parameters.negatives_per_positive, parameters.seed)
+                                        parameters.negatives_per_positive, parameters.seed,
+                                        placement=parameters.window_placement, choice=choice)
     windows = pd.concat([capped.windows.assign(kind="peak"), background.windows.assign(kind="background")])
     rank = windows["chrom"].map({chrom: i for i, chrom in enumerate(genome_sizes(genome_fasta))})
     windows = windows.iloc[np.lexsort((windows["start"], rank))].reset_index(drop=True)
@@ -336,7 +361,7 @@ def _add_tracks(dataset: xr.Dataset, rows: pd.DataFrame, tracks: Mapping[str, tu
 
 
 def _add_accessibility(dataset: xr.Dataset, table: pd.DataFrame, peaks: Mapping[str, pd.DataFrame],
-                       signals: Mapping[str, Signal], truth: pd.DataFrame | None) -> None:
+                       signals: Mapping[str, Signal], truth: pd.DataFrame | None, min_overlap_bp: int) -> None:
     """Add accessibility, score, score_replicate, label, and truth where it is known; -1 and NaN = unknown."""
     cells, windows = dataset["cell_type"].values.tolist(), _window_table(dataset)
     rows = table[table["kind"] == "accessibility_signal"]
@@ -349,7 +374,7 @@ def _add_accessibility(dataset: xr.Dataset, table: pd.DataFrame, peaks: Mapping[
             profile[:, i, :, replicate] = signals[path].values[:, :, 0] / genome_mean(path)
         if name in peaks:
             known = np.isfinite(profile[:, i]).any(axis=(1, 2))
-            label[:, i] = np.where(known, label_windows(windows, peaks[name]), -1)
+            label[:, i] = np.where(known, label_windows(windows, peaks[name], min_overlap_bp), -1)
     length = int(windows["end"].iloc[0] - windows["start"].iloc[0])
     pooled = _mean_of_known(profile)
     add = {"accessibility": (("window", "cell_type", "bin"), np.arcsinh(pooled)),
@@ -385,11 +410,12 @@ def _truth(truth: pd.DataFrame, cells: Sequence[str], signals: Mapping[str, Sign
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def _add_metadata(dataset: xr.Dataset, table: pd.DataFrame) -> None:
+def _add_metadata(dataset: xr.Dataset, table: pd.DataFrame, gene_names: str) -> None:
     """Add metadata: log2(TPM + 1) of the genes in training cell types' expression files; NaN = missing."""
     rows = table[table["kind"] == "expression"]
     paths = zip(rows["cell_type"], rows["path_or_url"])
-    values = {name: np.log2(read_expression(path) + 1) for name, path in paths}
+    symbols = read_gene_names(gene_names)
+    values = {name: np.log2(read_expression(path, symbols) + 1) for name, path in paths}
     cells = dataset["cell_type"].values.tolist()
     training = [name for name, split in zip(cells, dataset["cell_type_split"].values) if split == "train"]
     genes = list(dict.fromkeys(gene for name in training if name in values for gene in values[name].index))
@@ -412,7 +438,7 @@ def _window_table(dataset: xr.Dataset) -> pd.DataFrame:
 
 
 def _summary(dataset: xr.Dataset, counts: list[Count], match: dict) -> dict:
-    """Return curation.json's content: counts, splits, what is missing, the GC match."""
+    """Return curation.json's content: counts, splits, what is missing, the match of background to peaks."""
     windows = _window_table(dataset)
     observed = dataset["observed"]
     measured = observed.any("chrom_name")
@@ -434,7 +460,7 @@ def _summary(dataset: xr.Dataset, counts: list[Count], match: dict) -> dict:
         "open_fraction": dict(zip(dataset["cell_type"].values.tolist(), open_fraction.tolist())),
         "missing_tracks": missing,
         "missing_on_chromosomes": absent,
-        "gc_match": match,
+        "match": match,
     }
 
 

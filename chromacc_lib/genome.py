@@ -29,6 +29,7 @@ for _code, _letters in enumerate(("Aa", "Cc", "Gg", "Tt")):
 
 STRETCH_BP = 1 << 20     # windows near each other are read together, up to so much text at once
 GAP_BP = 4 << 10         # ... where no more than this lies between them
+IS_LOWER = np.isin(np.arange(256), np.frombuffer(b"abcdefghijklmnopqrstuvwxyz", dtype=np.uint8))
 TWO_BIT_MAGIC = 0x1A412743
 
 
@@ -81,6 +82,10 @@ class Genome:
             codes[rows] = views[starts[rows] - first]
         return codes
 
+    def masked_share(self, chrom: str, starts: np.ndarray, length: int) -> np.ndarray:
+        """Return the soft-masked share of windows' bases, float64, shape=(W,). starts: as in `codes`."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """Give back what is held open."""
         raise NotImplementedError
@@ -108,7 +113,17 @@ class _BgzippedFasta(Genome):
 
     def text(self, chrom: str, start: int, end: int) -> str:
         """Return bases as upper-case text."""
-        return self.fasta[chrom][start:end]
+        return self.fasta[chrom][start:end].upper()
+
+    def masked_share(self, chrom: str, starts: np.ndarray, length: int) -> np.ndarray:
+        """Return the share of lower-case letters, float64, shape=(W,)."""
+        share = np.empty(len(starts))
+        for rows, first, last in _stretches(starts, length):
+            letters = np.frombuffer(self.fasta[chrom][first:last].encode("ascii", "replace"), dtype=np.uint8)
+            before = np.concatenate([[0], np.cumsum(IS_LOWER[letters])])  # lower-case letters before a place
+            at = starts[rows] - first
+            share[rows] = (before[at + length] - before[at]) / length
+        return share
 
     def close(self) -> None:
         """Close the file."""
@@ -146,7 +161,7 @@ class _PlainFasta(_BgzippedFasta):
 
 def _open_fasta(path: Path) -> Genome:
     try:
-        fasta = pyfaidx.Fasta(str(path), sequence_always_upper=True, as_raw=True)
+        fasta = pyfaidx.Fasta(str(path), as_raw=True)
     except (pyfaidx.FastaIndexingError, pyfaidx.UnsupportedCompressionFormat, OSError, ValueError) as error:
         raise FileProblem(Problem(
             str(path), 0, "FASTA cannot be indexed", str(error) or type(error).__name__,
@@ -164,12 +179,30 @@ class _TwoBit(Genome):
     """A .2bit file, read by py2bit; runs of N come back as N, soft-masked bases as upper case."""
 
     def __init__(self, path: Path) -> None:
-        self.sizes = _require_whole_two_bit(path)
+        self.path = path
+        self.sizes, self.masks = _require_whole_two_bit(path)
         self.handle = py2bit.open(str(path))
 
     def text(self, chrom: str, start: int, end: int) -> str:
         """Return bases as upper-case text."""
         return self.handle.sequence(chrom, start, end)
+
+    def masked_share(self, chrom: str, starts: np.ndarray, length: int) -> np.ndarray:
+        """Return the share of bases in soft-masked blocks, float64, shape=(W,)."""
+        with open(self.path, "rb") as handle:
+            handle.seek(self.masks[chrom])
+            (count,) = _numbers(handle, 1)
+            begins, sizes = np.fromfile(handle, dtype="<u4", count=2 * count).astype(np.int64).reshape(2, count)
+        order = np.argsort(begins, kind="stable")
+        begins, sizes = begins[order], sizes[order]
+        before = np.concatenate([[0], np.cumsum(sizes)])
+
+        def masked_left_of(places: np.ndarray) -> np.ndarray:
+            block = np.searchsorted(begins, places)  # blocks that begin left of each place
+            cut = np.maximum((begins + sizes)[np.maximum(block - 1, 0)] - places, 0) if count else 0
+            return before[block] - np.where(block > 0, cut, 0)
+
+        return (masked_left_of(starts + length) - masked_left_of(starts)) / length
 
     def close(self) -> None:
         """Close the file."""
@@ -181,9 +214,10 @@ def _is_two_bit(path: Path) -> bool:
         return handle.read(4) in (struct.pack("<I", TWO_BIT_MAGIC), struct.pack(">I", TWO_BIT_MAGIC))
 
 
-def _require_whole_two_bit(path: Path) -> dict[str, int]:
-    """Return {chromosome: bp} after following the index to each sequence's last byte: py2bit maps the file
-    and trusts it, so a cut one would end the process. Raises FileProblem.
+def _require_whole_two_bit(path: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """Return {chromosome: bp} and {chromosome: byte where its soft-masked blocks are listed}, after following
+    the index to each sequence's last byte: py2bit maps the file and trusts it, so a cut one would end the
+    process. Raises FileProblem.
 
     Format: UCSC's .2bit, https://genome.ucsc.edu/FAQ/FAQformat.html#format7.
     """
@@ -197,11 +231,12 @@ def _require_whole_two_bit(path: Path) -> dict[str, int]:
                                           f"signature {TWO_BIT_MAGIC:#x} (little-endian), version 0",
                                           "Write it again with faToTwoBit, on a machine of this byte order."))
             offsets = {_name(handle): _numbers(handle, 1)[0] for _ in range(count)}
-            sizes, ends = {}, []
+            sizes, masks, ends = {}, {}, []
             for name, offset in offsets.items():
                 handle.seek(offset)
                 (sizes[name],) = _numbers(handle, 1)
                 for _ in range(2):  # runs of N, then soft-masked runs: a count, starts and lengths
+                    masks[name] = handle.tell()
                     (blocks,) = _numbers(handle, 1)
                     handle.seek(8 * blocks, os.SEEK_CUR)
                 ends.append(handle.tell() + 4 + (sizes[name] + 3) // 4)
@@ -209,7 +244,7 @@ def _require_whole_two_bit(path: Path) -> dict[str, int]:
         raise _cut(path, n_bytes, "a whole index") from error
     if not sizes or max(ends) > n_bytes:
         raise _cut(path, n_bytes, f"{max(ends, default=1):,} bytes with at least one sequence")
-    return sizes
+    return sizes, masks
 
 
 def _numbers(handle: BinaryIO, n: int) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from chromacc_lib import ChromaccError, project_path
 from chromacc_lib.bigwig import BigWig, open_bigwig
+from chromacc_lib.genes import bare_id, read_gene_names
 from chromacc_lib.genome import genome_sizes, open_genome
 from chromacc_lib.problems import FileProblem, Problem, require_no_problems
 from chromacc_lib.sources import file_md5, is_url, open_source, require_file
@@ -284,18 +285,33 @@ def _other_style(name: str) -> str:
 
 
 # --- expression ---------------------------------------------------------------------------------------------
-def read_expression(path: str | Path) -> pd.Series:
-    """Read a TSV with header `gene  tpm`; return TPM (float64) by gene. Raises FileProblem for all else."""
-    path = Path(path)
+def read_expression(path: str | Path, gene_names: Mapping[str, str] | None = None) -> pd.Series:
+    """Return TPM (float64, at least 0) by gene symbol, of a plain or gzipped TSV of one of two forms.
+
+    With the columns `gene` and `tpm` every row is taken as it is. With `gene_id` and `TPM`, as in ENCODE's gene
+    quantifications (RSEM; Li & Dewey 2011, BMC Bioinformatics 12:323), the rows of `gene_names` are taken,
+    {Ensembl id without version: symbol}, None = the shipped transcription factors; rows of one symbol (the two
+    copies of a pseudoautosomal gene) are summed. Raises FileProblem for all else.
+    """
+    return _expression(Path(path), read_gene_names() if gene_names is None else gene_names)[0]
+
+
+def _expression(path: Path, gene_names: Mapping[str, str]) -> tuple[pd.Series, list[Problem]]:
+    """Return `read_expression`, and a note of what a gene quantification has besides."""
     lines = _numbered_lines(path)
     header = [name.strip().lower() for name in lines[0][1].split("\t")] if lines else []
-    if not {"gene", "tpm"} <= set(header):
+    column = next((name for name in ("gene", "gene_id") if name in header), "")
+    if not column or "tpm" not in header:
         raise FileProblem(
-            Problem(str(path), 1, "not an expression table", str(header), "the columns gene and tpm",
+            Problem(str(path), 1, "not an expression table", str(header),
+                    "the columns gene and tpm, or gene_id and TPM as in ENCODE's gene quantifications",
                     "Give a tab-separated file with that header."))
-    rows = pd.DataFrame([text.split("\t") for _, text in lines[1:]], columns=range(len(header)), dtype=str)
-    gene = rows[header.index("gene")].str.strip()
-    tpm = pd.to_numeric(rows[header.index("tpm")], errors="coerce")
+    rows = [text.split("\t") for _, text in lines[1:]]
+    whole = np.array([len(row) == len(header) for row in rows], dtype=bool)
+    cells = {name: [row[header.index(name)] if good else "" for row, good in zip(rows, whole)]
+             for name in (column, "tpm")}
+    gene = pd.Series(cells[column], dtype=str).str.strip()
+    tpm = pd.to_numeric(pd.Series(cells["tpm"], dtype=str), errors="coerce").astype("float64")
     bad = np.flatnonzero(~(np.isfinite(tpm) & (tpm >= 0)) | gene.duplicated() | (gene == ""))
     if len(bad) or not len(rows):
         first = bad[0] if len(bad) else 0
@@ -304,25 +320,50 @@ def read_expression(path: str | Path) -> pd.Series:
                     f"{len(bad)} bad row(s) of {len(rows)}",
                     repr(lines[first + 1][1]) if len(bad) else "no rows",
                     "each gene once, with a finite TPM of at least 0", "Correct these rows."))
-    return pd.Series(tpm.to_numpy(), index=gene.to_numpy(), name="tpm")
+    if column == "gene":
+        return pd.Series(tpm.to_numpy(), index=gene.to_numpy(), name="tpm"), []
+    return _translate(path, gene, tpm, gene_names)
+
+
+def _translate(path: Path, gene: pd.Series, tpm: pd.Series,
+               gene_names: Mapping[str, str]) -> tuple[pd.Series, list[Problem]]:
+    """Return TPM by symbol of the rows whose Ensembl id is known, summed by symbol, and a note of how many."""
+    symbol = gene.map(bare_id).map(gene_names)
+    known = symbol.notna()
+    if not known.any():
+        example = next(iter(gene_names), "ENSG00000102974")
+        raise FileProblem(
+            Problem(str(path), 0, "gene quantification without a known Ensembl id",
+                    f"{len(gene):,} ids, the first {', '.join(gene[:3])}",
+                    f"ids of the {len(gene_names):,} genes of gene_names, such as {example}",
+                    "Give gene_names (a TSV with gene_id and gene_name, or the annotation) of this file's "
+                    "species; if it names genes by symbol, call its columns gene and tpm."))
+    series = tpm[known].groupby(symbol[known].to_numpy(), sort=False).sum().rename("tpm")
+    note = Problem(str(path), 0, "genes of a quantification are left out",
+                   f"kept {int(known.sum()):,} of {len(gene):,} rows, because the others are not in gene_names "
+                   f"(rows of one symbol are summed: {len(series):,} symbols)",
+                   "the transcription factors, or the genes of your gene_names", "That is as it should be.",
+                   fatal=False)
+    return series, [note]
 
 
 # --- everything at once -------------------------------------------------------------------------------------
 def check_manifest(manifest: pd.DataFrame, genome_fasta: str | Path, blacklist: str | Path | None = None,
-                   for_training: bool = True) -> list[Problem]:
+                   for_training: bool = True, gene_names: str | Path = "") -> list[Problem]:
     """Open every file that the manifest names; return ALL problems, fatal ones first, [] if there are none.
 
-    manifest: from `read_manifest`. for_training: accessibility is needed in each cell type. Data blocks are
-    not decompressed here (a flipped byte is found by its md5, or when it is read).
+    manifest: from `read_manifest`. for_training: accessibility is needed in each cell type. gene_names: path,
+    see `read_gene_names`. Data blocks are not decompressed here (a flipped byte is found by its md5, or when it
+    is read).
     """
     name = manifest.attrs.get("path", "manifest")
     problems = _check_cell_types(name, manifest, for_training)
-    problems += check_files(manifest, genome_fasta, blacklist)
+    problems += check_files(manifest, genome_fasta, blacklist, gene_names)
     return sorted(problems, key=lambda problem: not problem.fatal)
 
 
 def check_files(manifest: pd.DataFrame, genome_fasta: str | Path,
-                blacklist: str | Path | None = None) -> list[Problem]:
+                blacklist: str | Path | None = None, gene_names: str | Path = "") -> list[Problem]:
     """Do all of `check_manifest` but what concerns whole cell types; a manifest of truth needs no more."""
     name = manifest.attrs.get("path", "manifest")
     problems = _check_rows(name, manifest)
@@ -331,9 +372,14 @@ def check_files(manifest: pd.DataFrame, genome_fasta: str | Path,
         sizes = genome_sizes(genome_fasta)
     except FileProblem as error:
         problems.append(error.problem)
+    names: dict[str, str] | None = None
+    try:
+        names = read_gene_names(gene_names)
+    except FileProblem as error:
+        problems.append(error.problem)
     for line, row in manifest.iterrows():
         if row["kind"] in KINDS and row["path_or_url"]:
-            problems += _check_file(name, int(line), row, sizes)
+            problems += _check_file(name, int(line), row, sizes, names)
     if blacklist:
         try:
             problems += read_intervals(project_path(blacklist), sizes)[1]
@@ -390,8 +436,12 @@ def _check_cell_types(name: str, manifest: pd.DataFrame, for_training: bool) -> 
     return problems
 
 
-def _check_file(name: str, line: int, row: pd.Series, sizes: Mapping[str, int] | None) -> list[Problem]:
-    """Problems of one file, by its kind; the manifest's line is named in the file's place."""
+def _check_file(name: str, line: int, row: pd.Series, sizes: Mapping[str, int] | None,
+                gene_names: Mapping[str, str] | None) -> list[Problem]:
+    """Problems of one file, by its kind; the manifest's line is named in the file's place.
+
+    sizes, gene_names: None where they could not be read; then what depends on them is not checked.
+    """
     entry = row["path_or_url"]
     path = Path(entry)
     try:
@@ -403,8 +453,8 @@ def _check_file(name: str, line: int, row: pd.Series, sizes: Mapping[str, int] |
             problems += _check_bigwig(entry, sizes)
         elif row["kind"] == "accessibility_peaks":
             problems += read_intervals(path, sizes)[1]
-        else:
-            read_expression(path)
+        elif gene_names is not None:
+            problems += _expression(path, gene_names)[1]
     except FileProblem as error:
         problems = [error.problem]
     return _named(problems, name, line, row)

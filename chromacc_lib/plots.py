@@ -22,12 +22,14 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from chromacc_lib import ChromaccError
+from chromacc_lib.matching import COVARIATES
 
 __all__ = ["PALETTE", "checks_table", "colour", "plot_attention_summary", "plot_branch_gradients", "plot_browser",
            "plot_calibration", "plot_cell_type_correlation", "plot_checks", "plot_contribution_track",
-           "plot_embeddings", "plot_error_by_spread", "plot_gc_match", "plot_input_distance",
+           "plot_embeddings", "plot_error_by_spread", "plot_input_distance",
            "plot_input_rise", "plot_intervals", "plot_knockouts", "plot_label_signal", "plot_learning",
-           "plot_loci", "plot_marginals", "plot_modality_drop", "plot_motif_logos", "plot_normalizations",
+           "plot_loci", "plot_marginals", "plot_match", "plot_modality_drop", "plot_motif_logos",
+           "plot_normalizations",
            "plot_observed",
            "plot_offset_scan", "plot_openness", "plot_predicted_measured",
            "plot_prediction_distributions", "plot_quadrants", "plot_roc_pr", "plot_scale", "plot_splits",
@@ -110,22 +112,33 @@ def plot_observed(observed: pd.DataFrame, splits: pd.Series) -> Figure:
     return fig
 
 
-def plot_gc_match(match: dict[str, dict]) -> Figure:
-    """Draw GC of peaks, candidates and chosen background by chromosome split; `match` from curation.json."""
-    fig, axes = plt.subplots(1, len(match), figsize=(3.6 * len(match), 3), squeeze=False, sharex=True)
+def plot_match(match: dict[str, dict]) -> Figure:
+    """Draw each covariate (rows) of peaks, candidates and chosen background by chromosome split (columns).
+
+    match: of curation.json, {split: {covariate: `match_summary`}}.
+    """
+    names = list(next(iter(match.values())))
+    size = (3.6 * len(match), 2.9 * len(names))
+    fig, axes = plt.subplots(len(names), len(match), figsize=size, squeeze=False, sharex="row")
     styles = {"peaks": ("measured", "-"), "candidates": ("mean", "--"), "background": ("model", "-")}
-    for ax, (split, one) in zip(axes[0], match.items()):
-        edges = 100 * np.asarray(one["gc_edges"])
-        for name, (shade, line) in styles.items():
-            counts = np.asarray(one[f"gc_{name}"], dtype=float)
-            share = 100 * counts / max(counts.sum(), 1)
-            ax.stairs(share, edges, color=PALETTE[shade], ls=line, lw=1.5, label=name)
-        ks = [f"{one[key]:.2f}" if one[key] is not None else "–" for key in ("ks_before", "ks_matched")]
-        ax.set(xlabel="GC content (%)", title=f"{split}: KS {ks[0]}, matched {ks[1]}")
-    axes[0, 0].set_ylabel("windows (%)")
+    for row, name in zip(axes, names):
+        label, factor = COVARIATES[name].label, COVARIATES[name].factor
+        for ax, (split, covariates) in zip(row, match.items()):
+            one = covariates[name]
+            edges = factor * np.asarray(one["edges"])
+            for key, (shade, line) in styles.items():
+                counts = np.asarray(one["histogram"][key], dtype=float)
+                share = 100 * counts / max(counts.sum(), 1)
+                ax.stairs(share, edges, color=PALETTE[shade], ls=line, lw=1.5, label=key)
+            ks = [f"{one[key]:.2f}" if one[key] is not None else "–" for key in ("ks_before", "ks_matched")]
+            ax.set(xlabel=label, title=f"{split}: KS {ks[0]}, matched {ks[1]}")
+        row[0].set_ylabel("windows (%)")
+        drawn = [covariates[name]["histogram"] for covariates in match.values()]
+        filled = np.flatnonzero(sum(np.asarray(one["peaks"]) + one["candidates"] for one in drawn))
+        if len(filled):
+            margin = edges[1] - edges[0]
+            row[0].set_xlim(edges[filled[0]] - margin, edges[filled[-1] + 1] + margin)
     axes[0, 0].legend(fontsize="small")
-    filled = np.flatnonzero(sum(np.asarray(one["gc_peaks"]) + one["gc_candidates"] for one in match.values()))
-    axes[0, 0].set_xlim(edges[filled[0]] - 2, edges[filled[-1] + 1] + 2)
     return fig
 
 

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from chromacc_lib import ChromaccError, __version__, project_path
 from chromacc_lib.fetch import fetch
+from chromacc_lib.genes import read_gene_names
 from chromacc_lib.hub import ModelFolder, TrainingReference, open_model_folder
 from chromacc_lib.inference import predict_batch
 from chromacc_lib.manifest import (
@@ -139,12 +140,13 @@ def read_inputs(
     genome_fasta: str | Path,
     cell_type: str = "",
     say: Callable[[str], None] = print,
+    gene_names: str | Path = "",
 ) -> CellTypeInputs:
     """Read and check what a manifest has of one cell type; its accessibility, if there, is not even opened.
 
-    cell_type: needed when the manifest has several. say: gets notes and what is not used. Raises
-    ChromaccError that lists every problem of the files, or that says that the model knows none of the tracks,
-    or another genome.
+    cell_type: needed when the manifest has several. say: gets notes and what is not used. gene_names: as in
+    training, see `read_gene_names`. Raises ChromaccError that lists every problem of the files, or that says
+    that the model knows none of the tracks, or another genome.
     """
     table = fetch(read_manifest(manifest))
     rows = _rows_of(table, cell_type)
@@ -156,13 +158,13 @@ def read_inputs(
             f"track of the model: {_known(folder)}"
         )
     inputs.attrs["path"] = table.attrs["path"]
-    problems = check_manifest(inputs, genome_fasta, for_training=False)
+    problems = check_manifest(inputs, genome_fasta, for_training=False, gene_names=gene_names)
     for problem in problems:
         if not problem.fatal:
             say(str(problem))
     require_no_problems(problems)
     _require_same_genome(folder.reference, genome_fasta)
-    return _known_inputs(folder, inputs, table.attrs["path"], say)
+    return _known_inputs(folder, inputs, table.attrs["path"], say, read_gene_names(gene_names))
 
 
 def _rows_of(table: pd.DataFrame, cell_type: str) -> pd.DataFrame:
@@ -186,7 +188,11 @@ def _known(folder: ModelFolder) -> str:
 
 
 def _known_inputs(
-    folder: ModelFolder, rows: pd.DataFrame, place: str, say: Callable[[str], None]
+    folder: ModelFolder,
+    rows: pd.DataFrame,
+    place: str,
+    say: Callable[[str], None],
+    gene_names: Mapping[str, str],
 ) -> CellTypeInputs:
     """Put the rows that the model reads in its order; say which are left out."""
     config = folder.model.config
@@ -196,9 +202,8 @@ def _known_inputs(
     expression = rows.loc[rows["kind"] == "expression", "path_or_url"].tolist()
     metadata = np.full(len(config.features), np.nan, dtype=np.float32)
     if expression and config.features:
-        metadata = (
-            np.log2(read_expression(expression[0]) + 1).reindex(list(config.features)).to_numpy(np.float32)
-        )
+        values = np.log2(read_expression(expression[0], gene_names) + 1)
+        metadata = values.reindex(list(config.features)).to_numpy(np.float32)
     unused = [
         f"{target} ({kind})"
         for kind, target in files
@@ -563,6 +568,7 @@ def predict_manifest(
     workers: int | None = None,
     device: str = "auto",
     overwrite: bool = False,
+    gene_names: str | Path = "",
     say: Callable[[str], None] = print,
 ) -> Prediction:
     """Predict a cell type that nobody has assayed, and write a bigWig, a BED, a table of windows and
@@ -573,14 +579,14 @@ def predict_manifest(
     of the locus prior. cell_type: needed when the manifest has several. threshold: probability from which a
     window is called open; None = the evaluation's, beside the model folder, else 0.5. workers: threads that
     read bigWigs, None = one a core where it pays. device: "auto", "cpu" or "cuda". overwrite: replace another
-    cell type's prediction in out_dir.
+    cell type's prediction in out_dir. gene_names: as in training, see `read_gene_names`.
 
     The bigWig holds fold over the genome-wide mean by bin: sinh of the predicted profile, at least 0; where
     windows overlap, profiles are averaged on the arcsinh scale first. Files appear only when they are whole,
     summary.json last. Raises ChromaccError that says what is wrong with model, manifest, genome or regions.
     """
     folder = open_model_folder(model_dir)
-    inputs = read_inputs(folder, manifest, genome_fasta, cell_type, say)
+    inputs = read_inputs(folder, manifest, genome_fasta, cell_type, say, gene_names)
     out, stem = project_path(out_dir), file_stem(inputs.cell_type, say)
     stale = _stale_files(out, inputs.cell_type, overwrite)
     chosen = _chosen_windows(folder, regions, genome_fasta, say)

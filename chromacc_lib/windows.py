@@ -1,4 +1,4 @@
-"""Windows: from peaks to non-overlapping windows, GC-matched background, labels, and the two holdouts.
+"""Windows: from peaks to non-overlapping windows, matched background, labels, and the two holdouts.
 
 All coordinates are 0-based half-open, in bp. Every filter returns what it kept, of how many, and why.
 """
@@ -10,20 +10,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from bioframe.core import arrops
-from scipy.stats import ks_2samp
 
 from chromacc_lib import ChromaccError
 from chromacc_lib.genome import N_CODE, Genome, genome_sizes, open_genome
 from chromacc_lib.manifest import INPUT_KINDS, read_intervals
+from chromacc_lib.matching import COVARIATES, MatchChoice, add_covariates, match_covariates, match_summary
 from chromacc_lib.problems import require_no_problems
 
 __all__ = [
-    "SPLITS", "Count", "Fold", "Selection", "background_windows", "base_content", "cap_windows",
-    "label_windows", "leave_one_out_folds", "match_gc", "observed_assays", "peak_windows", "read_peaks",
-    "sequence_codes", "split_cell_types", "split_chromosomes",
+    "PLACEMENTS", "SPLITS", "Count", "Fold", "Selection", "background_windows", "base_content", "cap_windows",
+    "label_windows", "leave_one_out_folds", "observed_assays", "peak_windows", "read_peaks",
+    "require_placement", "sequence_codes", "split_cell_types", "split_chromosomes", "tiled_windows",
 ]
 
 SPLITS = ("train", "validation", "test")
+PLACEMENTS = ("summits", "tiled")  # windows centred on summits, or tiles of a fixed grid
 FRACTIONS = (0.70, 0.15, 0.15)
 WEIGHT_ALL = 4.0    # of a cell type in the total; in its lineage it weighs 1
 WEIGHT_ASSAY = 0.5  # of a cell type among those that lack an assay
@@ -46,8 +47,8 @@ class Count:
 
 @dataclass(frozen=True)
 class Selection:
-    """Windows (chrom, start, end, gc, ...), the counts of every filter, and figures of the GC match
-    (background).
+    """Windows (chrom, start, end, gc, ...), the counts of every filter, and what the background's match came
+    to: {split: {covariate: `match_summary`}}.
     """
 
     windows: pd.DataFrame
@@ -146,6 +147,46 @@ def peak_windows(peaks: Mapping[str, pd.DataFrame], genome_fasta: str | Path,
     return Selection(_genome_order(taken.drop(columns="rank"), genome_fasta), counts)
 
 
+def require_placement(placement: str) -> None:
+    """Raise ChromaccError unless `placement` is one of `PLACEMENTS`."""
+    if placement not in PLACEMENTS:
+        raise ChromaccError(f"window_placement: got {placement!r}; needed one of {', '.join(PLACEMENTS)}")
+
+
+def tiled_windows(peaks: Mapping[str, pd.DataFrame], genome_fasta: str | Path,
+                  blacklist: pd.DataFrame | None = None, window_bp: int = 1500, max_n_fraction: float = 0.05,
+                  min_overlap_bp: int = 100) -> Selection:
+    """Return the tiles of a fixed grid that the peaks of TRAINING cell types overlap, in genome order.
+
+    Tile i of a chromosome is i * window_bp to (i + 1) * window_bp. A tile is taken when a peak overlaps it by
+    `min_overlap_bp`, or with all of its own length. Arguments and errors as for `peak_windows`.
+    """
+    pooled = pd.concat([table[["chrom", "start", "end"]] for table in peaks.values()], ignore_index=True) \
+        if peaks else pd.DataFrame(columns=["chrom", "start", "end"])
+    tiles = _grid(genome_sizes(genome_fasta), window_bp)
+    i, j = _enough_overlaps(tiles, pooled, min_overlap_bp)
+    tiles = tiles.assign(taken=np.isin(np.arange(len(tiles)), i))
+    enough = f"{min_overlap_bp} bp of a peak, or all of it"
+    counts = [Count("training peaks", len(np.unique(j)), len(pooled), f"a tile is taken for {enough}"),
+              Count("tiles", int(tiles["taken"].sum()), len(tiles), f"a peak window needs {enough}")]
+    windows = tiles.loc[tiles["taken"], ["chrom", "start", "end"]]
+    if len(windows):
+        windows = _filter_windows(windows, genome_fasta, blacklist, max_n_fraction, "peak tiles", counts)
+    if not len(windows):
+        raise ChromaccError(
+            f"no tile is left of {len(pooled)} peaks of {len(peaks)} training cell type(s): " +
+            "; ".join(map(str, counts)) + ". Check the peaks, the FASTA and the blacklist")
+    return Selection(windows.reset_index(drop=True), counts)
+
+
+def _grid(sizes: Mapping[str, int], window_bp: int) -> pd.DataFrame:
+    """Return the tiles of every chromosome, in order: chrom, start, end; the last may reach past its end."""
+    starts = [np.arange(0, size, window_bp, dtype=np.int64) for size in sizes.values()]
+    chrom = np.repeat(list(sizes), [len(here) for here in starts])
+    start = np.concatenate(starts)
+    return pd.DataFrame({"chrom": chrom, "start": start, "end": start + window_bp})
+
+
 def _first_come(windows: pd.DataFrame, window_bp: int) -> np.ndarray:
     """Return a bool mask, shape=(W,): in this order, keep a window unless it overlaps one kept before."""
     # (chrom, start // window_bp) -> start; one kept window at most begins in such a cell
@@ -220,34 +261,59 @@ def cap_windows(windows: pd.DataFrame, maximum: int, seed: int) -> Selection:
 
 def background_windows(positives: pd.DataFrame, peaks: Mapping[str, pd.DataFrame], genome_fasta: str | Path,
                        blacklist: pd.DataFrame | None = None, per_positive: float = 1.0, seed: int = 1,
-                       max_n_fraction: float = 0.05, max_gc_difference: float = 0.02) -> Selection:
-    """Draw windows off every training peak, matched in GC to the positives, within each chromosome split.
+                       max_n_fraction: float = 0.05, max_gc_difference: float = COVARIATES["gc"].caliper, *,
+                       placement: str = "summits", choice: MatchChoice = MatchChoice()) -> Selection:
+    """Draw windows off every training peak, matched to the positives, within each chromosome split.
 
     positives: chrom, start, end, gc, split. peaks: as for `peak_windows`. Candidates tile what lies between
-    peaks and chosen windows; each is used once; a positive without a candidate within `max_gc_difference`
-    goes unmatched. `match[split]` holds n, and the Kolmogorov-Smirnov distances of GC before and after.
+    peaks and chosen windows (placement "summits"), or are tiles of `tiled_windows`' grid ("tiled"); each is
+    used once. choice: what is matched on, GC alone by default; a positive without a candidate within the
+    caliper of each covariate (`COVARIATES`; for GC `max_gc_difference`) goes unmatched, and is counted. `match[split]`
+    holds, for each covariate, n, and the Kolmogorov-Smirnov distances before and after (`match_summary`).
     """
-    window_bp = _one_length(positives)
-    busy = [positives, *peaks.values()] + ([] if blacklist is None else [blacklist])
-    sizes = {c: s for c, s in genome_sizes(genome_fasta).items() if c in set(positives["chrom"])}
-    counts: list[Count] = []
-    tiles = _tile_gaps(pd.concat([table[["chrom", "start", "end"]] for table in busy]), sizes, window_bp)
-    pool = _filter_windows(tiles, genome_fasta, blacklist, max_n_fraction, "background candidates", counts)
-    pool = pool.assign(split=pool["chrom"].map(dict(zip(positives["chrom"], positives["split"]))))
+    require_placement(placement)
+    positives, counts = _genome_order(positives, genome_fasta), []
+    pool = _candidates(positives, peaks, genome_fasta, blacklist, max_n_fraction, placement, counts)
+    both = add_covariates(pd.concat([positives, pool], ignore_index=True), genome_fasta, choice)
+    positives, pool = both.iloc[:len(positives)], both.iloc[len(positives):]
+    caliper = {name: COVARIATES[name].caliper for name in choice.on}
+    caliper |= {"gc": max_gc_difference} if "gc" in caliper else {}
+    within = ", ".join(f"{value} in {'GC' if name == 'gc' else name}" for name, value in caliper.items())
+    columns = [choice.names.index(name) for name in choice.on]
     drawn, match = [], {}
     for number, split in enumerate(s for s in SPLITS if (positives["split"] == s).any()):
-        wanted = _repeat(positives.loc[positives["split"] == split, "gc"].to_numpy(), per_positive,
-                         seed + number)
+        here = positives.loc[positives["split"] == split, choice.names].to_numpy(dtype=np.float64)
+        wanted = here[_repeat(len(here), per_positive, seed + number)]
         candidates = pool[pool["split"] == split]
-        gc = candidates["gc"].to_numpy()
-        chosen = match_gc(wanted, gc, seed + number, max_gc_difference)
+        values = candidates[choice.names].to_numpy(dtype=np.float64)
+        chosen = match_covariates(wanted[:, columns], values[:, columns], list(caliper.values()), seed + number)
         matched = chosen >= 0
         drawn.append(candidates.iloc[np.sort(chosen[matched])])
         counts.append(Count(f"background windows ({split})", int(matched.sum()), len(wanted),
-                            f"a match needs an unused candidate within {max_gc_difference} in GC"))
-        match[split] = _match_summary(wanted, matched, gc, gc[chosen[matched]])
+                            f"a match needs an unused candidate within {within}"))
+        match[split] = match_summary(wanted, matched, values, values[chosen[matched]], choice.names, choice.on)
     windows = pd.concat(drawn)[["chrom", "start", "end", "gc", "split"]]
     return Selection(_genome_order(windows, genome_fasta), counts, match)
+
+
+def _candidates(positives: pd.DataFrame, peaks: Mapping[str, pd.DataFrame], genome_fasta: str | Path,
+                blacklist: pd.DataFrame | None, max_n_fraction: float, placement: str,
+                counts: list[Count]) -> pd.DataFrame:
+    """Return what background is drawn from: chrom, start, end, gc, split; append a count for each filter."""
+    window_bp = _one_length(positives)
+    tables = [positives, *peaks.values()] + ([] if blacklist is None else [blacklist])
+    busy = pd.concat([table[["chrom", "start", "end"]] for table in tables])
+    sizes = {c: s for c, s in genome_sizes(genome_fasta).items() if c in set(positives["chrom"])}
+    if placement == "tiled":
+        tiles = _grid(sizes, window_bp)
+        off = ~_touches(tiles, busy)
+        counts.append(Count("background candidates", int(off.sum()), len(tiles),
+                            "a tile may touch no training peak, peak window or blacklisted region"))
+        tiles = tiles[off]
+    else:
+        tiles = _tile_gaps(busy, sizes, window_bp)
+    pool = _filter_windows(tiles, genome_fasta, blacklist, max_n_fraction, "background candidates", counts)
+    return pool.assign(split=pool["chrom"].map(dict(zip(positives["chrom"], positives["split"]))))
 
 
 def _tile_gaps(busy: pd.DataFrame, sizes: Mapping[str, int], window_bp: int) -> pd.DataFrame:
@@ -264,65 +330,11 @@ def _tile_gaps(busy: pd.DataFrame, sizes: Mapping[str, int], window_bp: int) -> 
     return pd.concat(tiles, ignore_index=True)
 
 
-def _repeat(values: np.ndarray, times: float, seed: int) -> np.ndarray:
-    """Return each value `times` times; the fraction of a time is drawn at random."""
-    whole, rest = divmod(times * len(values), len(values)) if len(values) else (0, 0)
-    extra = np.random.default_rng(seed).choice(values, round(rest), replace=False) if len(values) else values
-    return np.concatenate([np.tile(values, int(whole)), extra])
-
-
-def match_gc(target: np.ndarray, pool: np.ndarray, seed: int, max_difference: float) -> np.ndarray:
-    """For each target GC take the nearest unused pool GC, without replacement.
-
-    target, pool: GC fractions, shape=(T,) and (P,). Targets are served in random order. Returns indices into
-    `pool`, int64, shape=(T,); -1 where no unused candidate lies within `max_difference`. Nearest-neighbour
-    matching with a caliper: Rosenbaum & Rubin 1985, The American Statistician 39:33.
-    """
-    rng = np.random.default_rng(seed)
-    shuffled = rng.permutation(len(pool))
-    order = shuffled[np.argsort(pool[shuffled], kind="stable")]  # ties in random order, not by position
-    values = pool[order]
-    right = np.arange(len(pool) + 1)  # right[i]: where to look for a free slot at or after i; P = none
-    left = np.arange(len(pool) + 1)   # the same to the left, shifted by one: slot i is left[i + 1]; 0 = none
-    chosen = np.full(len(target), -1, dtype=np.int64)
-    for i in rng.permutation(len(target)):
-        gc = target[i]
-        at = int(np.searchsorted(values, gc))
-        after, before = _free(right, at), _free(left, at) - 1
-        distance_after = values[after] - gc if after < len(pool) else np.inf
-        distance_before = gc - values[before] if before >= 0 else np.inf
-        slot = after if distance_after < distance_before else before
-        if min(distance_after, distance_before) <= max_difference:
-            chosen[i] = order[slot]
-            right[slot], left[slot + 1] = slot + 1, slot
-    return chosen
-
-
-def _free(links: np.ndarray, at: int) -> int:
-    """Follow links to a slot that points to itself, halving the path on the way."""
-    while links[at] != at:
-        links[at] = links[links[at]]
-        at = int(links[at])
-    return at
-
-
-def _match_summary(wanted: np.ndarray, matched: np.ndarray, pool: np.ndarray, drawn: np.ndarray) -> dict:
-    """Return counts, Kolmogorov-Smirnov distances of GC (None without data), and histograms to draw.
-
-    ks_before: all peaks against all candidates; ks_after: all peaks against the background drawn; ks_matched:
-    only those peaks that found a match. A large ks_after beside a small ks_matched: some peaks have no like
-    off peaks.
-    """
-    edges = np.linspace(0, 1, 51)
-    summary = {"wanted": len(wanted), "candidates": len(pool), "matched": len(drawn)}
-    summary["gc_edges"] = edges.tolist()
-    for name, values in (("peaks", wanted), ("candidates", pool), ("background", drawn)):
-        summary[f"gc_{name}"] = np.histogram(values, bins=edges)[0].tolist()
-    pairs = {"ks_before": (wanted, pool), "ks_after": (wanted, drawn), "ks_matched": (wanted[matched], drawn)}
-    for name, (first, second) in pairs.items():
-        test = ks_2samp(first, second, method="asymp") if len(first) and len(second) else None
-        summary[name] = None if test is None else float(test.statistic)
-    return summary
+def _repeat(n: int, times: float, seed: int) -> np.ndarray:
+    """Return each number below n `times` times, int64; the fraction of a time is drawn at random."""
+    whole, rest = divmod(times * n, n) if n else (0, 0)
+    extra = np.random.default_rng(seed).choice(n, round(rest), replace=False) if n else np.arange(0)
+    return np.concatenate([np.tile(np.arange(n), int(whole)), extra])
 
 
 def label_windows(windows: pd.DataFrame, peaks: pd.DataFrame, min_overlap_bp: int = 100) -> np.ndarray:
@@ -331,13 +343,20 @@ def label_windows(windows: pd.DataFrame, peaks: pd.DataFrame, min_overlap_bp: in
     Enough is `min_overlap_bp`, or the whole peak where that is shorter. windows, peaks: chrom, start, end;
     the peaks of one cell type.
     """
+    label = np.zeros(len(windows), dtype=np.int8)
+    label[_enough_overlaps(windows, peaks, min_overlap_bp)[0]] = 1
+    return label
+
+
+def _enough_overlaps(windows: pd.DataFrame, peaks: pd.DataFrame,
+                     min_overlap_bp: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the row numbers (i in `windows`, j in `peaks`) of pairs that share enough, or all of the peak."""
     i, j = _overlaps(windows, peaks)
     start, end = _bounds(windows, i)
     peak_start, peak_end = _bounds(peaks, j)
     shared = np.minimum(end, peak_end) - np.maximum(start, peak_start)
-    label = np.zeros(len(windows), dtype=np.int8)
-    label[i[shared >= np.minimum(peak_end - peak_start, min_overlap_bp)]] = 1
-    return label
+    enough = shared >= np.minimum(peak_end - peak_start, min_overlap_bp)
+    return i[enough], j[enough]
 
 
 # --- the two holdouts ---------------------------------------------------------------------------------------

@@ -140,6 +140,7 @@ def test_predict_hands_everything_over(monkeypatch, tmp_path, capsys):
         "workers": None,
         "device": "auto",
         "overwrite": False,
+        "gene_names": "",
     }
     assert calls == [(paths, options)]
     assert str(tmp_path / "o") in capsys.readouterr().out

@@ -417,6 +417,71 @@ def test_no_background_and_no_validation_cell_types(project):
     assert set(arrays.windows["kind"]) == {"peak"} and set(arrays.cell_types["split"]) == {"train", "test"}
 
 
+def test_tiles_of_a_fixed_grid(project):
+    """Windows begin at multiples of their length; an element at 2,700..3,300 has 300 bp in each of two tiles."""
+    tiled = replace(PARAMETERS, window_placement="tiled")
+    result = curate_project(project, tiled)
+    windows = load_arrays(result.path).windows
+    assert (windows["start"] % 1_000 == 0).all() and not windows.duplicated(["chrom", "start"]).any()
+    peaks = windows[windows["kind"] == "peak"]
+    assert set(peaks["start"] % 6_000) == {2_000, 3_000} and (windows["kind"] == "background").any()
+    arrays = load_arrays(result.path)
+    assert (arrays.label[(windows["kind"] == "peak").to_numpy()] == 1).any(axis=1).all()
+    assert (arrays.label[(windows["kind"] == "background").to_numpy()][:, arrays.train_mask] == 0).all()
+    counts = {count["what"] for count in result.summary["counts"]}
+    assert {"training peaks", "tiles", "peak tiles", "background candidates"} <= counts
+    with pytest.raises(ChromaccError, match="no tile is left"):
+        curate_project(project, replace(tiled, min_overlap_bp=301))
+
+
+def test_labels_and_tiles_need_the_same_overlap(project):
+    wide = load_arrays(curate_project(project, replace(PARAMETERS, min_overlap_bp=600)).path)
+    assert (wide.label == 1).any()  # a window on a summit holds the whole element
+    arrays = load_arrays(curate_project(project, replace(PARAMETERS, window_bp=500, min_overlap_bp=501)).path)
+    assert not (arrays.label == 1).any()  # none can hold 501 bp of it
+
+
+def test_background_can_be_matched_on_more_than_gc(project):
+    sizes = project.sizes
+    halves = {chrom: [(0, size // 2, 1.0), (size // 2, size, 0.5)] for chrom, size in sizes.items()}
+    write_bigwig(project.folder / "map.bw", sizes, halves)
+    write_lines(project.folder / "tss.bed", *(f"{chrom}\t30000\t30001" for chrom in sizes))
+    chosen = replace(PARAMETERS, match_on=("gc", "mappability", "tss_distance"),
+                     mappability=str(project.folder / "map.bw"), tss=str(project.folder / "tss.bed"))
+    result = curate_project(project, chosen)
+    for covariates in result.summary["match"].values():
+        assert list(covariates) == ["gc", "mappability", "tss_distance"]
+        assert {one["matched"] for one in covariates.values()} == {covariates["gc"]["matched"]}
+    lock = pd.read_csv(result.path / "manifest.lock.tsv", sep="\t")
+    assert {"mappability", "tss"} <= set(lock["kind"])
+    write_lines(project.folder / "tss.bed", *(f"{chrom}\t30000\t30002" for chrom in sizes))
+    assert curate_project(project, chosen).fresh
+    with pytest.raises(ChromaccError, match="missing file"):
+        curate_project(project, replace(chosen, tss=str(project.folder / "gone.bed")))
+    with pytest.raises(ChromaccError, match="genome.fa: no soft-masking"):
+        curate_project(project, replace(PARAMETERS, match_on=("repeats",)))
+    for wrong in ({"window_placement": "tiles"}, {"match_on": ("tss",)}, {"match_on": ("mappability",)}):
+        with pytest.raises(ChromaccError, match="window_placement|match_on"):
+            replace(PARAMETERS, **wrong)
+
+
+def test_gene_quantifications_of_encode_become_metadata(project):
+    header = "gene_id\ttranscript_id(s)\tlength\teffective_length\texpected_count\tTPM\tFPKM"
+    for number, name in enumerate("ABCDEF"):
+        values = {"ENSG00000102974.16": number + 1, "ENSG00000102145.15": 10 * number, "ENSG00000000003.14": 5}
+        write_lines(project.folder / name / "expression.tsv", header,
+                    *(f"{gene}\tENST\t9.0\t8.0\t1.00\t{tpm}.00\t1.00" for gene, tpm in values.items()))
+    said = []
+    dataset = open_dataset(curate_project(project, say=said.append).path)
+    assert dataset["feature"].values.tolist() == ["CTCF", "GATA1"]
+    expected = [[np.log2(number + 2), np.log2(10 * number + 1)] for number in range(6)]
+    np.testing.assert_allclose(dataset["metadata"].values, expected, rtol=1e-6)
+    assert sum("kept 2 of 3 rows, because" in line for line in said) == 6
+    names = write_lines(project.folder / "names.tsv", "gene_id\tgene_name", "ENSG00000000003\tTSPAN6")
+    other = curate_project(project, replace(PARAMETERS, gene_names=str(names)))
+    assert other.fresh and open_dataset(other.path)["feature"].values.tolist() == ["TSPAN6"]
+
+
 def test_the_cap_is_kept_and_counted(project):
     result = curate_project(project, replace(PARAMETERS, max_positive_windows=12))
     assert sum(n for name, n in result.summary["windows"].items() if name.endswith("peak")) == 12

@@ -14,6 +14,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 from chromacc_lib import ChromaccError, plots
+from chromacc_lib.matching import match_summary
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +135,21 @@ def test_normalizations_have_a_panel_each_and_name_the_choice():
     assert [ax.get_title() for ax in fig.axes] == ["raw", "arcsinh (chosen)", "quantile"]
     assert [text.get_text() for text in fig.axes[0].get_yticklabels()] == ["a", "b", "c"]
     assert fig.axes[0].get_ylim()[0] > fig.axes[0].get_ylim()[1]  # first cell type on top
+    assert_labelled(fig)
+
+
+def test_match_has_a_row_a_covariate_and_a_column_a_split():
+    rng = np.random.default_rng(2)
+    names = ["gc", "repeats", "tss_distance"]
+    peaks, pool = rng.random((20, 3)), rng.random((60, 3))
+    match = {"train": match_summary(peaks, np.arange(20) < 15, pool, pool[:15], names, ["gc"]),
+             "test": match_summary(peaks[:1], np.zeros(1, dtype=bool), pool[:0], pool[:0], names, ["gc"])}
+    fig = plots.plot_match(match)
+    assert len(fig.axes) == 6 and fig.axes[1].get_title() == "test: KS –, matched –"
+    labels = [fig.axes[i].get_xlabel() for i in (0, 2, 4)]
+    assert labels == ["GC content (%)", "soft-masked bases (%)", "log10(1 + bp to the nearest TSS)"]
+    assert [fig.axes[i].get_ylabel() for i in (0, 2, 4)] == ["windows (%)"] * 3
+    assert 50 < fig.axes[0].get_xlim()[1] <= 102
     assert_labelled(fig)
 
 

@@ -7,19 +7,20 @@ from conftest import write_fasta, write_lines
 
 from chromacc_lib import ChromaccError
 from chromacc_lib.manifest import open_genome
+from chromacc_lib.matching import match_gc
 from chromacc_lib.windows import (
     background_windows,
     base_content,
     cap_windows,
     label_windows,
     leave_one_out_folds,
-    match_gc,
     observed_assays,
     peak_windows,
     read_peaks,
     sequence_codes,
     split_cell_types,
     split_chromosomes,
+    tiled_windows,
 )
 
 
@@ -195,10 +196,13 @@ def test_background_is_off_every_peak_matched_and_within_its_split(patchy):
         "chr2": "validation",
         "chr3": "test"
     }))
-    for split, match in selection.match.items():
+    for split, covariates in selection.match.items():
+        (match,) = covariates.values()
         assert match["matched"] == (windows["split"] == split).sum() <= match["wanted"]
         assert match["ks_matched"] < 0.2 and match["matched"] > 0.5 * match["wanted"]
-        assert sum(match["gc_peaks"]) == match["wanted"] and sum(match["gc_background"]) == match["matched"]
+        drawn = match["histogram"]
+        assert sum(drawn["peaks"]) == match["wanted"] and sum(drawn["background"]) == match["matched"]
+        assert match["matched_on"] and match["unmatched"] == match["wanted"] - match["matched"]
     assert windows.equals(background_windows(positives, peaks, patchy, blacklist, seed=1).windows)
     assert not windows.equals(background_windows(positives, peaks, patchy, blacklist, seed=2).windows)
 
@@ -208,8 +212,68 @@ def test_the_number_of_background_windows_follows_the_ratio(patchy):
     positives = positives.assign(gc=0.5, split="train")
     for ratio, wanted in ((0.5, 2), (1.0, 4), (1.5, 6), (3.0, 12)):
         match = background_windows(positives, {}, patchy, per_positive=ratio,
-                                   max_gc_difference=1.0).match["train"]
+                                   max_gc_difference=1.0).match["train"]["gc"]
         assert match["wanted"] == match["matched"] == wanted
+
+
+# --- tiles ----------------------------------------------------------------------------------------------------
+def test_tiles_by_hand(genome):
+    """Tiles of 300 bp on 1,000 bp: the fourth of each chromosome reaches past its end."""
+    peaks = {"A": table(("chr1", 0, 90), ("chr1", 250, 350), ("chr1", 430, 600), ("chr2", 880, 990)),
+             "B": table(("chr2", 299, 310), ("chr2", 590, 650))}
+    # chr1: 0..90 is whole in tile 0; 250..350 has 50 bp in each of two; 430..600 is in tile 1, of many N.
+    # chr2: 880..990 has 90 bp in the last; 299..310 is in two tiles, whole in none; 590..650 has 50 in one of two
+    selection = tiled_windows(peaks, genome, window_bp=300, min_overlap_bp=50, max_n_fraction=0.1)
+    found = selection.windows[["chrom", "start", "end"]].to_numpy().tolist()
+    assert found == [["chr1", 0, 300], ["chr2", 600, 900]]
+    assert [(c.what, c.kept, c.of) for c in selection.counts] == [
+        ("training peaks", 5, 6), ("tiles", 4, 8), ("peak tiles", 3, 4), ("peak tiles", 2, 3)]
+    assert selection.windows["gc"].tolist() == [0.5, 0.0]
+
+
+def test_a_tile_needs_enough_of_a_peak_or_all_of_it(genome):
+    def starts(*peaks, **options):
+        return tiled_windows({"A": table(*peaks)}, genome, window_bp=250, **options).windows["start"].tolist()
+
+    assert starts(("chr2", 150, 350)) == [0, 250]  # 100 bp in each
+    assert starts(("chr2", 151, 351)) == [250]
+    assert starts(("chr2", 240, 250)) == [0]
+    assert starts(("chr2", 0, 1000)) == [0, 250, 500, 750]
+    with pytest.raises(ChromaccError, match="no tile is left of 1 peaks of 1 training.*peaks: kept 0 of 1"):
+        starts(("chr2", 200, 300))
+    with pytest.raises(ChromaccError, match="no tile is left of 0 peaks"):
+        tiled_windows({}, genome, window_bp=250)
+
+
+def test_tiled_background_is_of_the_same_grid_and_off_every_peak(patchy):
+    rng = np.random.default_rng(1)
+    spots = [(c, int(s), 1.0) for c in ("chr1", "chr2", "chr3") for s in rng.integers(500, 39_500, 15)]
+    peaks = {"A": peaks_at(*spots, width=300)}
+    blacklist = table(("chr1", 0, 5_000))
+    positives = tiled_windows(peaks, patchy, blacklist, window_bp=200).windows
+    positives["split"] = positives["chrom"].map({"chr1": "train", "chr2": "validation", "chr3": "test"})
+    selection = background_windows(positives, peaks, patchy, blacklist, placement="tiled")
+    windows = selection.windows
+    assert (windows["start"] % 200 == 0).all() and len(windows) > 20
+    both = pd.concat([windows, positives])
+    assert not both.duplicated(["chrom", "start"]).any()
+    for _, peak in pd.concat([peaks["A"], blacklist]).iterrows():
+        here = windows[windows["chrom"] == peak["chrom"]]
+        assert not ((here["start"] < peak["end"]) & (here["end"] > peak["start"])).any()
+    first = selection.counts[0]
+    assert first.of == 600 and first.kept < 600 - len(positives) and "touch no training peak" in str(first)
+    shuffled = positives.sample(frac=1, random_state=1)
+    mixed = {"A": peaks["A"].sample(frac=1, random_state=2)}
+    again = background_windows(shuffled, mixed, patchy, blacklist, placement="tiled")
+    assert again.windows.equals(windows)
+    tiles = tiled_windows(mixed, patchy, blacklist, window_bp=200).windows
+    assert tiles.equals(positives.drop(columns="split"))
+
+
+def test_an_unknown_placement_is_refused(patchy):
+    positives = table(("chr1", 1000, 1100)).assign(gc=0.5, split="train")
+    with pytest.raises(ChromaccError, match="window_placement: got 'tiles'; needed one of summits, tiled"):
+        background_windows(positives, {}, patchy, placement="tiles")
 
 
 # --- labels -------------------------------------------------------------------------------------------------
