@@ -27,6 +27,7 @@ ORDER = [
     "windows",
     "signals",
     "normalization",
+    "regions",
     "dataset",
     "model",
     "batches",
