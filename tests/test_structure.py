@@ -286,4 +286,6 @@ def test_the_shipped_profiles():
         "smoke",
         "pilot",
         "local",
+        "encode-mini",
+        "encode",
     }
