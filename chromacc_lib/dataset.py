@@ -27,7 +27,7 @@ from chromacc_lib.normalization import (
 )
 from chromacc_lib.problems import require_no_problems
 from chromacc_lib.regions import (
-    TRACK_KINDS, Plan, SignalFile, code_hashes, fill_regions, is_begun, lay_out, region_windows,
+    CHUNK_WINDOWS, TRACK_KINDS, Plan, SignalFile, code_hashes, fill_regions, is_begun, lay_out, region_windows,
 )
 from chromacc_lib.signals import STATISTICS, bytes_to_fetch, chroms_with_data, genome_mean, window_statistics
 from chromacc_lib.sources import is_url
@@ -198,7 +198,7 @@ def _plan(table: pd.DataFrame, truth: pd.DataFrame | None, genome_fasta: str | P
     lengths = {dim: dataset.sizes[dim] for dim in ("cell_type", "histone_mark", "tf_name", "track", "statistic")}
     slots = [file.slot for file in files if file.variable == "accessibility"]
     lengths |= {"position": parameters.window_bp, "bin": parameters.n_bins, "replicate": 1 + max(slots)}
-    plan = Plan(str(store), str(project_path(genome_fasta)), lengths, tuple(files))
+    plan = Plan(str(store), str(project_path(genome_fasta)), lengths, tuple(files), CHUNK_WINDOWS)
     return dataset, plan, _labels(windows, names, peaks), counts, match
 
 

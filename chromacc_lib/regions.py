@@ -80,12 +80,16 @@ class SignalFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What every region is filled from. store: the zarr folder; sizes: of every dimension but window."""
+    """What every region is filled from.
+
+    store: the zarr folder; sizes: of every dimension but window; chunk_windows: windows a zarr chunk.
+    """
 
     store: str
     genome_fasta: str
     sizes: Mapping[str, int]
     files: tuple[SignalFile, ...]
+    chunk_windows: int
 
     def shapes(self, n_windows: int) -> dict[str, tuple[int, ...]]:
         """Return {variable: shape} of what regions write; truth only where a file of it is given."""
@@ -108,11 +112,11 @@ def region_windows(plan: Plan, n_windows: int) -> int:
 
     The result of a curation does not depend on it.
     """
-    shapes = plan.shapes(CHUNK_WINDOWS)
+    shapes = plan.shapes(plan.chunk_windows)
     chunk_bytes = sum(int(np.prod(shape)) * np.dtype(_DTYPES.get(name, np.float32)).itemsize
                       for name, shape in shapes.items())
-    n_chunks = -(-n_windows // CHUNK_WINDOWS)
-    return CHUNK_WINDOWS * max(1, min(MOST_CHUNKS, REGION_BYTES // chunk_bytes, n_chunks // FEWEST_REGIONS))
+    n_chunks = -(-n_windows // plan.chunk_windows)
+    return plan.chunk_windows * max(1, min(MOST_CHUNKS, REGION_BYTES // chunk_bytes, n_chunks // FEWEST_REGIONS))
 
 
 # --- the store ----------------------------------------------------------------------------------------------
@@ -120,8 +124,12 @@ def lay_out(dataset: xr.Dataset, plan: Plan, fingerprint: str, per_region: int) 
     """Write the store with everything but what regions fill, which gets its shape, its chunks and no data.
 
     dataset: coordinates, attributes, and the variables without a window dimension. fingerprint: of all input;
-    it is written beside the store, last of all, and `is_begun` compares it.
+    it is written beside the store, last of all, and `is_begun` compares it. Raises ChromaccError unless
+    per_region is whole chunks, since no two tasks may write the same one.
     """
+    if per_region < 1 or per_region % plan.chunk_windows:
+        raise ChromaccError(f"per_region: got {per_region} windows, needed a multiple of {plan.chunk_windows}, the "
+                            "windows of a chunk")
     store = Path(plan.store)
     encoding = {}
     for name, shape in plan.shapes(dataset.sizes["window"]).items():
@@ -130,7 +138,7 @@ def lay_out(dataset: xr.Dataset, plan: Plan, fingerprint: str, per_region: int) 
             dataset[name] = (_DIMS[name], np.zeros(shape, dtype=dtype))
         else:
             dataset[name] = (_DIMS[name], dask.array.zeros(shape, dtype=dtype, chunks=shape))
-            encoding[name] = {"chunks": (min(CHUNK_WINDOWS, shape[0]), *shape[1:])}
+            encoding[name] = {"chunks": (min(plan.chunk_windows, shape[0]), *shape[1:])}
     # compute=False: the zeros are a promise of shape and dtype, and nothing of them is written
     dataset.to_zarr(store, mode="w", encoding=encoding, consolidated=True, compute=False, **FORMAT)
     _markers(store).mkdir()
@@ -223,7 +231,7 @@ def _fill(plan: Plan, region: _Region) -> int:
     part.to_zarr(plan.store, region={"window": slice(region.first, last)}, mode="r+", consolidated=True, **FORMAT)
     store = Path(plan.store)
     for name in part.data_vars:
-        for chunk in range(region.first // CHUNK_WINDOWS, -(-last // CHUNK_WINDOWS)):
+        for chunk in range(region.first // plan.chunk_windows, -(-last // plan.chunk_windows)):
             path = store / name / ".".join([str(chunk)] + ["0"] * (part[name].ndim - 1))
             if path.exists():  # a chunk of nothing but the fill value, NaN, is not written
                 _sync(path)
