@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from chromacc_lib.normalization import (
 from chromacc_lib.problems import require_no_problems
 from chromacc_lib.regions import (
     CHUNK_WINDOWS, TRACK_KINDS, Plan, SignalFile, code_hashes, fill_regions, is_begun, lay_out, region_windows,
+    remove_markers,
 )
 from chromacc_lib.signals import STATISTICS, bytes_to_fetch, chroms_with_data, genome_mean, window_statistics
 from chromacc_lib.sources import is_url
@@ -111,7 +112,7 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
                       "genome_fasta": _portable(genome_fasta), "manifest": _portable(manifest)}
     windows = _window_table(dataset)
     per_region = per_region or region_windows(plan, len(windows))
-    _begin(partial, dataset, plan, fingerprint, per_region, say)
+    _begin(partial, dataset, plan, _fingerprint(replace(parameters, normalization=""), lock), per_region, say)
     _say_streaming([file.path for file in plan.files], windows, say)
     fill_regions(plan, windows, label, per_region, dask_address, workers, say)
     dataset = open_dataset(partial)
@@ -124,13 +125,18 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
             say(f"{name}: {track['note']}")
     _write_json(partial / "normalization.json", normalization)
     _write_json(partial / "curation.json", summary)
+    remove_markers(plan.store)
     replace_folder(partial, target)
     return Curation(target, summary, fresh=True)
 
 
 def _begin(partial: Path, dataset: xr.Dataset, plan: Plan, fingerprint: str, per_region: int,
            say: Callable[[str], None]) -> None:
-    """Lay out the store in the partial folder, unless a killed run did, from the very same input."""
+    """Lay out the store in the partial folder, unless an interrupted run did, from the very same input.
+
+    fingerprint: of what the store is made from; the normalisation is not part of it, so that a run which it
+    refuses goes on under another one.
+    """
     if is_begun(plan.store, fingerprint, per_region):
         say(f"Going on with {partial}, left by a run that was interrupted; its input is the same.")
         return

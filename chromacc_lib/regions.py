@@ -36,7 +36,7 @@ from chromacc_lib.windows import sequence_codes
 
 __all__ = [
     "CHUNK_WINDOWS", "TRACK_KINDS", "Plan", "SignalFile", "code_hashes", "fill_regions", "is_begun", "lay_out",
-    "region_windows",
+    "region_windows", "remove_markers",
 ]
 
 CHUNK_WINDOWS = BLOCK_WINDOWS  # windows a zarr chunk: some MB for the largest variable
@@ -181,7 +181,7 @@ def _sync(path: Path) -> None:
 # --- filling ------------------------------------------------------------------------------------------------
 def fill_regions(plan: Plan, windows: pd.DataFrame, label: np.ndarray, per_region: int, address: str = "",
                  workers: int | None = None, say: Callable[[str], None] = print) -> None:
-    """Fill a store that was laid out, but for the regions that are there already, and remove the markers.
+    """Fill a store that was laid out, but for the regions that are there already.
 
     windows: chrom, start, end, in genome order; label: int8, shape=(W, C), -1 = unknown. per_region: windows
     a region. address: of a dask scheduler, "" = a local cluster of `workers` threads (None = one a core).
@@ -199,8 +199,12 @@ def fill_regions(plan: Plan, windows: pd.DataFrame, label: np.ndarray, per_regio
               disable=None) as bar:
         for _ in _run(plan, regions, address, workers) if todo else ():
             bar.update()
-    shutil.rmtree(_markers(store))
-    _beginning(store).unlink()
+
+
+def remove_markers(store: str | Path) -> None:
+    """Remove what tells finished regions, when there is nothing left to do that could be interrupted."""
+    _beginning(Path(store)).unlink()
+    shutil.rmtree(_markers(Path(store)))
 
 
 def _run(plan: Plan, regions: Iterator[_Region], address: str, workers: int | None) -> Iterator[int]:

@@ -155,7 +155,7 @@ def test_a_killed_curation_goes_on_where_it_stopped(remote_project, small_chunks
     assert times == {name: (path / "dataset.zarr/histone" / name).stat().st_mtime_ns for name in times}
 
 
-def test_other_input_begins_anew_and_says_so(project, small_chunks, monkeypatch):
+def test_only_other_input_begins_anew_and_says_so(project, monkeypatch):
     def stop(*_):
         raise ChromaccError("stopped")
 
@@ -165,6 +165,14 @@ def test_other_input_begins_anew_and_says_so(project, small_chunks, monkeypatch)
             curate_to(project, "dataset")
     (project.folder / "dataset.partial/mine").touch()
     said = []
+    other = replace(PARAMETERS, normalization="log1p")  # fitted after the store is filled: nothing is read again
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "fit_normalization", stop)
+        patch.setattr(regions, "_run", None)
+        with pytest.raises(ChromaccError, match="stopped"):
+            curate_to(project, "dataset", parameters=other, say=said.append)
+    assert "1 of 1 regions were there already" in said
+    assert any("Going on with" in line and "left by a run that was interrupted" in line for line in said)
     path = curate_to(project, "dataset", parameters=replace(PARAMETERS, seed=2), say=said.append)
     assert any("Removing" in line and "of other input, parameters or code" in line for line in said)
     assert not (path / "mine").exists()
