@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,12 +15,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-import chromacc_lib
 from chromacc_lib import ChromaccError, project_path
 from chromacc_lib.fetch import fetch
 from chromacc_lib.genes import TF_TABLE, read_gene_names
 from chromacc_lib.manifest import (
-    check_files, check_manifest, genome_sizes, is_simulated, keep_cell_types, lock_table, open_genome, read_expression,
+    check_files, check_manifest, genome_sizes, is_simulated, keep_cell_types, lock_table, read_expression,
     read_manifest,
 )
 from chromacc_lib.matching import MatchChoice
@@ -29,14 +28,15 @@ from chromacc_lib.normalization import (
     require_method, track_constants,
 )
 from chromacc_lib.problems import require_no_problems
-from chromacc_lib.signals import (
-    STATISTICS, Signal, binned_signals, bytes_to_fetch, chroms_with_data, genome_mean, window_mean,
-    window_statistics,
+from chromacc_lib.regions import (
+    CHUNK_WINDOWS, TRACK_KINDS, Plan, SignalFile, code_hashes, fill_regions, is_begun, lay_out, region_windows,
+    remove_markers,
 )
+from chromacc_lib.signals import STATISTICS, bytes_to_fetch, chroms_with_data, genome_mean, window_statistics
 from chromacc_lib.sources import is_url, require_file
 from chromacc_lib.windows import (
     Count, Selection, background_windows, cap_windows, label_windows, observed_assays, peak_windows, read_peaks,
-    require_placement, sequence_codes, split_cell_types, split_chromosomes, tiled_windows,
+    require_placement, split_cell_types, split_chromosomes, tiled_windows,
 )
 
 __all__ = [
@@ -46,9 +46,6 @@ __all__ = [
 ]
 
 MAX_FEATURES = 2_000  # metadata features (genes); more than that is a transcriptome, not a description
-CHUNK_WINDOWS = 512   # windows a zarr chunk: some MB for the largest variable
-_SOURCES = ("__init__", "sources", "genome", "bigwig", "genes", "manifest", "fetch", "matching", "windows",
-            "signals", "normalization", "dataset")  # code whose change curates again
 
 
 # --- parameters and result ----------------------------------------------------------------------------------
@@ -62,6 +59,7 @@ class CurationParameters:
     negatives_per_positive: float = 1.0
     min_overlap_bp: int = 100                 # of a peak with a window, to label it open (or the whole peak)
     cell_types: tuple[str, ...] = ()          # of the manifest; () = all
+    chromosomes: tuple[str, ...] = ()         # that windows come from; () = all of the genome
     test_cell_types: tuple[str, ...] = ()
     validation_cell_types: tuple[str, ...] = ()  # ("none",) = none
     test_chromosomes: tuple[str, ...] = ()
@@ -94,14 +92,17 @@ class Curation:
 def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Path,
            parameters: CurationParameters = CurationParameters(), *, blacklist: str | Path = "",
            truth_manifest: str | Path = "", remote_tracks: str = "stream", workers: int | None = None,
-           say: Callable[[str], None] = print) -> Curation:
+           dask_address: str = "", per_region: int | None = None, say: Callable[[str], None] = print) -> Curation:
     """Curate a manifest into `dataset_dir`, unless it is there already, from the very same input.
 
     Writes dataset.zarr, manifest.lock.tsv, normalization.json and curation.json. The folder appears only when
-    it is whole; with nothing changed since the last time, nothing is done, and said so. blacklist,
-    truth_manifest: paths, "" = none; the truth (simulated data only) is a manifest of noise-free signals.
-    remote_tracks: how the bigWigs of web addresses are read (see `fetch`).
-    say: gets one line for each filter, "kept n of N, because". Raises ChromaccError that lists every problem.
+    it is whole; with nothing changed since the last time, nothing is done, and said so. A run that was killed
+    goes on where it stopped. blacklist, truth_manifest: paths, "" = none; the truth (simulated data only) is a
+    manifest of noise-free signals. remote_tracks: how the bigWigs of web addresses are read (see `fetch`).
+    dask_address: of a scheduler whose workers have this project installed and see the same paths; "" = a local
+    cluster of `workers` threads, None = one a core. per_region: windows a dask task, None = chosen by their
+    size; neither changes the result. say: gets one line for each filter, "kept n of N, because". Raises
+    ChromaccError that lists every problem.
     """
     require_method(parameters.normalization)
     target = project_path(dataset_dir)
@@ -116,16 +117,18 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
         say(f"Nothing has changed since {target} was curated; it is used as it is.")
         return Curation(target, done, fresh=False)
     partial = target.with_name(target.name + ".partial")
-    if partial.exists():
-        say(f"Removing {partial}, left by a run that was interrupted.")
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    dataset, summary = _build(table, truth, genome_fasta, blacklist, parameters, workers, say)
+    dataset, plan, label, counts, match = _plan(table, truth, genome_fasta, blacklist, parameters,
+                                                partial / "dataset.zarr", say)
     dataset.attrs |= {"dataset_id": target.parent.name if target.name == "dataset" else target.name,
                       "genome_fasta": _portable(genome_fasta), "manifest": _portable(manifest),
                       "gene_names": _portable(parameters.gene_names) if parameters.gene_names else ""}
-    summary = {"fingerprint": fingerprint, "parameters": _as_dict(parameters), **summary}
-    _write_zarr(dataset, partial / "dataset.zarr")
+    windows = _window_table(dataset)
+    per_region = per_region or region_windows(plan, len(windows))
+    _begin(partial, dataset, plan, _fingerprint(replace(parameters, normalization=""), lock), per_region, say)
+    _say_streaming([file.path for file in plan.files], windows, say)
+    fill_regions(plan, windows, label, per_region, dask_address, workers, say)
+    dataset = open_dataset(partial)
+    summary = {"fingerprint": fingerprint, "parameters": _as_dict(parameters), **_summary(dataset, counts, match)}
     lock.to_csv(partial / "manifest.lock.tsv", sep="\t", index=False)
     files = {(row["cell_type"], row["target"]): row["path_or_url"] for _, row in _bigwigs(table).iterrows()}
     normalization = fit_normalization(dataset, parameters.normalization, files)
@@ -134,8 +137,26 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
             say(f"{name}: {track['note']}")
     _write_json(partial / "normalization.json", normalization)
     _write_json(partial / "curation.json", summary)
+    remove_markers(plan.store)
     replace_folder(partial, target)
     return Curation(target, summary, fresh=True)
+
+
+def _begin(partial: Path, dataset: xr.Dataset, plan: Plan, fingerprint: str, per_region: int,
+           say: Callable[[str], None]) -> None:
+    """Lay out the store in the partial folder, unless an interrupted run did, from the very same input.
+
+    fingerprint: of what the store is made from; the normalisation is not part of it, so that a run which it
+    refuses goes on under another one.
+    """
+    if is_begun(plan.store, fingerprint, per_region):
+        say(f"Going on with {partial}, left by a run that was interrupted; its input is the same.")
+        return
+    if partial.exists():
+        say(f"Removing {partial}, left by a run that was interrupted, of other input, parameters or code.")
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    lay_out(dataset, plan, fingerprint, per_region)
 
 
 def _require_valid(table: pd.DataFrame, truth: pd.DataFrame | None, genome_fasta: str | Path,
@@ -169,41 +190,40 @@ def _references(genome_fasta: str | Path, blacklist: str | Path, manifest: str |
 
 def _fingerprint(parameters: CurationParameters, lock: pd.DataFrame) -> str:
     """Hash of everything that shapes the dataset: parameters, each input's md5, and this code."""
-    folder = Path(chromacc_lib.__file__).parent
-    code = [hashlib.md5((folder / f"{name}.py").read_bytes()).hexdigest() for name in _SOURCES]
-    code.append(hashlib.md5(TF_TABLE.read_bytes()).hexdigest())
-    text = json.dumps([_as_dict(parameters), lock.astype(str).to_numpy().tolist(), code])
+    text = json.dumps([_as_dict(parameters), lock.astype(str).to_numpy().tolist(), code_hashes()])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _build(table: pd.DataFrame, truth: pd.DataFrame | None, genome_fasta: str | Path, blacklist: str | Path,
-           parameters: CurationParameters, workers: int | None, say: Callable[[str], None]
-           ) -> tuple[xr.Dataset, dict]:
-    """Return the dataset and its summary. Cell types are split first: windows see only the training ones."""
+def _plan(table: pd.DataFrame, truth: pd.DataFrame | None, genome_fasta: str | Path, blacklist: str | Path,
+          parameters: CurationParameters, store: Path, say: Callable[[str], None]
+          ) -> tuple[xr.Dataset, Plan, np.ndarray, list[Count], dict]:
+    """Return what the store begins with, what fills it, labels (W, C), every count, and the GC match.
+
+    Cell types are split first: windows see only the training ones.
+    """
     cells = _cell_types(table, parameters)
     sizes = genome_sizes(genome_fasta)
-    peaks = _read_all_peaks(table, sizes)
+    peaks, elsewhere = _keep_chromosomes(_read_all_peaks(table, sizes), sizes, parameters.chromosomes)
     windows, counts, match = _choose_windows(cells, peaks, genome_fasta, blacklist, parameters)
     coverage = {path: chroms_with_data(path) for path in _bigwigs(table)["path_or_url"]}
     tracks, left_out = _choose_tracks(table, cells, windows, coverage, parameters)
-    counts += left_out
+    counts = elsewhere + counts + left_out
     for count in counts:
         say(str(count))
     rows = _bigwigs(table)
     rows = rows[(rows["kind"] == "accessibility_signal") | _selected(rows, tracks)]
-    _say_streaming(rows["path_or_url"], windows, say)
-    signals = _read_signals(rows, truth, windows, parameters.n_bins, workers)
-    with open_genome(genome_fasta) as genome:
-        sequence = sequence_codes(genome, windows)
-    dataset = xr.Dataset({"sequence": (("window", "position"), sequence)},
-                         coords=_coordinates(windows, cells, tracks))
-    _add_tracks(dataset, rows, tracks, signals, coverage)
-    _add_accessibility(dataset, table, peaks, signals, truth, parameters.min_overlap_bp)
+    names = cells["cell_type"].tolist()
+    files = _signal_files(rows, tracks, names, coverage) + _truth_files(truth, names)
+    dataset = xr.Dataset(coords=_coordinates(windows, cells, tracks))
+    _add_observed(dataset, files)
     _add_metadata(dataset, table, parameters.gene_names)
-    assembly = table["assembly"].iloc[0]
-    dataset.attrs = {"simulated": is_simulated(table), "assembly": assembly,
+    dataset.attrs = {"simulated": is_simulated(table), "assembly": table["assembly"].iloc[0],
                      "window_bp": parameters.window_bp, "n_bins": parameters.n_bins}
-    return dataset, _summary(dataset, counts, match)
+    lengths = {dim: dataset.sizes[dim] for dim in ("cell_type", "histone_mark", "tf_name", "track", "statistic")}
+    slots = [file.slot for file in files if file.variable == "accessibility"]
+    lengths |= {"position": parameters.window_bp, "bin": parameters.n_bins, "replicate": 1 + max(slots)}
+    plan = Plan(str(store), str(project_path(genome_fasta)), lengths, tuple(files), CHUNK_WINDOWS)
+    return dataset, plan, _labels(windows, names, peaks, parameters.min_overlap_bp), counts, match
 
 
 def _cell_types(table: pd.DataFrame, parameters: CurationParameters) -> pd.DataFrame:
@@ -229,6 +249,28 @@ def _read_all_peaks(table: pd.DataFrame, sizes: Mapping[str, int]) -> dict[str, 
     rows = table[table["kind"] == "accessibility_peaks"]
     return {name: pd.concat([read_peaks(path, sizes) for path in group["path_or_url"]], ignore_index=True)
             for name, group in rows.groupby("cell_type", sort=False)}
+
+
+def _keep_chromosomes(peaks: Mapping[str, pd.DataFrame], sizes: Mapping[str, int], chromosomes: Sequence[str]
+                      ) -> tuple[dict[str, pd.DataFrame], list[Count]]:
+    """Return the peaks on these chromosomes (() = all), and a count of those that lie elsewhere."""
+    if not chromosomes:
+        return dict(peaks), []
+    unknown = [name for name in chromosomes if name not in sizes]
+    if unknown:
+        raise ChromaccError(f"chromosomes: the genome has none called {', '.join(unknown)}; it has: {', '.join(sizes)}")
+    kept = {name: table[table["chrom"].isin(list(chromosomes))] for name, table in peaks.items()}
+    n_kept, n_all = (sum(map(len, tables.values())) for tables in (kept, peaks))
+    return kept, [Count("peaks of all cell types", n_kept, n_all,
+                        f"chromosomes asks for {', '.join(chromosomes)}; {n_all - n_kept:,} lie elsewhere")]
+
+
+def _labels(windows: pd.DataFrame, cells: Sequence[str], peaks: Mapping[str, pd.DataFrame],
+            min_overlap_bp: int) -> np.ndarray:
+    """Return int8, shape=(W, C): 1 where a peak of the cell type overlaps enough, else 0; -1 = it has no peaks."""
+    unknown = np.full(len(windows), -1, dtype=np.int8)
+    return np.stack([label_windows(windows, peaks[name], min_overlap_bp) if name in peaks else unknown
+                     for name in cells], axis=1)
 
 
 def _choose_windows(cells: pd.DataFrame, peaks: Mapping[str, pd.DataFrame], genome_fasta: str | Path,
@@ -300,11 +342,33 @@ def _choose_tracks(table: pd.DataFrame, cells: pd.DataFrame, windows: pd.DataFra
     return tracks, counts
 
 
-def _read_signals(rows: pd.DataFrame, truth: pd.DataFrame | None, windows: pd.DataFrame, n_bins: int,
-                  workers: int | None) -> dict[str, Signal]:
-    """Return {path: what the file holds under the windows} of every bigWig."""
-    paths = list(rows["path_or_url"]) + ([] if truth is None else list(truth["path_or_url"]))
-    return dict(zip(paths, binned_signals(paths, windows, n_bins, workers)))
+def _signal_files(rows: pd.DataFrame, tracks: Mapping[str, tuple[str, ...]], cells: Sequence[str],
+                  coverage: Mapping[str, Sequence[str]]) -> list[SignalFile]:
+    """Return each bigWig with its place in the dataset; a cell type's signals are its replicates, in their order."""
+    files, replicates = [], dict.fromkeys(cells, 0)
+    for _, row in rows.iterrows():
+        kind, cell, path = row["kind"], row["cell_type"], row["path_or_url"]
+        if kind in TRACK_KINDS:
+            slot = tracks[kind].index(row["target"])
+        else:
+            slot, kind = replicates[cell], "accessibility"
+            replicates[cell] += 1
+        files.append(SignalFile(kind, path, cells.index(cell), slot, genome_mean(path), tuple(coverage[path])))
+    return files
+
+
+def _truth_files(truth: pd.DataFrame | None, cells: Sequence[str]) -> list[SignalFile]:
+    """Return the noise-free signals, scaled like accessibility; one at most a cell type."""
+    if truth is None:
+        return []
+    files = []
+    for name in cells:
+        paths = truth.loc[truth["cell_type"] == name, "path_or_url"].tolist()
+        if len(paths) > 1:
+            raise ChromaccError(f"truth manifest: {len(paths)} rows for cell type {name}; needed one at most")
+        files += [SignalFile("truth", path, cells.index(name), 0, genome_mean(path), chroms_with_data(path))
+                  for path in paths]
+    return files
 
 
 def _say_streaming(entries: Sequence[str], windows: pd.DataFrame, say: Callable[[str], None]) -> None:
@@ -333,81 +397,18 @@ def _coordinates(windows: pd.DataFrame, cells: pd.DataFrame, tracks: Mapping[str
     }
 
 
-def _add_tracks(dataset: xr.Dataset, rows: pd.DataFrame, tracks: Mapping[str, tuple[str, ...]],
-                signals: Mapping[str, Signal], coverage: Mapping[str, Sequence[str]]) -> None:
-    """Add histone, tf (raw file units, NaN = missing), covered (share of bases with data), observed, genome_mean."""
-    cells, chroms = dataset["cell_type"].values.tolist(), dataset["chrom_name"].values
-    names = dataset["track"].values.tolist()
-    n_windows, n_bins = dataset.sizes["window"], next(iter(signals.values())).values.shape[1]
-    observed = np.zeros((len(cells), len(names), len(chroms)), dtype=bool)
-    means = np.full((len(cells), len(names)), np.nan)
-    length = dataset.sizes["position"]
-    covered = np.full((n_windows, len(cells), len(names)), np.nan, dtype=np.float32)
-    for kind, dim in (("histone", "histone_mark"), ("tf", "tf_name")):
-        shape = (n_windows, len(cells), len(tracks[kind]), n_bins, len(STATISTICS))
-        values = np.full(shape, np.nan, dtype=np.float32)
-        for _, row in rows[rows["kind"] == kind].iterrows():
-            cell, path = cells.index(row["cell_type"]), row["path_or_url"]
-            number = tracks[kind].index(row["target"])
-            track = number + (len(tracks["histone"]) if kind == "tf" else 0)
-            values[:, cell, number] = signals[path].values
-            covered[:, cell, track] = window_mean(signals[path].covered, length)
-            observed[cell, track] = np.isin(chroms, coverage[path])
-            means[cell, track] = genome_mean(path)
-        dataset[kind] = (("window", "cell_type", dim, "bin", "statistic"), values)
-    dataset["covered"] = (("window", "cell_type", "track"), covered)
+def _add_observed(dataset: xr.Dataset, files: Sequence[SignalFile]) -> None:
+    """Add observed, and genome_mean in file units, NaN = missing, of every track in every cell type."""
+    chroms = dataset["chrom_name"].values
+    shape = (dataset.sizes["cell_type"], dataset.sizes["track"])
+    observed, means = np.zeros((*shape, len(chroms)), dtype=bool), np.full(shape, np.nan)
+    for file in files:
+        if file.variable in TRACK_KINDS:
+            track = file.slot + (dataset.sizes["histone_mark"] if file.variable == "tf" else 0)
+            observed[file.cell, track] = np.isin(chroms, file.chroms)
+            means[file.cell, track] = file.genome_mean
     dataset["observed"] = (("cell_type", "track", "chrom_name"), observed)
     dataset["genome_mean"] = (("cell_type", "track"), means)
-
-
-def _add_accessibility(dataset: xr.Dataset, table: pd.DataFrame, peaks: Mapping[str, pd.DataFrame],
-                       signals: Mapping[str, Signal], truth: pd.DataFrame | None, min_overlap_bp: int) -> None:
-    """Add accessibility, score, score_replicate, label, and truth where it is known; -1 and NaN = unknown."""
-    cells, windows = dataset["cell_type"].values.tolist(), _window_table(dataset)
-    rows = table[table["kind"] == "accessibility_signal"]
-    n_replicates = int(rows["cell_type"].value_counts().max())
-    n_windows, n_bins = len(windows), next(iter(signals.values())).values.shape[1]
-    profile = np.full((n_windows, len(cells), n_bins, n_replicates), np.nan, dtype=np.float32)
-    label = np.full((n_windows, len(cells)), -1, dtype=np.int8)
-    for i, name in enumerate(cells):
-        for replicate, path in enumerate(rows.loc[rows["cell_type"] == name, "path_or_url"]):
-            profile[:, i, :, replicate] = signals[path].values[:, :, 0] / genome_mean(path)
-        if name in peaks:
-            known = np.isfinite(profile[:, i]).any(axis=(1, 2))
-            label[:, i] = np.where(known, label_windows(windows, peaks[name], min_overlap_bp), -1)
-    length = int(windows["end"].iloc[0] - windows["start"].iloc[0])
-    pooled = _mean_of_known(profile)
-    add = {"accessibility": (("window", "cell_type", "bin"), np.arcsinh(pooled)),
-           "score": (("window", "cell_type"), np.arcsinh(window_mean(pooled, length)).astype(np.float32)),
-           "score_replicate": (("window", "cell_type", "replicate"), np.arcsinh(
-               window_mean(np.moveaxis(profile, 3, 2), length)).astype(np.float32)),
-           "label": (("window", "cell_type"), label)}
-    if truth is not None:
-        add["truth"] = (("window", "cell_type"), _truth(truth, cells, signals, length))
-    for name, value in add.items():
-        dataset[name] = value
-
-
-def _mean_of_known(profile: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of what is not NaN; NaN where all are. (W, C, B, R) -> (W, C, B), float32."""
-    known = np.isfinite(profile)
-    total = np.where(known, profile, 0).sum(axis=-1, dtype=np.float64)
-    count = known.sum(axis=-1)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0).astype(np.float32)
-
-
-def _truth(truth: pd.DataFrame, cells: Sequence[str], signals: Mapping[str, Signal],
-           length: int) -> np.ndarray:
-    """Return the noise-free score, (W, C) float32, in the unit of `score`; NaN for cell types without it."""
-    columns = []
-    for name in cells:
-        paths = truth.loc[truth["cell_type"] == name, "path_or_url"].tolist()
-        if len(paths) > 1:
-            raise ChromaccError(f"truth manifest: {len(paths)} rows for cell type {name}; needed one at most")
-        shape = next(iter(signals.values())).values.shape[:1]
-        columns.append(np.arcsinh(window_mean(signals[paths[0]].values[:, :, 0], length) / genome_mean(paths[0]))
-                       if paths else np.full(shape, np.nan))
-    return np.stack(columns, axis=1).astype(np.float32)
 
 
 def _add_metadata(dataset: xr.Dataset, table: pd.DataFrame, gene_names: str) -> None:
@@ -651,16 +652,6 @@ def load_arrays(path: str | Path, windows: slice = slice(None)) -> Arrays:
 
 
 # --- files --------------------------------------------------------------------------------------------------
-def _write_zarr(dataset: xr.Dataset, path: Path) -> None:
-    """Write chunked along windows, zarr format 2, whose fixed-width text is part of the specification."""
-    encoding = {}
-    for name, array in dataset.data_vars.items():
-        if "window" in array.dims and array.size:
-            encoding[name] = {"chunks": tuple(min(CHUNK_WINDOWS, size) if dim == "window" else size
-                                              for dim, size in array.sizes.items())}
-    dataset.to_zarr(path, mode="w", encoding=encoding, zarr_format=2, consolidated=True)
-
-
 def replace_folder(new: Path, target: Path) -> None:
     """Rename `new` to `target`; an older `target` is set aside first and removed last."""
     old = target.with_name(target.name + ".old")

@@ -19,8 +19,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from chromacc_lib import ChromaccError, __version__, project_path
-from chromacc_lib.dataset import CHUNK_WINDOWS, Arrays, load_arrays, open_dataset, replace_folder
+from chromacc_lib.dataset import Arrays, load_arrays, open_dataset, replace_folder
 from chromacc_lib.genome import genome_sizes
+from chromacc_lib.regions import CHUNK_WINDOWS
 from chromacc_lib.signals import STATISTICS
 from chromacc_lib.tfrecord import decode_example, encode_example, read_records, write_record
 from chromacc_lib.windows import SPLITS

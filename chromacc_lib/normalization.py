@@ -7,7 +7,7 @@ reference windows (those of the training chromosomes), so that an unseen cell ty
 inputs. normalization.json holds every constant.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from chromacc_lib import ChromaccError
 from chromacc_lib.signals import STATISTICS
 
 __all__ = [
-    "LEVELS", "METHODS", "Comparison", "FileConstants", "TrackConstants", "TrackReference", "compare_methods",
+    "BLOCK_WINDOWS", "LEVELS", "METHODS", "Comparison", "FileConstants", "TrackConstants", "TrackReference", "compare_methods",
     "file_constants", "fit_file", "fit_normalization", "fit_track", "normalise_metadata", "normalise_tracks",
     "reads_windows", "require_method", "scale_file", "solve_s3norm", "track_constants",
 ]
@@ -38,6 +38,8 @@ METHODS = {
 # 65 levels, denser near the top, where few bins hold most of the signal. The highest bins of all are too few
 # to tell their quantiles from noise
 LEVELS = np.round(np.concatenate([np.linspace(0, 0.9, 37), 1 - np.geomspace(0.1, 0.001, 29)[1:]]), 6)
+BLOCK_WINDOWS = 512   # windows that a streaming pass holds; sums run block by block, whoever wrote the blocks
+HELD_BYTES = 256 << 20  # bin means that quantile and s3norm hold at once, of one track at least
 MIN_CONTRAST = 1.25  # of a track's means under peak and background windows, either way, to tell beta by
 MAX_BETA = 8.0  # beta is sought from 1/8 to 8: beyond, a file is another kind of signal, not another depth
 _KINDS = {"histone": "histone_mark", "tf": "tf_name"}  # variables of the dataset, with their dimension
@@ -278,51 +280,130 @@ def normalise_metadata(raw: np.ndarray, normalization: Mapping, features: Sequen
 # --- normalization.json -------------------------------------------------------------------------------------
 def fit_normalization(dataset: xr.Dataset, method: str = "arcsinh",
                       paths: Mapping[tuple[str, str], str] | None = None) -> dict:
-    """Fit all constants of a dataset in memory; return normalization.json's content.
+    """Fit all constants of a dataset; return normalization.json's content.
 
     Under "tracks" and "metadata": fitted on training cell types x training chromosomes. Under "own": of each
-    cell type's file by itself. paths: file by (cell type, track), named in errors. Raises ChromaccError as
-    `fit_file` does, for the first file that cannot be normalised.
+    cell type's file by itself. paths: file by (cell type, track), named in errors. The dataset is streamed, in
+    blocks of `BLOCK_WINDOWS`; "quantile" and "s3norm" hold the bin means of a track besides (4 bytes a bin, for
+    all cell types under the reference windows). Raises ChromaccError as `fit_file` does, for the first file
+    that cannot be normalised.
     """
     require_method(method)
     cells, training = dataset["cell_type"].values.tolist(), dataset["cell_type_split"].values == "train"
-    rows = np.flatnonzero(dataset["window_split"].values == "train")
-    is_peak = dataset["kind"].values[rows] == "peak"
+    reference_rows = np.flatnonzero(dataset["window_split"].values == "train")
+    fitted = _fit_tracks(dataset, method, training, paths or {})
+    moments = _fit_moments(dataset, method, training, fitted)
     tracks, own = {}, {cell: {} for cell in cells}
-    for kind, dim in _KINDS.items():
-        for i, name in enumerate(dataset[dim].values.tolist()):
-            raw, scales = dataset[kind].values[:, :, i][rows], dataset["genome_mean"].sel(track=name).values
-            places = [f"{cell}, {name}" + (f" ({paths[cell, name]})" if paths and (cell, name) in paths else "")
-                      for cell in cells]
-            files, reference = fit_track(raw[..., 0], scales, is_peak, training, method, places)
-            mean, sd = _moments(raw, files, reference, training, method)
-            tracks[name] = {"kind": kind, "mean": mean.tolist(), "sd": np.where(sd > 0, sd, 1.0).tolist(),
-                            "reference": _without_none(reference)}
-            if method == "s3norm" and reference.peak_mean is None:
-                tracks[name]["note"] = (
-                    "scaled by its depth alone, alpha = beta = 1: in some training cell type, its means under "
-                    f"peak and background windows differ by less than {MIN_CONTRAST:g} times, or the other way")
-            for cell, file in zip(cells, files):
-                own[cell] |= {} if file is None else {name: _without_none(file)}
+    for name, (kind, files, reference) in fitted.items():
+        mean, sd = moments[name].mean_and_sd()
+        tracks[name] = {"kind": kind, "mean": mean.tolist(), "sd": np.where(sd > 0, sd, 1.0).tolist(),
+                        "reference": _without_none(reference)}
+        if method == "s3norm" and reference.peak_mean is None:
+            tracks[name]["note"] = (
+                "scaled by its depth alone, alpha = beta = 1: in some training cell type, its means under "
+                f"peak and background windows differ by less than {MIN_CONTRAST:g} times, or the other way")
+        for cell, file in zip(cells, files):
+            own[cell] |= {} if file is None else {name: _without_none(file)}
     return {
         "normalization": method, "transform": f"z of {METHODS[method]}; variance enters as its root; "
                                               "metadata: z of log2(TPM + 1)",
         "statistics": list(STATISTICS),
         "window_bp": dataset.attrs["window_bp"], "n_bins": dataset.attrs["n_bins"],
         "fitted_on": {"cell_types": dataset["cell_type"].values[training].tolist(),
-                      "chromosomes": list(dict.fromkeys(dataset["chrom"].values[rows].tolist()))},
+                      "chromosomes": list(dict.fromkeys(dataset["chrom"].values[reference_rows].tolist()))},
         "quantile_levels": LEVELS.tolist() if method == "quantile" else [],
         "tracks": tracks, "metadata": _fit_metadata(dataset, training), "own": own,
     }
 
 
-def _moments(raw: np.ndarray, files: Sequence[FileConstants | None], reference: TrackReference,
-             training: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and sd, shape=(3,), of the scaled statistics of the training cell types' files."""
-    scaled = [scale_file(raw[:, c], files[c], reference, method)
-              for c in np.flatnonzero(training) if files[c] is not None]
-    values = np.stack(scaled, axis=1).astype(np.float64)  # (W, C, B, 3)
-    return np.nanmean(values, axis=(0, 1, 2)), np.nanstd(values, axis=(0, 1, 2))
+def _reference_blocks(dataset: xr.Dataset) -> Iterator[tuple[xr.Dataset, np.ndarray]]:
+    """Yield the blocks of windows that hold training chromosomes' windows, and which of theirs these are."""
+    is_reference = dataset["window_split"].values == "train"
+    for first in range(0, len(is_reference), BLOCK_WINDOWS):
+        rows = np.flatnonzero(is_reference[first:first + BLOCK_WINDOWS])
+        if len(rows):
+            yield dataset.isel(window=slice(first, first + BLOCK_WINDOWS)), rows
+
+
+class _Fitted(NamedTuple):
+    """One track: its kind, the files' own constants (C of them, None = missing), and their training average."""
+
+    kind: str
+    files: list[FileConstants | None]
+    reference: TrackReference
+
+
+def _fit_tracks(dataset: xr.Dataset, method: str, training: np.ndarray, paths: Mapping[tuple[str, str], str]
+                ) -> dict[str, _Fitted]:
+    """Fit each track's files, as many tracks at a time as `HELD_BYTES` allows for their bin means."""
+    cells, is_reference = dataset["cell_type"].values.tolist(), dataset["window_split"].values == "train"
+    is_peak = dataset["kind"].values[is_reference] == "peak"
+    tracks = [(kind, i, name) for kind, dim in _KINDS.items() for i, name in enumerate(dataset[dim].values.tolist())]
+    shape = (len(is_peak) if reads_windows(method) else 0, len(cells), dataset.sizes["bin"])
+    at_once = max(1, HELD_BYTES // max(4 * int(np.prod(shape)), 1))
+    fitted = {}
+    for first in range(0, len(tracks), at_once):
+        here = tracks[first:first + at_once]
+        means = {name: np.empty(shape, dtype=np.float32) for _, _, name in here}
+        if reads_windows(method):
+            _read_means(dataset, here, means)
+        for kind, _, name in here:
+            places = [f"{cell}, {name}" + (f" ({paths[cell, name]})" if (cell, name) in paths else "")
+                      for cell in cells]
+            scales = dataset["genome_mean"].sel(track=name).values
+            fitted[name] = _Fitted(kind, *fit_track(means[name], scales, is_peak, training, method, places))
+    return fitted
+
+
+def _read_means(dataset: xr.Dataset, tracks: Sequence[tuple[str, int, str]], means: Mapping[str, np.ndarray]) -> None:
+    """Fill `means`, float32, shape=(W, C, B), of some tracks, in one pass over the reference windows."""
+    at = 0
+    for block, rows in _reference_blocks(dataset):
+        raw = {kind: block[kind].values for kind in {kind for kind, _, _ in tracks}}
+        for kind, i, name in tracks:
+            means[name][at:at + len(rows)] = raw[kind][rows, :, i, :, 0]
+        at += len(rows)
+
+
+def _fit_moments(dataset: xr.Dataset, method: str, training: np.ndarray, fitted: Mapping[str, _Fitted]
+                 ) -> dict[str, "_Moments"]:
+    """Return the moments of the scaled statistics of the training cell types' files, in one pass, by track."""
+    moments = {name: _Moments() for name in fitted}
+    for block, rows in _reference_blocks(dataset):
+        for kind, dim in _KINDS.items():
+            raw = block[kind].values[rows]  # (W, C, M, B, 3)
+            for i, name in enumerate(dataset[dim].values.tolist()):
+                _, files, reference = fitted[name]
+                for c in np.flatnonzero(training):
+                    if files[c] is not None:
+                        moments[name].add(scale_file(raw[:, c, i], files[c], reference, method))
+    return moments
+
+
+class _Moments:
+    """Mean and sd of the three statistics, added block by block: float64 sums about the first known value."""
+
+    def __init__(self) -> None:
+        self.origin: np.ndarray | None = None
+        self.count, self.total, self.square = 0, np.zeros(len(STATISTICS)), np.zeros(len(STATISTICS))
+
+    def add(self, scaled: np.ndarray) -> None:
+        """Add values, shape=(W, B, 3); bins that are NaN are left out."""
+        values = scaled.reshape(-1, len(STATISTICS)).astype(np.float64).T
+        values = values[:, ~np.isnan(values).any(axis=0)]
+        if not values.shape[1]:
+            return
+        if self.origin is None:
+            self.origin = values[:, :1].copy()
+        distance = np.ascontiguousarray(values - self.origin)
+        self.count += values.shape[1]
+        self.total += distance.sum(axis=1)
+        self.square += (distance ** 2).sum(axis=1)
+
+    def mean_and_sd(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and population sd, float64, shape=(3,)."""
+        shift = self.total / self.count
+        return self.origin[:, 0] + shift, np.sqrt(np.maximum(self.square / self.count - shift ** 2, 0))
 
 
 def _fit_metadata(dataset: xr.Dataset, training: np.ndarray) -> dict[str, dict]:

@@ -65,14 +65,15 @@ def chroms_with_data(entry: str | Path) -> tuple[str, ...]:
         return bigwig.chroms_with_data()
 
 
-def read_signal(entry: str | Path, windows: pd.DataFrame, n_bins: int) -> Signal:
+def read_signal(entry: str | Path, windows: pd.DataFrame, n_bins: int,
+                present: Sequence[str] | None = None) -> Signal:
     """Read one bigWig (path or URL) under windows: mean, variance, max and covered share of each bin.
 
-    windows: chrom, start, end, all of one length, in any order. Population variance; float64 sums; bases
-    without data are zero; windows on a chromosome without any interval are NaN. Raises ChromaccError that
-    names the file.
+    windows: chrom, start, end, all of one length, in any order. present: `chroms_with_data(entry)` where it
+    is known already. Population variance; float64 sums; bases without data are zero; windows on a chromosome
+    without any interval are NaN. Raises ChromaccError that names the file.
     """
-    return _read(entry, _by_chrom(windows), len(windows), n_bins)
+    return _read(entry, _by_chrom(windows), len(windows), n_bins, present)
 
 
 class _Rows(NamedTuple):
@@ -96,11 +97,12 @@ def _by_chrom(windows: pd.DataFrame) -> list[_Rows]:
     return groups
 
 
-def _read(entry: str | Path, groups: Sequence[_Rows], n_windows: int, n_bins: int) -> Signal:
+def _read(entry: str | Path, groups: Sequence[_Rows], n_windows: int, n_bins: int,
+          present: Sequence[str] | None = None) -> Signal:
     signal = Signal(np.full((n_windows, n_bins, len(STATISTICS)), np.nan, dtype=np.float32),
                     np.zeros((n_windows, n_bins), dtype=np.float32))
     with open_bigwig(entry) as bigwig:
-        present = set(bigwig.chroms_with_data())
+        present = bigwig.chroms_with_data() if present is None else present
         for chrom, rows, starts, length in groups:
             if chrom in present:
                 _require_inside(entry, chrom, starts, length, bigwig.chroms[chrom])

@@ -1,17 +1,22 @@
 """Sources: the bytes of a file, local or remote; of a remote one only those that are needed.
 
-A remote file is named by its URL, and read by HTTP range requests through a block cache on disk. The cache holds a sparse copy, in which bytes stand where they stand in the remote
-file, and a journal of the ranges that are there; a rerun asks the network for nothing. Whole files are
-fetched by `download`, which resumes, verifies and renames.
+A remote file is named by its URL, and read by HTTP range requests through a block cache on disk. The cache
+holds a sparse copy, in which bytes stand where they stand in the remote file, and a journal of the ranges that
+are there; a rerun asks the network for nothing. Threads share one `RemoteFile` an address, and processes that
+share the cache take turns at each file by a lock, so that no byte is fetched twice. Whole files are fetched by
+`download`, which resumes, verifies and renames.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,9 +34,8 @@ from chromacc_lib import ChromaccError, project_path
 from chromacc_lib.problems import FileProblem, Problem
 
 __all__ = [
-    "ByteSource", "LocalFile", "RemoteFile", "cache_folder", "download", "download_all", "file_md5", "http_session",
-    "is_url",
-    "open_source", "require_file", "split_budget",
+    "ByteSource", "LocalFile", "RemoteFile", "cache_folder", "download", "download_all", "file_md5",
+    "http_session", "is_url", "open_source", "require_file", "split_budget",
 ]
 
 SCHEMES = ("http", "https")
@@ -127,8 +131,11 @@ class LocalFile:
 
 
 def open_source(entry: str | Path) -> ByteSource:
-    """Open a file by path or by URL (through the block cache). Raises ChromaccError when it is not there."""
-    return RemoteFile(str(entry), cache_folder()) if is_url(str(entry)) else LocalFile(entry)
+    """Open a file by path or by URL (through the block cache). Raises ChromaccError when it is not there.
+
+    Within a process an address is opened once, and shared: what one thread fetches, the others have.
+    """
+    return _shared_remote(str(entry), cache_folder()) if is_url(str(entry)) else LocalFile(entry)
 
 
 def cache_folder() -> Path:
@@ -175,8 +182,10 @@ class RemoteFile:
     """A remote file as a source of bytes, of which only what is asked for is fetched, once.
 
     name: its URL; size: bytes; fetched: bytes that came over the network since it was opened; requests: how
-    many answers brought them. cache: folder for the sparse copies of all files. Raises ChromaccError for an
-    address that is no http(s), a missing file, or a server without range support.
+    many answers brought them. cache: folder for the sparse copies of all files. It may be used by several
+    threads, and its cache by several processes: whoever fetches holds the file's lock, and first takes up
+    what others fetched before. Raises ChromaccError for an address that is no http(s), a missing file, a
+    server without range support, or a cache that cannot be locked.
     """
 
     gap = 0  # what lies between wanted ranges may not have been fetched
@@ -185,30 +194,73 @@ class RemoteFile:
         require_http(url)
         self.name, self.fetched, self.requests = url, 0, 0
         self._session = session or http_session()
-        self._lock = threading.Lock()
+        self._fetching = threading.Lock()  # held while fetching, with the lock on disk
+        self._lock = threading.Lock()      # held for a moment, while ranges and journal change
         self._address = url
         self._folder = Path(cache) / hashlib.sha256(url.encode()).hexdigest()[:32]
-        self._ranges: list[tuple[int, int]] = []  # (first, past the last) byte, sorted, disjoint
-        if not self._reopen():
-            self._begin()
+        self._identity: _Identity | None = None
+        self._forget()
+        with self._exclusive():
+            if self._identity is None:
+                self._begin()
         self.size = self._identity.size
 
     # --- the cache
-    def _reopen(self) -> bool:
-        """Take up the copy on disk; False where there is none, or it is not whole."""
+    @property
+    def _journal(self) -> Path:
+        return self._folder / "ranges.jsonl"
+
+    def _forget(self) -> None:
+        """Know of no range: sorted, disjoint (first, past the last) bytes, int64, shape=(n, 2)."""
+        self._ranges = np.empty((0, 2), dtype=np.int64)
+        self._taken_up, self._inode = 0, (0, 0)  # bytes of the journal that are known, and which journal
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Keep other threads and processes from fetching, and take up what they fetched before."""
+        with self._fetching, _file_lock(self._folder.with_suffix(".lock")):
+            self._take_up()
+            yield
+
+    def is_current(self) -> bool:
+        """Say whether the copy on disk is still the one that was opened; a cache may be deleted at any time."""
         try:
-            text = (self._folder / "ranges.jsonl").read_text()
-            self._data = open(self._folder / "data", "r+b")
+            stat = os.stat(self._journal)
         except FileNotFoundError:
             return False
+        return (stat.st_dev, stat.st_ino) == self._inode
+
+    def _take_up(self) -> None:
+        """Read what was added to the journal; where there is another one, or none, begin anew."""
+        if not self.is_current():
+            self._forget()
+        try:
+            journal = open(self._journal, "r+b")
+        except FileNotFoundError:
+            if self._identity is not None:
+                self._begin()
+            return
+        with journal:
+            stat = os.fstat(journal.fileno())
+            journal.seek(self._taken_up)
+            text = journal.read().decode()
+            if text and not text.endswith("\n"):
+                journal.write(b"\n")  # a line that a killed run left half written
+                text += "\n"
         lines = text.splitlines()
-        self._identity = _Identity(**json.loads(lines[0]))
-        for line in lines[1:]:
-            if re.fullmatch(r"\[\d+, \d+\]", line):  # a line that a killed run left half written is no range
-                self._ranges = _with_range(self._ranges, *json.loads(line))
-        if not text.endswith("\n"):
-            self._note("\n")
-        return True
+        if not self._taken_up:
+            self._require_same_identity(_Identity(**json.loads(lines.pop(0))))
+        found = [json.loads(line) for line in lines if re.fullmatch(r"\[\d+, \d+\]", line)]
+        with self._lock:
+            self._ranges = _joined(np.concatenate([self._ranges, np.array(found, dtype=np.int64).reshape(-1, 2)]))
+            self._taken_up += len(text.encode())
+            self._inode = (stat.st_dev, stat.st_ino)
+
+    def _require_same_identity(self, found: _Identity) -> None:
+        if self._identity not in (None, found):
+            raise ChromaccError(f"{self.name}: its copy {self._folder} was replaced by one of another version while "
+                                "it was being read; start again")
+        self._identity = found
 
     def _begin(self) -> None:
         """Ask the server for the first bytes, and so for the file's size and version; start its copy."""
@@ -221,50 +273,56 @@ class RemoteFile:
                                    answer.headers.get("Last-Modified", ""))
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "data").touch()
-        self._data = open(self._folder / "data", "r+b")
         new = self._folder / "ranges.jsonl.new"
         new.write_text(json.dumps(vars(self._identity)) + "\n")
-        os.replace(new, self._folder / "ranges.jsonl")
-        self._ranges = []
+        os.replace(new, self._journal)
+        self._take_up()
         self._keep(0, data)
 
     def _keep(self, offset: int, data: bytes) -> None:
         """Write bytes to the copy, then to its journal: a killed run leaves at most bytes nobody trusts."""
+        line = json.dumps([offset, offset + len(data)]) + "\n"
         with self._lock:
-            os.pwrite(self._data.fileno(), data, offset)
-            self._note(json.dumps([offset, offset + len(data)]) + "\n")
+            with open(self._folder / "data", "r+b") as copy:
+                copy.seek(offset)
+                copy.write(data)
+            with open(self._journal, "a") as journal:
+                journal.write(line)
+            self._taken_up += len(line)
             self._ranges = _with_range(self._ranges, offset, offset + len(data))
             self.fetched += len(data)
             self.requests += 1
-
-    def _note(self, text: str) -> None:
-        with open(self._folder / "ranges.jsonl", "a") as journal:
-            journal.write(text)
 
     # --- reading
     def read(self, offset: int, size: int) -> bytes:
         """Return exactly these bytes, from the copy where it has them."""
         self.prefetch([(offset, size)])
-        data = os.pread(self._data.fileno(), size, offset)
+        try:
+            with open(self._folder / "data", "rb") as copy:
+                data = os.pread(copy.fileno(), size, offset)
+        except FileNotFoundError as error:
+            raise ChromaccError(f"{self._folder}: the copy of {self.name} was removed while it was read; start "
+                                "again") from error
         if len(data) != size:
             raise ChromaccError(f"{self._folder}: the copy of {self.name} was cut; delete this folder")
         return data
 
     def prefetch(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Fetch what the copy lacks of these (offset, size) ranges, joined into few requests, in parallel."""
-        wanted = self.missing(ranges)
-        if len(wanted) == 1:
-            self._fetch(*wanted[0])
-        elif wanted:
-            with ThreadPoolExecutor(min(CONNECTIONS, len(wanted))) as pool:
-                for job in [pool.submit(self._fetch, *one) for one in wanted]:
-                    job.result()
+        if not self.missing(ranges):
+            return
+        with self._exclusive():
+            wanted = self.missing(ranges)  # another thread or process may have fetched them meanwhile
+            if len(wanted) == 1:
+                self._fetch(*wanted[0])
+            elif wanted:
+                with ThreadPoolExecutor(min(CONNECTIONS, len(wanted))) as pool:
+                    for job in [pool.submit(self._fetch, *one) for one in wanted]:
+                        job.result()
 
     def missing(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """Return the (offset, size) requests that `prefetch` would make for these ranges."""
-        absent: list[tuple[int, int]] = []
-        with self._lock:
-            have = np.array(self._ranges, dtype=np.int64).reshape(-1, 2)
+        have, absent = self._ranges, []  # an array is replaced, never changed
         for offset, size in ranges:
             absent += _absent(have, offset, min(offset + size, self.size))
         return split_budget(absent, WASTE, LONGEST_RANGE)
@@ -299,7 +357,7 @@ class RemoteFile:
         return _body(answer, size), answer
 
     def _require_same_version(self, answer: requests.Response) -> None:
-        known = getattr(self, "_identity", None)
+        known = self._identity
         if known is None:
             return
         total = answer.headers.get("Content-Range", "").rpartition("/")[2]
@@ -310,17 +368,54 @@ class RemoteFile:
                 f"{known.size:,} then, {total} now); delete {self._folder}, and start again")
 
     def close(self) -> None:
-        """Close the copy on disk; its bytes stay."""
-        self._data.close()
+        """Do nothing: no file is held open between two reads, and others may share this one."""
 
 
-def _with_range(ranges: list[tuple[int, int]], first: int, last: int) -> list[tuple[int, int]]:
+_OPENED: dict[tuple[str, str], RemoteFile] = {}  # by URL and cache folder, for the life of the process
+_OPENING: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
+_REGISTRY = threading.Lock()
+
+
+def _shared_remote(url: str, cache: Path) -> RemoteFile:
+    """Return this process's one RemoteFile of an address, opened where it is not, or its copy was deleted."""
+    key = (url, str(cache))
+    with _REGISTRY:
+        opening = _OPENING[key]
+    with opening:  # of one address at a time: another one may be slow to answer
+        remote = _OPENED.get(key)
+        if remote is None or not remote.is_current():
+            remote = _OPENED[key] = RemoteFile(url, cache)
+    return remote
+
+
+@contextmanager
+def _file_lock(path: Path) -> Iterator[None]:
+    """Hold a lock that is seen by every process that shares the folder; a killed one lets go of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            raise ChromaccError(f"{path}: cannot be locked ({error}); needed a cache on a file system with locks: "
+                                "set CHROMACC_CACHE to a folder on one") from error
+        yield
+
+
+def _joined(ranges: np.ndarray) -> np.ndarray:
+    """Return (first, past the last) ranges, int64, shape=(n, 2), sorted, and joined where they touch."""
+    ranges = ranges[np.argsort(ranges[:, 0], kind="stable")]
+    reach = np.maximum.accumulate(ranges[:, 1])
+    begins = np.flatnonzero(np.append(True, ranges[1:, 0] > reach[:-1])) if len(ranges) else np.arange(0)
+    return np.stack([ranges[begins, 0], np.append(reach[begins[1:] - 1], reach[-1:])], axis=1)
+
+
+def _with_range(ranges: np.ndarray, first: int, last: int) -> np.ndarray:
     """Return sorted, disjoint ranges with one more, joined where they touch."""
-    before = [one for one in ranges if one[1] < first]
-    after = [one for one in ranges if one[0] > last]
-    joined = ranges[len(before):len(ranges) - len(after)]
-    return [*before, (min([first, *(one[0] for one in joined)]), max([last, *(one[1] for one in joined)])),
-            *after]
+    i = int(np.searchsorted(ranges[:, 1], first, side="left"))
+    j = int(np.searchsorted(ranges[:, 0], last, side="right"))
+    if i < j:
+        first, last = min(first, int(ranges[i, 0])), max(last, int(ranges[j - 1, 1]))
+    return np.concatenate([ranges[:i], np.array([[first, last]], dtype=np.int64), ranges[j:]])
 
 
 def _absent(have: np.ndarray, first: int, last: int) -> list[tuple[int, int]]:

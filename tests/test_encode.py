@@ -1,5 +1,5 @@
 """The ENCODE resolver against a local portal: every rule, every reason, every fault of the wire; and the
-shipped manifests.
+shipped manifest.
 """
 
 import os
@@ -16,6 +16,7 @@ from portal_server import (
 from chromacc_lib import ChromaccError, cli, project_path
 from chromacc_lib.encode import CHOICE_COLUMNS, ENCODE_COLUMNS, EncodeQuery, resolve, write_resolution
 from chromacc_lib.manifest import COLUMNS, INPUT_KINDS, KINDS
+from chromacc_lib.parameters import read_profile
 from chromacc_lib.portal import open_portal, review_accessions
 
 FOLD, PSEUDO, IDR = "fold change over control", "pseudo-replicated peaks", "IDR thresholded peaks"
@@ -619,18 +620,14 @@ def test_a_recorded_search_is_paged(recorded):
     assert [params["from"] for _, params in portal.asked] == [["0"], ["300"], ["600"]]
 
 
-# --- the shipped manifests ----------------------------------------------------------------------------------
-SHIPPED = ("encode.tsv", "encode_unassayed.tsv")
-
-
-def shipped(name):
-    table = pd.read_csv(project_path("data/manifests") / name, sep="\t", dtype=str, keep_default_na=False)
+# --- the shipped manifest -----------------------------------------------------------------------------------
+def shipped():
+    table = pd.read_csv(project_path("data/manifests/encode.tsv"), sep="\t", dtype=str, keep_default_na=False)
     return table.astype({"bytes": "int64"})
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_manifest_is_consistent(name):
-    table = shipped(name)
+def test_the_shipped_manifest_is_consistent():
+    table = shipped()
     assert tuple(table.columns) == ENCODE_COLUMNS and set(table["kind"]) <= set(KINDS)
     assert table["md5"].str.fullmatch(r"[0-9a-f]{32}").all() and table["md5"].is_unique
     assert (table["bytes"] > 0).all() and set(table["assembly"]) == {"GRCh38"}
@@ -647,18 +644,33 @@ def test_a_shipped_manifest_is_consistent(name):
         assert rows["experiment"].nunique() == 1, "signal and peaks of one experiment"
 
 
-def test_the_shipped_manifests_cover_seven_cell_types_of_which_five_can_be_trained_on():
-    kinds = shipped("encode.tsv").groupby("cell_type")["kind"].agg(set)
-    assert set(kinds.index) == {"K562", "GM12878", "HepG2", "A549", "MCF-7"}
-    assert all({"accessibility_signal", "accessibility_peaks", "histone", "tf"} <= found for found in kinds)
-    others = shipped("encode_unassayed.tsv").groupby("cell_type")["kind"].agg(set)
-    assert set(others.index) == {"H1", "HEK293"} and all(found <= set(INPUT_KINDS) for found in others)
+TRAINABLE = ["K562", "GM12878", "HepG2", "A549", "MCF-7"]
 
 
-def test_the_shipped_manifests_are_what_was_recorded(recorded):
+def test_the_shipped_manifest_covers_seven_cell_types_of_which_five_can_be_trained_on():
+    kinds = shipped().groupby("cell_type")["kind"].agg(set)
+    assert set(kinds.index) == {*TRAINABLE, "H1", "HEK293"}
+    needed = {"accessibility_signal", "accessibility_peaks", "histone", "tf"}
+    assert all(needed <= found for found in kinds[TRAINABLE])
+    assert all(found <= set(INPUT_KINDS) for found in kinds[["H1", "HEK293"]])
+
+
+@pytest.mark.parametrize("name", ["encode-mini", "encode"])
+def test_the_encode_profiles_name_what_the_manifest_has(name):
+    settings = {key: one.value for key, one in read_profile(name, project_path("notebooks/profiles"))[1].items()}
+    table = shipped()
+    assert settings["manifest"] == "data/manifests/encode.tsv" and settings["cell_types"] == TRAINABLE
+    held_out = settings["test_cell_types"] + settings["validation_cell_types"]
+    kept = table[table["cell_type"].isin(TRAINABLE)]
+    assert set(held_out) <= {*TRAINABLE, "none"}
+    trained = kept[~kept["cell_type"].isin(held_out)]
+    assert {"histone", "tf"} <= set(trained["kind"]) and trained["cell_type"].nunique() >= 3
+
+
+def test_the_shipped_manifest_is_what_was_recorded(recorded):
     facts = pd.read_csv(recorded / "encode_files_from_recorded_api.tsv.gz", sep="\t", dtype=str)
     facts = facts.drop_duplicates("file_accession").set_index("file_accession")
-    for row in pd.concat([shipped(name) for name in SHIPPED]).itertuples():
+    for row in shipped().itertuples():
         fact = facts.loc[row.accession]
         assert (row.md5, str(row.bytes), row.experiment) == (fact.md5sum, fact.file_size, fact.experiment)
         assert (row.assembly, row.output_type) == (fact.assembly, fact.output_type)

@@ -29,6 +29,7 @@ ORDER = [
     "windows",
     "signals",
     "normalization",
+    "regions",
     "dataset",
     "model",
     "batches",
@@ -287,4 +288,6 @@ def test_the_shipped_profiles():
         "smoke",
         "pilot",
         "local",
+        "encode-mini",
+        "encode",
     }
