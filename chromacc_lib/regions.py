@@ -142,6 +142,8 @@ def lay_out(dataset: xr.Dataset, plan: Plan, fingerprint: str, per_region: int) 
             encoding[name] = {"chunks": (min(plan.chunk_windows, shape[0]), *shape[1:])}
     # compute=False: the zeros are a promise of shape and dtype, and nothing of them is written
     dataset.to_zarr(store, mode="w", encoding=encoding, consolidated=True, compute=False, **FORMAT)
+    for path in store.rglob("*"):
+        _sync(path)
     _markers(store).mkdir()
     _write_durably(_beginning(store), json.dumps({"fingerprint": fingerprint, "region_windows": per_region}))
 
@@ -203,7 +205,9 @@ def fill_regions(plan: Plan, windows: pd.DataFrame, label: np.ndarray, per_regio
 
 
 def remove_markers(store: str | Path) -> None:
-    """Remove what tells finished regions, when there is nothing left to do that could be interrupted."""
+    """Remove what tells finished regions, and what killed writers left, when nothing is left to be interrupted."""
+    for path in Path(store).rglob("*.partial"):  # zarr's temporary names
+        path.unlink()
     _beginning(Path(store)).unlink()
     shutil.rmtree(_markers(Path(store)))
 

@@ -74,8 +74,8 @@ def _handler(served: Served) -> Callable:
             if fault[0] == "drop":
                 body = body[:fault[1]]
                 self.close_connection = True
+            served.sent += len(body)  # before the last byte goes, as the client may look at it then
             self.wfile.write(body)
-            served.sent += len(body)
 
     return Handler
 

@@ -148,8 +148,10 @@ def test_a_killed_curation_goes_on_where_it_stopped(remote_project, small_chunks
             if "window" in final[name].dims:
                 assert np.array_equal(begun[name][rows].values, final[name][rows].values, equal_nan=True), name
     times = {path.name: path.stat().st_mtime_ns for path in (partial / "dataset.zarr/histone").glob(f"{done[0]}.*")}
+    (partial / "dataset.zarr/histone/0.0.0.0.0123abcd.partial").touch()  # zarr was writing a chunk
     said = []
     path = curate_to(project, "dataset", manifest, per_region=CHUNK, say=said.append)
+    assert not list(path.rglob("*.partial"))
     assert f"{len(done)} of {n_regions} regions were there already" in said
     assert_same(undisturbed, path)
     assert times == {name: (path / "dataset.zarr/histone" / name).stat().st_mtime_ns for name in times}
