@@ -10,6 +10,7 @@ import pyfaidx
 import pytest
 
 from chromacc_lib import ChromaccError
+from chromacc_lib.dataset import CurationParameters, curate, load_arrays
 from chromacc_lib.jaspar import matrices_of, matrix_by_id
 from chromacc_lib.manifest import check_manifest, is_simulated, read_manifest
 from chromacc_lib.simulate import LINEAGE_TFS, TF_TRACKS, UBIQUITOUS, simulate
@@ -119,3 +120,15 @@ def test_jaspar_by_identifier_and_by_name():
     assert all(matrix.shape[1] == 4 and np.allclose(matrix.sum(1), 1) for *_, matrix in named)
     with pytest.raises(ChromaccError, match="no matrix"):
         matrix_by_id("MA9999.9")
+
+
+def test_the_pilot_is_neither_trivial_nor_hopeless(tmp_path):
+    """At full size, unseen cell types x unseen chromosomes: the truth explains the score, the average leaves room."""
+    made = simulate(tmp_path / "raw")
+    curation = curate(made.manifest, made.genome_fasta, tmp_path / "dataset", CurationParameters(),
+                      blacklist=made.blacklist, truth_manifest=made.truth_manifest, say=lambda line: None)  # fmt: skip
+    arrays = load_arrays(curation.path)
+    rows = np.ix_((arrays.windows["split"] == "test").to_numpy(), (arrays.cell_types["split"] == "test").to_numpy())
+    score = arrays.score[rows].ravel()
+    assert np.corrcoef(arrays.truth[rows].ravel(), score)[0, 1] >= 0.95
+    assert np.corrcoef(arrays.prior_score[rows].ravel(), score)[0, 1] <= 0.8
