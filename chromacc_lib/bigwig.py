@@ -96,7 +96,7 @@ class BigWig:
     def chroms_with_data(self) -> tuple[str, ...]:
         """Return the chromosomes on which the file has at least one interval."""
         present = np.zeros(len(self.chroms), dtype=bool)
-        _rtree_leaves(self.source, self.index_offset, lambda entries: _not_obvious(entries, present))
+        _rtree_leaves(self.source, self.index_offset, lambda entries: _not_obvious(self.source, entries, present))
         return tuple(name for name, there in zip(self.chroms, present) if there)
 
 
@@ -229,10 +229,10 @@ def _touches(entries: np.ndarray, chrom: int, starts: np.ndarray, ends: np.ndarr
     return (first <= chrom) & (chrom <= last) & (begins < high)
 
 
-def _not_obvious(entries: np.ndarray, present: np.ndarray) -> np.ndarray:
+def _not_obvious(source: ByteSource, entries: np.ndarray, present: np.ndarray) -> np.ndarray:
     """Mark the chromosomes at both ends of each entry as present; return which entries may hide others."""
-    if len(entries) and int(entries["end_chrom"].max()) >= len(present):
-        return np.zeros(len(entries), dtype=bool)
+    if len(entries) and int(max(entries["start_chrom"].max(), entries["end_chrom"].max())) >= len(present):
+        raise _truncated(source)  # a chromosome that the file does not list
     present[entries["start_chrom"]] = True
     present[entries["end_chrom"]] = True
     return entries["end_chrom"] - entries["start_chrom"].astype(np.int64) > 1
@@ -326,6 +326,8 @@ def read_bins(bigwig: BigWig, chrom: str, starts: np.ndarray, edges: np.ndarray,
             touched = blocks[_touches(blocks, number, here, here + length)]
             sums = np.zeros((len(here), len(widths), 5))
             reducer.add(chrom, number, touched, here, edges, sums)
+            if (sums[:, :, COVERED] > widths).any():  # blocks that overlap: none is bad by itself
+                raise reducer.problem(chrom, int(touched["offset"][0]), CORRUPT)
             _write_statistics(sums, widths, rows[first:first + WINDOWS_AT_ONCE], values, covered)
 
 
@@ -355,9 +357,10 @@ class _Reducer:
             bad = self._add(np.frombuffer(raw, dtype=np.uint8), offsets[first:last] - begin, sizes[first:last],
                             number, starts, edges, sums)
             if bad is not None:
-                raise self._problem(chrom, int(offsets[first + bad[0]]), bad[1])
+                raise self.problem(chrom, int(offsets[first + bad[0]]), bad[1])
 
-    def _problem(self, chrom: str, offset: int, code: int) -> FileProblem:
+    def problem(self, chrom: str, offset: int, code: int) -> FileProblem:
+        """Return what to raise of a bad block."""
         if code == NOT_FINITE:
             return FileProblem(Problem(
                 self.source.name, 0, f"values of {chrom} that are no finite numbers", f"NaN or infinite at byte {offset}",

@@ -352,6 +352,7 @@ class RemoteFile:
             raise ChromaccError(f"{self.name}: the server does not serve ranges (it answered 200, needed 206); "
                                 "fetch the file whole (remote_tracks=download)")
         _require_ok(answer, self.name)
+        _require_from(answer, offset, self.name)
         self._require_same_version(answer)
         self._address = answer.url
         return _body(answer, size), answer
@@ -361,11 +362,13 @@ class RemoteFile:
         if known is None:
             return
         total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-        if total != str(known.size) or answer.headers.get("ETag", "") != known.etag:
+        now = (total, answer.headers.get("ETag", ""), answer.headers.get("Last-Modified", ""))
+        if now != (str(known.size), known.etag, known.modified):
             answer.close()
             raise ChromaccError(
                 f"{self.name}: the file has changed on the server since its first bytes were read (size "
-                f"{known.size:,} then, {total} now); delete {self._folder}, and start again")
+                f"{known.size:,}, ETag {known.etag or 'none'}, {known.modified or 'no date'} then; {now[0]}, "
+                f"{now[1] or 'none'}, {now[2] or 'no date'} now); delete {self._folder}, and start again")
 
     def close(self) -> None:
         """Do nothing: no file is held open between two reads, and others may share this one."""
@@ -482,6 +485,15 @@ def _body(answer: requests.Response, most: int) -> bytes:
     return bytes(data[:most])
 
 
+def _require_from(answer: requests.Response, offset: int, name: str) -> None:
+    """Raise ChromaccError unless a partial answer begins at the byte that was asked for."""
+    found = answer.headers.get("Content-Range", "")
+    if not found.startswith(f"bytes {offset}-"):
+        answer.close()
+        raise ChromaccError(f"{name}: asked for bytes from {offset}, the server answered Content-Range {found!r}; "
+                            "needed what was asked for. A proxy may be at fault: try again, or fetch the file otherwise")
+
+
 def _require_ok(answer: requests.Response, name: str) -> None:
     if answer.status_code in (200, 206):
         return
@@ -511,6 +523,8 @@ def download(url: str, folder: str | Path, md5: str = "", size: int = 0,
     if md5 and there.is_file() and file_md5(there) == md5.lower():
         advance(there.stat().st_size)
         return there
+    if not md5 and size and there.is_file() and there.stat().st_size != size:
+        there.unlink()  # of no known checksum, and of another length: fetched again
 
     def fetch(address: str, target: str, _: object) -> None:
         """Resume into the part file beside it, then hand it over: pooch itself would start anew each time."""
@@ -547,6 +561,8 @@ def _resume(session: requests.Session, url: str, part: Path, size: int,
             part.unlink()
             continue
         _require_ok(answer, url)
+        if answer.status_code == 206:
+            _require_from(answer, have, url)
         have = have if answer.status_code == 206 else 0
         total = have + int(answer.headers.get("Content-Length", -have - 1))
         if size and total >= 0 and total != size:

@@ -448,9 +448,14 @@ def _validation_of(cell_types: pd.DataFrame, seed: int, test: tuple[str, ...],
 
 
 def _donor_groups(cell_types: pd.DataFrame) -> list[tuple[str, ...]]:
-    """Join cell types that share a donor, directly or through others; an empty donor joins nothing."""
+    """Join cell types that share a donor, directly or through others; an empty donor joins nothing.
+
+    A field may name several donors, parted by commas or semicolons: a file pooled from them shares each.
+    """
     groups: list[set[str]] = [{name} for name in dict.fromkeys(cell_types["cell_type"])]
-    for donor, rows in cell_types[cell_types["donor"] != ""].groupby("donor", sort=False):
+    donors = cell_types.assign(donor=cell_types["donor"].str.split(r"[,;]")).explode("donor")
+    donors["donor"] = donors["donor"].str.strip()
+    for _, rows in donors[donors["donor"].fillna("") != ""].groupby("donor", sort=False):
         members = set(rows["cell_type"])
         joined = set().union(*(group for group in groups if group & members))
         groups = [group for group in groups if not group & members] + [joined]

@@ -88,9 +88,11 @@ def serve(portal):
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         portal.url = f"http://127.0.0.1:{server.server_port}"
-        yield portal
-        server.shutdown()
-        thread.join()
+        try:
+            yield portal
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def make_file(accession, output_type, replicates=(1, 2), created="2020-09-30", *, form="bigWig", **changes):

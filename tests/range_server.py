@@ -12,13 +12,14 @@ class Served:
     """What is served, what was asked, and the faults to play: {path: [fault, ...]}, one a request, in order.
 
     Faults: ("status", code, headers), ("drop", n) = close after n bytes, ("slow", seconds), ("redirect", path),
-    ("wrong range",) = answer the whole file with 200.
+    ("wrong range",) = answer the whole file with 200, ("late", n) = a range that begins n bytes later than asked.
     """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.etags: dict[str, str] = {}
         self.faults: dict[str, list[tuple]] = {}
+        self.headers: dict[str, str] = {}       # of every answer with a file in it, over the usual ones
         self.ranges = True
         self.asked: list[tuple[str, str]] = []  # (path, Range header)
         self.sent = 0                           # bytes of bodies
@@ -56,12 +57,13 @@ def _handler(served: Served) -> Callable:
         def _file(self, fault: tuple) -> None:
             data = served.files[self.path]
             asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-            headers = {"ETag": served.etags.get(self.path, '"1"')}
+            headers = {"ETag": served.etags.get(self.path, '"1"')} | served.headers
             if not served.ranges or fault[0] == "wrong range" or asked is None:
                 return self._answer(200, data, headers, fault)
             first, last = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
             if first >= len(data):
                 return self._answer(416, b"", {"Content-Range": f"bytes */{len(data)}"})
+            first += fault[1] if fault[0] == "late" else 0
             headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
             return self._answer(206, data[first:last + 1], headers, fault)
 
@@ -88,6 +90,8 @@ def serve() -> Iterator[Served]:
         served.address = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
-        yield served
-        server.shutdown()
-        thread.join()
+        try:
+            yield served
+        finally:
+            server.shutdown()
+            thread.join()

@@ -232,6 +232,17 @@ def test_values_that_are_no_numbers_are_refused_by_place(tmp_path, monkeypatch, 
         binned_signal(path, windows_at(("chr1", 0), ("chr1", 150)), 5)
 
 
+def test_an_index_that_names_another_chromosome_is_an_error(tmp_path, random_track):
+    with open_bigwig(random_track) as bigwig:
+        at = bigwig.index_offset + 48 + 4  # the root's first entry: start_chrom, start, end_chrom, end
+    data = bytearray(random_track.read_bytes())
+    data[at + 8:at + 12] = (99).to_bytes(4, "little")
+    broken = tmp_path / "broken.bw"
+    broken.write_bytes(data)
+    with pytest.raises(ChromaccError, match="broken.bw: truncated or corrupt bigWig"):
+        chroms_with_data(broken)
+
+
 def test_python_s_zlib_gives_the_same_as_libdeflate(random_track, monkeypatch):
     windows = windows_at(("chr1", 5), ("chr1", 9_000), ("chr2", 300), length=1500)
     assert bigwig_module.inflater() == "libdeflate", "this platform's build of `deflate` hides its functions"

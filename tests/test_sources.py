@@ -144,6 +144,29 @@ def test_a_file_that_changes_under_way_is_noticed(server, open_remote):
         remote.read(200_000, 10)
 
 
+def test_a_change_is_noticed_by_its_date_where_there_is_no_etag(server, open_remote):
+    server.headers = {"ETag": "", "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}
+    remote = open_remote(server.url("/x.bin"))
+    server.headers = server.headers | {"Last-Modified": "Tue, 02 Jan 2024 00:00:00 GMT"}
+    with pytest.raises(ChromaccError, match="has changed on the server.*01 Jan 2024.*02 Jan 2024"):
+        remote.read(200_000, 10)
+
+
+def test_a_range_that_is_not_the_one_asked_for_is_refused(server, open_remote, tmp_path):
+    remote = open_remote(server.url("/x.bin"))
+    server.faults["/x.bin"] = [("late", 5_000)]
+    with pytest.raises(ChromaccError, match="asked for bytes from 100000, the server answered Content-Range 'bytes 105000-"):
+        remote.read(100_000, 1_000)
+    server.faults["/x.bin"] = [("drop", 131_072), ("late", 10)]
+    with pytest.raises(ChromaccError, match="asked for bytes from 131072"):
+        download(server.url("/x.bin"), tmp_path / "whole", MD5)
+
+
+def test_without_a_checksum_the_length_decides_whether_a_file_is_there(server, tmp_path):
+    (tmp_path / "x.bin").write_bytes(b"garbage")
+    assert download(server.url("/x.bin"), tmp_path, size=len(DATA)).read_bytes() == DATA
+
+
 def test_a_signed_address_that_expires_is_asked_for_again(server, open_remote):
     server.files["/signed"] = DATA
     server.faults["/x.bin"] = [("redirect", "/signed"), ("redirect", "/signed")]

@@ -335,6 +335,10 @@ def test_a_donor_never_straddles():
     for seed in range(10):
         split = split_cell_types(chained, seed)
         assert split["a"] == split["b"] == split["c"]  # joined through b
+    pooled = pd.DataFrame({"cell_type": list("abcdef"), "donor": ["D1, D2", "D1", "", "", "", "D2;D3"], "lineage": ""})
+    for seed in range(20):
+        split = split_cell_types(pooled, seed)
+        assert split["a"] == split["b"] == split["f"], "a file pooled from two donors shares both"
 
 
 def test_explicit_cell_types_override_and_none_means_none():
