@@ -112,11 +112,12 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
     references = _references(genome_fasta, blacklist, manifest, truth, parameters)
     lock = lock_table(table, references)
     fingerprint = _fingerprint(parameters, lock)
+    partial = target.with_name(target.name + ".partial")
+    _recover(partial, target, fingerprint, say)
     done = _read_json(target / "curation.json")
     if done.get("fingerprint") == fingerprint and (target / "dataset.zarr").is_dir():
         say(f"Nothing has changed since {target} was curated; it is used as it is.")
         return Curation(target, done, fresh=False)
-    partial = target.with_name(target.name + ".partial")
     dataset, plan, label, counts, match = _plan(table, truth, genome_fasta, blacklist, parameters,
                                                 partial / "dataset.zarr", say)
     dataset.attrs |= {"dataset_id": target.parent.name if target.name == "dataset" else target.name,
@@ -137,9 +138,21 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
             say(f"{name}: {track['note']}")
     _write_json(partial / "normalization.json", normalization)
     _write_json(partial / "curation.json", summary)
-    remove_markers(plan.store)
     replace_folder(partial, target)
+    remove_markers(target / "dataset.zarr")
     return Curation(target, summary, fresh=True)
+
+
+def _recover(partial: Path, target: Path, fingerprint: str, say: Callable[[str], None]) -> None:
+    """Finish the last step of a run that was killed in it: a dataset that is whole, or an older one set aside."""
+    old = target.with_name(target.name + ".old")
+    if _read_json(partial / "curation.json").get("fingerprint") == fingerprint:
+        say(f"{partial} is whole: the run that made it was interrupted before it could give it its name.")
+        replace_folder(partial, target)
+        remove_markers(target / "dataset.zarr")
+    elif old.exists() and not target.exists():
+        say(f"{old} was set aside by a run that was interrupted; it takes its place again.")
+        old.rename(target)
 
 
 def _begin(partial: Path, dataset: xr.Dataset, plan: Plan, fingerprint: str, per_region: int,
@@ -669,7 +682,9 @@ def _read_json(path: Path) -> dict:
 
 
 def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    new = path.with_name(path.name + ".new")
+    new.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    new.replace(path)
 
 
 def _as_dict(record: CurationParameters | Count) -> dict:

@@ -208,8 +208,9 @@ def remove_markers(store: str | Path) -> None:
     """Remove what tells finished regions, and what killed writers left, when nothing is left to be interrupted."""
     for path in Path(store).rglob("*.partial"):  # zarr's temporary names
         path.unlink()
-    _beginning(Path(store)).unlink()
-    shutil.rmtree(_markers(Path(store)))
+    _beginning(Path(store)).unlink(missing_ok=True)
+    if _markers(Path(store)).is_dir():
+        shutil.rmtree(_markers(Path(store)))
 
 
 def _run(plan: Plan, regions: Iterator[_Region], address: str, workers: int | None) -> Iterator[int]:

@@ -260,3 +260,26 @@ def test_windows_come_from_the_chromosomes_that_are_asked_for(project):
     assert read_normalization(path)["fitted_on"]["chromosomes"]
     with pytest.raises(ChromaccError, match="the genome has none called chr9; it has: chrT1, chrT2"):
         curate_to(project, "dataset", parameters=replace(PARAMETERS, chromosomes=("chrT1", "chr9")))
+
+
+def test_a_run_killed_at_its_last_step_loses_nothing(project, small_chunks, monkeypatch):
+    """Killed before the renames, between them, and after them but before the markers went."""
+    whole = curate_to(project, "whole")
+    fail = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "replace_folder", fail)
+        with pytest.raises(KeyboardInterrupt):
+            curate_to(project, "one")
+    said = []
+    assert_same(whole, curate_to(project, "one", say=said.append))
+    assert any("is whole" in line for line in said) and any("Nothing has changed" in line for line in said)
+    (project.folder / "one").rename(project.folder / "one.old")
+    said.clear()
+    assert_same(whole, curate_to(project, "one", say=said.append))
+    assert any("set aside" in line for line in said) and any("Nothing has changed" in line for line in said)
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "remove_markers", fail)
+        with pytest.raises(KeyboardInterrupt):
+            curate_to(project, "two")
+    assert_same(whole, curate_to(project, "two"))
+    assert not list(project.folder.glob("*.partial")) + list(project.folder.glob("*.old"))
