@@ -138,7 +138,7 @@ def lock_table(manifest: pd.DataFrame, references: Mapping[str, str | Path]) -> 
     """Return the manifest with what was really read: `md5` and `bytes` of each file, hashed now.
 
     A remote file that is read by its blocks cannot be hashed: it keeps the manifest's md5, and `read` says
-    "blocks" instead of "whole". references: further files by kind, such as {"genome_fasta": path, "blacklist":
+    "blocks" instead of "whole", and `version` is what the server calls it (ETag or date). references: further files by kind, such as {"genome_fasta": path, "blacklist":
     path}; they become rows.
     """
     extra = pd.DataFrame([{"kind": kind, "path_or_url": str(path)} for kind, path in references.items()])
@@ -147,6 +147,7 @@ def lock_table(manifest: pd.DataFrame, references: Mapping[str, str | Path]) -> 
     remote = table["path_or_url"].map(is_url)
     table["md5"] = [md5 if is_url(path) else file_md5(path) for md5, path in zip(table["md5"], table["path_or_url"])]
     table["bytes"] = [_size(path) for path in table["path_or_url"]]
+    table["version"] = [_version(path) for path in table["path_or_url"]]
     table["read"] = remote.map({True: "blocks", False: "whole"})
     return table
 
@@ -155,6 +156,14 @@ def _size(entry: str) -> int:
     source = open_source(entry)
     source.close()
     return source.size
+
+
+def _version(entry: str) -> str:
+    if not is_url(entry):
+        return ""
+    source = open_source(entry)
+    source.close()
+    return source.version
 
 
 def write_lock(manifest: pd.DataFrame, path: str | Path,
@@ -446,7 +455,7 @@ def _check_file(name: str, line: int, row: pd.Series, sizes: Mapping[str, int] |
     path = Path(entry)
     try:
         if is_url(entry) and row["kind"] in BIGWIG_KINDS:
-            return _named(_check_bigwig(entry, sizes), name, line, row)
+            return _named(_check_remote(entry, row.get("bytes", ""), sizes), name, line, row)
         require_file(path)
         problems = _check_md5(path, row["md5"])
         if row["kind"] in BIGWIG_KINDS:
@@ -491,6 +500,21 @@ def _check_bigwig(entry: str, sizes: Mapping[str, int] | None) -> list[Problem]:
             f"minimum {bigwig.minimum:g}, sum {bigwig.total:g}",
             "a signal of at least 0 (fold change over control, or read-depth normalised)",
             "Do not give log ratios; they cannot be scaled by depth."))
+    return problems
+
+
+def _check_remote(entry: str, n_bytes: str, sizes: Mapping[str, int] | None) -> list[Problem]:
+    """Problems of a remote bigWig; one that cannot be reached is one of them, so that all are listed at once."""
+    try:
+        found, problems = _size(entry), _check_bigwig(entry, sizes)
+    except FileProblem as error:
+        return [error.problem]
+    except ChromaccError as error:
+        return [Problem(entry, 0, "remote file that cannot be read", str(error).removeprefix(f"{entry}: "),
+                        "a bigWig that the server serves by ranges", "Correct the address, or try again later.")]
+    if n_bytes.isdigit() and int(n_bytes) and int(n_bytes) != found:
+        problems.append(Problem(entry, 0, "another length than in the manifest", f"{found:,} bytes",
+                                f"{int(n_bytes):,} bytes", "The file may have been replaced: make the manifest again."))
     return problems
 
 

@@ -222,6 +222,11 @@ class RemoteFile:
             self._take_up()
             yield
 
+    @property
+    def version(self) -> str:
+        """What the server calls this version of the file: its ETag, else its date; "" = nothing."""
+        return self._identity.etag or self._identity.modified
+
     def is_current(self) -> bool:
         """Say whether the copy on disk is still the one that was opened; a cache may be deleted at any time."""
         try:
@@ -597,7 +602,7 @@ def download_all(files: Sequence[tuple[str, str, int]], folder: str | Path, work
     """`download` each (url, md5, bytes), `workers` at a time, with one progress bar; return paths in order.
 
     md5 "" and bytes 0 = not known. Each file has a folder of its own, named by its address, since two may
-    share a name. Raises the first ChromaccError; files that are whole stay.
+    share a name. Raises one ChromaccError that lists all that failed; files that are whole stay.
     """
     folder = Path(folder)
     session = http_session()
@@ -605,4 +610,12 @@ def download_all(files: Sequence[tuple[str, str, int]], folder: str | Path, work
               disable=None) as bar, ThreadPoolExecutor(workers) as pool:
         jobs = [pool.submit(download, url, folder / hashlib.sha256(url.encode()).hexdigest()[:16], md5, size,
                             session, bar.update) for url, md5, size in files]
-        return [job.result() for job in jobs]
+        errors = [job.exception() for job in jobs]
+    failed = [error for error in errors if error is not None]
+    unexpected = next((error for error in failed if not isinstance(error, ChromaccError)), None)
+    if unexpected is not None:
+        raise unexpected
+    if failed:
+        listing = "\n".join(f"  {i}. {error}" for i, error in enumerate(failed, start=1))
+        raise ChromaccError(f"{len(failed)} of {len(files)} file(s) could not be fetched:\n{listing}") from failed[0]
+    return [job.result() for job in jobs]

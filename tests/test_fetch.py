@@ -63,6 +63,24 @@ def test_check_names_what_is_wrong_with_a_remote_track(remote_project):
     assert found.what == "not a bigWig" and "text that starts with" in found.got and track in found.file
 
 
+def test_all_that_is_wrong_with_remote_files_is_listed_at_once(remote_project):
+    project, manifest, served = remote_project
+    table = read_manifest(manifest)
+    tracks = table.loc[table["kind"] == "histone", "path_or_url"].tolist()
+    for url in tracks[:2]:
+        del served.files[url.removeprefix(served.address)]
+    fetched = fetch(table).assign(bytes="")
+    fetched.loc[fetched["path_or_url"] == tracks[2], "bytes"] = "12345"
+    found = [p for p in check_manifest(fetched, project.genome_fasta) if p.fatal]
+    assert sorted(p.what for p in found) == ["another length than in the manifest", *["remote file that cannot be read"] * 2]
+    assert all("404" in p.got for p in found if "cannot" in p.what)
+    for url in table.loc[table["kind"] == "expression", "path_or_url"].iloc[:2]:
+        served.faults[url.removeprefix(served.address)] = [("status", 404)]
+    (project.folder.parent / "cache" / "files").rename(project.folder.parent / "gone")
+    with pytest.raises(ChromaccError, match="2 of .* file.s. could not be fetched:\n  1. .*404.*\n  2. .*404"):
+        fetch(table)
+
+
 @pytest.mark.parametrize("how", ["stream", "download"])
 def test_curation_over_the_network_equals_curation_from_disk(remote_project, tmp_path, how):
     project, manifest, served = remote_project
@@ -78,6 +96,7 @@ def test_curation_over_the_network_equals_curation_from_disk(remote_project, tmp
     tracks = lock[lock["kind"].isin(("accessibility_signal", "histone", "tf"))]
     assert set(tracks["read"]) == {"blocks" if how == "stream" else "whole"}
     assert tracks["url"].str.startswith("http").all() and (tracks["bytes"] > 0).all()
+    assert (tracks["version"] == ('"1"' if how == "stream" else "")).all()
     asked = len(served.asked)
     again = curate(manifest, project.genome_fasta, tmp_path / "remote", PARAMETERS, remote_tracks=how, say=said.append)
     assert not again.fresh and len(served.asked) == asked, "a rerun asks the network for nothing"
