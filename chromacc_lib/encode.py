@@ -127,6 +127,7 @@ class _File:
 
     @property
     def replicates(self) -> tuple[int, ...]:
+        """The biological replicates that the file is made from, sorted."""
         return tuple(sorted(self.record.get("biological_replicates") or ()))
 
 
@@ -140,6 +141,7 @@ class _Experiment:
 
     @property
     def analysed(self) -> datetime:
+        """When the newest of its chosen files was analysed."""
         return max(file.analysed for file in self.chosen.values())
 
 

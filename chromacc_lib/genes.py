@@ -5,16 +5,14 @@ on chromosome Y, ENSG00000185960.14_PAR_Y.
 """
 
 import functools
-import gzip
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import chromacc_lib
 from chromacc_lib import project_path
 from chromacc_lib.problems import FileProblem, Problem
-from chromacc_lib.sources import require_file
+from chromacc_lib.sources import text_lines
 
 __all__ = ["TF_TABLE", "bare_id", "read_gene_names"]
 
@@ -40,7 +38,6 @@ def read_gene_names(path: str | Path = "") -> dict[str, str]:
     if not path:
         return dict(_shipped())
     path = project_path(path)
-    require_file(path)
     if not ANNOTATION.search(path.name):
         return _table(path)
     wanted = {name.upper() for name in _shipped().values()}
@@ -59,7 +56,7 @@ def _shipped() -> dict[str, str]:
 
 def _table(path: Path) -> dict[str, str]:
     """Read a TSV with the columns gene_id and gene_name; comments (#) and blank lines are skipped."""
-    lines = [(i, line) for i, line in _lines(path) if line.strip() and not line.startswith("#")]
+    lines = [(i, line) for i, line in text_lines(path) if line.strip() and not line.startswith("#")]
     header = [name.strip().lower() for name in lines[0][1].split("\t")] if lines else []
     if not {"gene_id", "gene_name"} <= set(header):
         raise FileProblem(Problem(str(path), lines[0][0] if lines else 0, "not a table of gene names",
@@ -82,24 +79,9 @@ def _table(path: Path) -> dict[str, str]:
 
 def _annotated(path: Path) -> Iterator[tuple[str, str]]:
     """Yield (Ensembl id without version, symbol) of each row of type gene of a GTF or GFF3 file."""
-    for _, line in _lines(path):
+    for _, line in text_lines(path):
         fields = line.rstrip("\n").split("\t")
         if len(fields) == 9 and fields[2] == "gene":
             gene, name = GENE_ID.search(fields[8]), GENE_NAME.search(fields[8])
             if gene and name:
                 yield bare_id(gene[1]), name[1]
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (1-based number, line) of a plain or gzipped UTF-8 file; it is not held whole, for its size."""
-    with open(path, "rb") as handle:
-        zipped = handle.read(2) == b"\x1f\x8b"
-    try:
-        with (gzip.open if zipped else open)(path, "rt", encoding="utf-8-sig") as text:
-            yield from enumerate(text, start=1)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise FileProblem(Problem(str(path), 0, "truncated or corrupt gzip file", str(error),
-                                  "a whole gzip file", "Fetch the file again.")) from error
-    except UnicodeDecodeError as error:
-        raise FileProblem(Problem(str(path), 0, "not a text file", f"byte {error.object[error.start]:#04x}",
-                                  "UTF-8 text", "Check that this is the file that you meant.")) from error

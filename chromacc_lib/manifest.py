@@ -4,10 +4,8 @@ All coordinates are 0-based half-open, in bp. Nothing here repairs a file: what 
 once, each with its remedy; what is merely worth knowing is listed as a note.
 """
 
-import gzip
 import os
 import re
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from chromacc_lib.bigwig import BigWig, open_bigwig
 from chromacc_lib.genes import bare_id, read_gene_names
 from chromacc_lib.genome import genome_sizes, open_genome
 from chromacc_lib.problems import FileProblem, Problem, require_no_problems
-from chromacc_lib.sources import file_md5, is_url, open_source, require_file
+from chromacc_lib.sources import file_md5, is_url, open_source, require_file, text_lines
 
 __all__ = [
     "COLUMNS", "KINDS", "OPTIONAL_COLUMNS", "check_files", "check_manifest", "genome_sizes", "is_simulated", "keep_cell_types",
@@ -36,7 +34,6 @@ REQUIRED_COLUMNS = ("cell_type", "target", "kind", "path_or_url", "assembly")  #
 KINDS = ("accessibility_signal", "accessibility_peaks", "histone", "tf", "expression")
 BIGWIG_KINDS = ("accessibility_signal", "histone", "tf")
 INPUT_KINDS = ("histone", "tf", "expression")
-GZIP_MAGIC = b"\x1f\x8b"
 
 
 # --- text ---------------------------------------------------------------------------------------------------
@@ -46,23 +43,8 @@ def _numbered_lines(path: Path) -> list[tuple[int, str]]:
     Tolerated: byte-order mark, CRLF, comments (#), blank lines, `track` and `browser` lines.
     Raises FileProblem when the file is missing, empty, cut, or no text.
     """
-    data = _read_bytes(path)
-    try:
-        text = (gzip.decompress(data) if data.startswith(GZIP_MAGIC) else data).decode("utf-8-sig")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise FileProblem(Problem(str(path), 0, "truncated or corrupt gzip file", str(error),
-                                  "a whole gzip file", "Fetch the file again.")) from error
-    except UnicodeDecodeError as error:
-        raise FileProblem(Problem(str(path), 0, "not a text file", f"byte {data[error.start]:#04x}",
-                                  "UTF-8 text", "Check that this is the file that you meant.")) from error
     skip = re.compile(r"\s*(#|track\b|browser\b|$)")
-    lines = [(i, line) for i, line in enumerate(text.splitlines(), start=1) if not skip.match(line)]
-    return lines
-
-
-def _read_bytes(path: Path) -> bytes:
-    require_file(path)
-    return path.read_bytes()
+    return [(i, line) for i, line in text_lines(path) if not skip.match(line)]
 
 
 # --- the manifest itself ------------------------------------------------------------------------------------

@@ -8,11 +8,13 @@ share the cache take turns at each file by a lock, so that no byte is fetched tw
 """
 
 import fcntl
+import gzip
 import hashlib
 import json
 import os
 import re
 import threading
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +37,7 @@ from chromacc_lib.problems import FileProblem, Problem
 
 __all__ = [
     "ByteSource", "LocalFile", "RemoteFile", "cache_folder", "download", "download_all", "file_md5",
-    "http_session", "is_url", "open_source", "require_file", "split_budget",
+    "http_session", "is_url", "open_source", "require_file", "split_budget", "text_lines",
 ]
 
 SCHEMES = ("http", "https")
@@ -62,6 +64,25 @@ def require_file(path: Path) -> None:
                                   "Change its permissions (chmod u+r)."))
     if path.stat().st_size == 0:
         raise FileProblem(Problem(str(path), 0, "empty file", "0 bytes", "data", "Fetch the file again."))
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (1-based number, line without its end) of a plain or gzipped UTF-8 file, which is not held whole.
+
+    A byte-order mark and CRLF are tolerated. Raises FileProblem when the file is missing, empty, cut, or no text.
+    """
+    require_file(path)
+    with open(path, "rb") as handle:
+        zipped = handle.read(2) == b"\x1f\x8b"
+    try:
+        with (gzip.open if zipped else open)(path, "rt", encoding="utf-8-sig") as text:
+            yield from ((i, line.rstrip("\n")) for i, line in enumerate(text, start=1))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise FileProblem(Problem(str(path), 0, "truncated or corrupt gzip file", str(error),
+                                  "a whole gzip file", "Fetch the file again.")) from error
+    except UnicodeDecodeError as error:
+        raise FileProblem(Problem(str(path), 0, "not a text file", f"byte {error.object[error.start]:#04x}",
+                                  "UTF-8 text", "Check that this is the file that you meant.")) from error
 
 
 def file_md5(path: str | Path) -> str:
