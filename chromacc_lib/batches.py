@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from chromacc_lib.dataset import Arrays
 from chromacc_lib.model import Batch
 
-__all__ = ["RegionData", "Target", "drop_inputs", "mask_accessibility", "region_batches"]
+__all__ = ["Draws", "RegionData", "Target", "drop_inputs", "mask_accessibility", "region_batches", "shift_bins"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,29 @@ def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
+class Draws:
+    """Random numbers for one batch of `total` windows, of which this process holds the rows `mine`.
+
+    Every process draws for all rows and keeps its own: a batch is altered alike whatever number of them shares it.
+    `random` and `normal` are those of a numpy generator, for shapes whose first axis is the rows held here.
+    """
+
+    def __init__(self, seed: Sequence[int], total: int, mine: slice = slice(None)) -> None:
+        self.rng, self.total, self.mine = np.random.default_rng(seed), total, mine
+
+    def random(self, shape: Sequence[int]) -> np.ndarray:
+        """Uniform in [0, 1), float64."""
+        return self.rng.random((self.total, *shape[1:]))[self.mine]
+
+    def normal(self, mean: float, sd: float, shape: Sequence[int]) -> np.ndarray:
+        """Gaussian, float64."""
+        return self.rng.normal(mean, sd, (self.total, *shape[1:]))[self.mine]
+
+    def coin(self) -> float:
+        """One uniform number in [0, 1) for the whole batch."""
+        return self.rng.random()
+
+
 def region_batches(
     windows: np.ndarray, cell_types: np.ndarray, batch_windows: int, cells_per_window: int, rng: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -84,7 +107,7 @@ def region_batches(
 
 
 def mask_accessibility(
-    batch: Batch, target: Target, fully_masked: float, partly_masked: float, rng: np.random.Generator
+    batch: Batch, target: Target, fully_masked: float, partly_masked: float, rng: np.random.Generator | Draws
 ) -> Batch:
     """Reveal some accessibility tokens: a share `fully_masked` of the samples keeps all of them masked, in the others
     each token stays masked with probability `partly_masked`. At prediction every token is masked.
@@ -97,7 +120,33 @@ def mask_accessibility(
     )
 
 
-def drop_inputs(batch: Batch, assay: float, modality: float, noise: float, rng: np.random.Generator) -> Batch:
+def shift_bins(batch: Batch, target: Target, bins: int) -> tuple[Batch, Target]:
+    """Move the window's content by whole bins (right where positive): sequence, signals, prior and profile together.
+
+    What moves in from outside is unknown: N, a signal of 0 (the training mean), an unknown profile. Score and label
+    stay those of the window.
+    """
+    if bins == 0:
+        return batch, target
+    bp = batch.sequence.shape[1] // batch.accessibility.shape[2]
+
+    def moved(values: Tensor, axis: int, by: int, empty: float | int | bool) -> Tensor:
+        out = values.roll(by, axis)
+        out.narrow(axis, 0 if by > 0 else values.shape[axis] + by, abs(by)).fill_(empty)
+        return out
+
+    return replace(
+        batch,
+        sequence=moved(batch.sequence, 1, bins * bp, 4), histone=moved(batch.histone, 3, bins, 0.0),
+        tf=moved(batch.tf, 3, bins, 0.0), prior=moved(batch.prior, 2, bins, 0.0),
+        accessibility=moved(batch.accessibility, 2, bins, 0.0),
+        accessibility_observed=moved(batch.accessibility_observed, 2, bins, False),
+    ), replace(target, profile=moved(target.profile, 2, bins, torch.nan))  # fmt: skip
+
+
+def drop_inputs(
+    batch: Batch, assay: float, modality: float, noise: float, rng: np.random.Generator | Draws
+) -> Batch:
     """Hide single assays and whole modalities at random, and jitter metadata by `noise` sd, in training only.
 
     So any subset of assays works at prediction, and no single one is leant on alone.
@@ -117,5 +166,5 @@ def drop_inputs(batch: Batch, assay: float, modality: float, noise: float, rng: 
     )  # fmt: skip
 
 
-def _coin(shape: tuple[int, ...], drop: float, rng: np.random.Generator) -> Tensor:
+def _coin(shape: tuple[int, ...], drop: float, rng: np.random.Generator | Draws) -> Tensor:
     return torch.from_numpy(rng.random(shape) >= drop)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
+import torch.distributed.nn.functional
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -175,6 +176,29 @@ class TransformerStack(nn.Module):
         return self.norm(x), torch.stack(maps, 1) if return_weights else None
 
 
+class SharedBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation over the batch of all processes that train together, on CPUs too; alone, it is BatchNorm1d.
+
+    (torch's SyncBatchNorm is for GPUs only.)
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, d, T) -> (N, d, T)."""
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not self.training or not distributed or torch.distributed.get_world_size() == 1:
+            return super().forward(x)
+        sums = torch.stack([x.sum((0, 2)), (x * x).sum((0, 2)), torch.full_like(x[0, :, 0], x.shape[0] * x.shape[2])])
+        total, square, n = torch.distributed.nn.functional.all_reduce(sums)  # gradients flow through it
+        mean = total / n
+        variance = square / n - mean * mean
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * n / (n - 1), self.momentum)
+            self.num_batches_tracked += 1
+        scale = self.weight / (variance + self.eps).sqrt()
+        return x * scale[:, None] + (self.bias - mean * scale)[:, None]
+
+
 class SequenceEncoder(nn.Module):
     """Patch embedding of one-hot DNA, then a Transformer over patches.
 
@@ -187,7 +211,7 @@ class SequenceEncoder(nn.Module):
         self.patch_bp = config.window_bp // config.n_bins
         self.scan = nn.Conv1d(4, config.d_model, config.motif_kernel_bp, padding=config.motif_kernel_bp // 2)
         self.best_forward, self.best_backward = nn.MaxPool1d(self.patch_bp), nn.MaxPool1d(self.patch_bp)
-        self.match_norm = nn.BatchNorm1d(config.d_model)
+        self.match_norm = SharedBatchNorm(config.d_model)
         self.activation = nn.GELU()
         self.embed = nn.Linear(config.d_model, config.d_model)
         self.stack = TransformerStack(

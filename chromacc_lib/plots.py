@@ -410,14 +410,14 @@ def plot_embeddings(by_depth: dict[str, float], singular_values: np.ndarray) -> 
 
 def plot_training_health(history: pd.DataFrame) -> Figure:
     """Draw losses, spread of the predictions and gradient norm by epoch, as far as history.csv has them."""
-    panels = (("train_score_mse", "validation_mse"), ("train_loss", "validation_loss"), ("prediction_std", "label_std"),
+    panels = (("train_score", "validation_mse"), ("train_loss", "validation_loss"), ("prediction_std", "label_std"),
               ("grad_norm",))
     has = [columns for columns in panels if set(columns) <= set(history.columns)]
     fig, axes = plt.subplots(1, len(has), figsize=(3.6 * len(has), 3), squeeze=False)
-    colours = {"train_loss": "train", "validation_loss": "validation", "train_score_mse": "train",
+    colours = {"train_loss": "train", "validation_loss": "validation", "train_score": "train",
                "validation_mse": "validation", "prediction_std": "model", "label_std": "measured",
                "grad_norm": "boosting"}
-    titles = {"train_score_mse": "squared error of the score", "train_loss": "loss",
+    titles = {"train_score": "squared error of the score", "train_loss": "loss",
               "prediction_std": "std of scores (arcsinh fold)", "grad_norm": "gradient norm before clipping"}
     for ax, columns in zip(axes[0], has):
         for column in columns:
@@ -605,7 +605,7 @@ def plot_learning(history: pd.DataFrame, average_mse: float, best_epoch: int) ->
     history: rows of history.csv; average_mse: validation MSE of the locus average, (arcsinh fold) squared.
     """
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
-    left.plot(history["epoch"], history["train_score_mse"], marker=".", color=PALETTE["mean"], label="training")
+    left.plot(history["epoch"], history["train_score"], marker=".", color=PALETTE["mean"], label="training")
     left.plot(history["epoch"], history["validation_mse"], marker="o", color=PALETTE["model"], label="validation")
     left.axhline(average_mse, color=PALETTE["average"], linestyle="--", label="locus average, validation")
     left.axvline(best_epoch, color=PALETTE["mean"], linewidth=0.8, linestyle=":", label="best epoch")

@@ -1,14 +1,18 @@
 """Train the model: masked-accessibility regression with auxiliary binary classification, region-major batches.
 
-The loop is Lightning Fabric's; what watches it comes in as callbacks, so that it never imports a plot.
+The loop is Lightning Fabric's and holds no figure, file or line of text: what watches it comes in as callbacks.
+Every random number follows from (seed, epoch, step), so a run that was interrupted goes on exactly where it stopped,
+and a batch that several processes share is altered as one process would alter it.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,46 +22,77 @@ import torch
 from lightning_fabric import Fabric, seed_everything
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from chromacc_lib import ChromaccError
-from chromacc_lib.batches import RegionData, Target, drop_inputs, mask_accessibility, region_batches
+from chromacc_lib.batches import (
+    Draws, RegionData, Target, drop_inputs, mask_accessibility, region_batches, shift_bins,
+)  # fmt: skip
+from chromacc_lib.callbacks import Callback, TrainingState
 from chromacc_lib.dataset import Arrays
 from chromacc_lib.jaspar import matrices_of
-from chromacc_lib.model import Batch, ChromaccModel, ModelConfig, Output
+from chromacc_lib.model import Batch, ChromaccModel, ModelConfig
+from chromacc_lib.objectives import Objective
 
-__all__ = ["TrainingConfig", "TrainingResult", "build_model", "choose_device", "model_config", "objective", "save_model",
-           "train"]  # fmt: skip
+__all__ = ["TrainingConfig", "TrainingResult", "build_model", "choose_device", "choose_precision", "model_config",
+           "save_model", "start_fabric", "train"]  # fmt: skip
 
 MATRICES_PER_TF = 4  # JASPAR has several of some TFs: alone, in dimers, of two lengths
 BRANCHES = ("sequence_encoder", "histone_encoder", "tf_encoder", "cell_gate", "cell_token", "prior_token", "fusion",
             "encoder", "score_head", "label_head", "profile_head")  # fmt: skip
+OPTIMISERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How the model is trained. The loss is score MSE + profile_weight x masked MSE + label_weight x BCE."""
+    """How the model is trained; see `objectives.Objective` for the terms of the loss."""
 
     epochs: int = 5
     batch_windows: int = 32
     cells_per_window: int = 7
+    optimiser: str = "adamw"  # or "adam"
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     warmup_share: float = 0.05  # of all steps, linear; then cosine to zero
     clip_norm: float = 1.0
     ema_decay: float = 0.99  # of the averaged weights that are validated and kept; 0 = the raw weights
+    score_loss: str = "mse"
+    profile_loss: str = "mse"
+    label_loss: str = "bce"
     profile_weight: float = 0.2
     label_weight: float = 0.1
+    class_balance: bool = False
     first_fully_masked: float = 0.6  # share of samples with every token masked at the start; all of them at the end
     partly_masked: float = 0.5  # share of tokens masked in the other samples
     drop_assay: float = 0.1
     drop_modality: float = 0.05
     metadata_noise: float = 0.2  # sd, in sd of the training cell types
+    shift_bins: int = 0  # largest shift of a window's content, in bins
     motif_prior: bool = True  # start kernels and gates at the JASPAR motifs of the metadata's and tracks' TFs
     validation_windows: int = 1000  # at most so many, evenly spaced
+    precision: str = "auto"  # "32-true", "bf16-mixed", or "auto": bf16 on GPUs, float32 on CPUs
+    compile: bool = False  # torch.compile: pays on GPUs, costs a minute and gains nothing on CPUs
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.optimiser not in OPTIMISERS:
+            raise ChromaccError(f"optimiser={self.optimiser!r} is not known; allowed: {', '.join(OPTIMISERS)}.")
+        if self.precision not in PRECISIONS:
+            raise ChromaccError(f"precision={self.precision!r} is not known; allowed: {', '.join(PRECISIONS)}.")
+        if self.epochs < 1 or self.batch_windows < 1 or self.cells_per_window < 1:
+            raise ChromaccError(
+                f"epochs={self.epochs}, batch_windows={self.batch_windows}, cells_per_window={self.cells_per_window}: "
+                "each has to be 1 or more."
+            )
+        self.objective(0.5)
+
+    def objective(self, positive_share: float) -> Objective:
+        """The loss that these settings describe."""
+        return Objective(
+            self.score_loss, self.profile_loss, self.label_loss, self.profile_weight, self.label_weight,
+            self.class_balance, positive_share,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,6 +105,7 @@ class TrainingResult:
     device: str
     validation: str  # on which rows the checkpoint was chosen, in words
     motifs: dict[str, str]  # {TF: JASPAR identifier} that the kernels started from
+    stopped: str = ""  # why training ended before its last epoch, if it did
 
 
 def choose_device(device: str = "auto") -> str:
@@ -79,6 +115,29 @@ def choose_device(device: str = "auto") -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise ChromaccError("device='cuda', but PyTorch finds no usable GPU here; set device='cpu' or 'auto'.")
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def choose_precision(precision: str, device: str) -> str:
+    """Return "32-true" or "bf16-mixed" for "auto": bf16 on GPUs that have it, float32 elsewhere (faster on CPUs)."""
+    if precision != "auto":
+        return precision
+    return "bf16-mixed" if device == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def start_fabric(device: str = "auto", precision: str = "auto") -> Fabric:
+    """Join the processes that train together: those that torchrun started, on one or several machines; else one alone.
+
+    They share each batch by DistributedDataParallel, over NCCL on GPUs and gloo on CPUs.
+    """
+    accelerator = choose_device(device)
+    together = "TORCHELASTIC_RUN_ID" in os.environ  # set by torchrun, with the two below
+    world, here = (int(os.environ[name]) if together else 1 for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    fabric = Fabric(
+        accelerator=accelerator, devices=here, num_nodes=world // here, strategy="ddp" if world > 1 else "auto",
+        precision=choose_precision(precision, accelerator),
+    )  # fmt: skip
+    fabric.launch()
+    return fabric
 
 
 def model_config(arrays: Arrays, **sizes) -> ModelConfig:
@@ -110,49 +169,68 @@ def build_model(arrays: Arrays, motif_prior: bool, sizes: dict | None = None) ->
 
 def train(
     arrays: Arrays, config: TrainingConfig, device: str = "auto", sizes: dict | None = None,
-    callbacks: Sequence[Callable[[dict], None]] = (),
+    callbacks: Sequence[Callback] = (), fabric: Fabric | None = None,
 ) -> TrainingResult:  # fmt: skip
     """Train on training cell types x training chromosomes; keep the epoch with the lowest validation score MSE.
 
-    `sizes` overrides fields of `ModelConfig`; each callback gets the row of the epoch that ended. The same seed on the
-    same machine gives the same weights. Raises `ChromaccError` at the first loss that is not finite.
+    `sizes` overrides fields of `ModelConfig`; `callbacks` watch, save, resume and stop (module `callbacks`). The same
+    seed on the same machine gives the same weights. Every process that torchrun started calls this alike and gets the
+    same result; fabric is `start_fabric`'s when not given. Raises `ChromaccError` at the first loss that is not finite.
     """
+    fabric = fabric or start_fabric(device, config.precision)
     seed_everything(config.seed, verbose=False)
-    fabric = Fabric(accelerator=choose_device(device), devices=1)
     model, motifs = build_model(arrays, config.motif_prior, sizes)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    wrapped, optimiser = fabric.setup(model, optimiser)
+    optimiser = OPTIMISERS[config.optimiser](
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    wrapped, optimiser = fabric.setup(torch.compile(model) if config.compile else model, optimiser)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
-    data, rng = RegionData(arrays), np.random.default_rng(config.seed)
-    windows = np.flatnonzero(arrays.windows["split"].to_numpy() == "train")
-    cells = np.flatnonzero(arrays.train_mask)
-    validation = _Validation(arrays, data, config)
-    steps = config.epochs * max(1, round(len(windows) / config.batch_windows))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _learning_rate(step, steps, config))
-    rows, best, best_state = [], math.inf, None
-    for epoch in range(1, config.epochs + 1):
-        start, losses = time.perf_counter(), []
+    data = RegionData(arrays)
+    windows, cells = np.flatnonzero(arrays.windows["split"].to_numpy() == "train"), np.flatnonzero(arrays.train_mask)
+    validation = _Validation(arrays, data, config, fabric)
+    step = _Step(fabric, model, wrapped, optimiser, config)
+    state = TrainingState(config, model, average, optimiser, is_first_process=fabric.is_global_zero)
+    for callback in callbacks:
+        callback.on_start(state)
+    while state.epoch <= config.epochs and not state.stop:
+        rng = np.random.default_rng((config.seed, state.epoch))
         batches = list(region_batches(windows, cells, config.batch_windows, config.cells_per_window, rng))
+        state.steps_per_epoch = len(batches)
         wrapped.train()
-        for w, c in tqdm(batches, desc=f"epoch {epoch} of {config.epochs}", unit="batch", leave=False):
-            masked_share = config.first_fully_masked + (1 - config.first_fully_masked) * schedule.last_epoch / steps
-            losses.append(_step(fabric, wrapped, optimiser, data, (w, c), masked_share, config, rng))
-            schedule.step()
+        jobs = [(i, *batches[i]) for i in range(len(state.steps), len(batches))]
+        for ready, waited in _ahead(lambda job: step.prepare(data, state.epoch, *job, len(batches)), jobs):
+            state.steps.append(step(state.epoch, len(state.steps), len(batches), *ready) | {"wait": waited})
             average.update_parameters(model)
-        seconds, samples = time.perf_counter() - start, sum(c.size for _, c in batches)
-        rows.append(_epoch_row(epoch, losses, validation(average.module), schedule.get_last_lr()[0], seconds, samples))
+            for callback in callbacks:
+                callback.on_step(state)
+        state.end_epoch(_epoch_row(state, step.rate, validation(average.module), fabric.world_size))
         for callback in callbacks:
-            callback(rows[-1])
-        if rows[-1]["validation_mse"] < best:
-            state = average.module.state_dict()
-            best, best_state = rows[-1]["validation_mse"], {k: v.cpu().clone() for k, v in state.items()}
-    if best_state is None:
-        raise ChromaccError("train: epochs must be 1 or more, and validation scores known; nothing was trained.")
+            callback.on_epoch(state)
+    if not state.best_weights:
+        raise ChromaccError("train: no epoch had a finite validation error; are the scores of the validation rows known?")
     model = model.to("cpu").eval()
-    model.load_state_dict(best_state)
-    history = pd.DataFrame(rows)
-    best_epoch = int(history["epoch"][history["validation_mse"].idxmin()])
-    return TrainingResult(model, history, best_epoch, str(fabric.device), validation.words, motifs)
+    model.load_state_dict(state.best_weights)
+    for callback in callbacks:
+        callback.on_end(state)
+    history = pd.DataFrame(state.history)
+    return TrainingResult(
+        model, history, state.best_epoch, str(fabric.device), validation.words, motifs, stopped=state.stop
+    )
+
+
+def _ahead(prepare: Callable, jobs: Sequence) -> Iterator[tuple[object, float]]:
+    """Yield prepare(job) and the seconds waited for it; a thread prepares the next one meanwhile."""
+    if not jobs:
+        return
+    with ThreadPoolExecutor(1) as executor:
+        coming = executor.submit(prepare, jobs[0])
+        for following in (*jobs[1:], None):
+            start = time.perf_counter()
+            ready = coming.result()
+            waited = time.perf_counter() - start
+            if following is not None:
+                coming = executor.submit(prepare, following)
+            yield ready, waited
 
 
 def _learning_rate(step: int, steps: int, config: TrainingConfig) -> float:
@@ -163,59 +241,77 @@ def _learning_rate(step: int, steps: int, config: TrainingConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
 
-def _step(
-    fabric: Fabric, model: nn.Module, optimiser: torch.optim.Optimizer, data: RegionData,
-    index: tuple[np.ndarray, np.ndarray], masked_share: float, config: TrainingConfig, rng: np.random.Generator,
-) -> dict[str, float]:  # fmt: skip
-    """One step on one region-major batch; returns its losses and the gradient norm of each branch before clipping."""
-    start = time.perf_counter()
-    batch, target = data.batch(*index), data.target(*index)
-    batch = drop_inputs(batch, config.drop_assay, config.drop_modality, config.metadata_noise, rng)
-    batch = mask_accessibility(batch, target, masked_share, config.partly_masked, rng)
-    if rng.random() < 0.5:
-        batch, target = batch.reverse_complement(), Target(target.score, target.label, target.profile.flip(2))
-    batch, target = batch.to(fabric.device), Target(*(t.to(fabric.device) for t in vars(target).values()))
-    waited = time.perf_counter() - start
-    loss, parts = objective(model(batch), batch, target, config)
-    if not math.isfinite(loss.item()):
-        raise ChromaccError(
-            f"train: the loss became {loss.item()} ({parts}); lower learning_rate (now {config.learning_rate}) or "
-            "lengthen warmup_share, and look at the dataset for values that are not finite."
+class _Step:
+    """One step of the optimiser on one region-major batch, of which each process has every n-th window."""
+
+    def __init__(
+        self, fabric: Fabric, model: ChromaccModel, wrapped: nn.Module, optimiser: torch.optim.Optimizer,
+        config: TrainingConfig,
+    ) -> None:  # fmt: skip
+        self.fabric, self.model, self.wrapped, self.optimiser, self.config = fabric, model, wrapped, optimiser, config
+        self.objective, self.rate = config.objective(model.config.positive_share), 0.0
+        self.mine = slice(fabric.global_rank, None, fabric.world_size)
+
+    def prepare(
+        self, data: RegionData, epoch: int, index: int, windows: np.ndarray, cells: np.ndarray, n_steps: int
+    ) -> tuple[Batch, Target]:
+        """This process's share of a batch, augmented and masked, on the device."""
+        config, draws = self.config, Draws((self.config.seed, epoch, index), len(windows), self.mine)
+        batch, target = (read(windows[self.mine], cells[self.mine]) for read in (data.batch, data.target))
+        done = ((epoch - 1) * n_steps + index) / (config.epochs * n_steps)
+        whole = config.first_fully_masked + (1 - config.first_fully_masked) * done
+        batch = drop_inputs(batch, config.drop_assay, config.drop_modality, config.metadata_noise, draws)
+        batch = mask_accessibility(batch, target, whole, config.partly_masked, draws)
+        if config.shift_bins:
+            by = math.floor(draws.coin() * (2 * config.shift_bins + 1)) - config.shift_bins
+            batch, target = shift_bins(batch, target, by)
+        if draws.coin() < 0.5:
+            batch, target = batch.reverse_complement(), Target(target.score, target.label, target.profile.flip(2))
+        device = self.fabric.device
+        return batch.to(device), Target(*(t.to(device) for t in vars(target).values()))
+
+    def __call__(self, epoch: int, index: int, n_steps: int, batch: Batch, target: Target) -> dict[str, float]:
+        """Step; returns the loss, its terms, the gradient of each term where the heads begin, and that of each branch."""
+        start, config = time.perf_counter(), self.config
+        self.rate = config.learning_rate * _learning_rate((epoch - 1) * n_steps + index, config.epochs * n_steps, config)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate
+        seed = np.random.SeedSequence((config.seed, epoch, index, self.fabric.global_rank))
+        torch.manual_seed(int(seed.generate_state(1)[0]))  # of dropout
+        loss, terms = self.objective(self.wrapped(batch), batch, target, self._mean_count)
+        shared = self.model.encoder.norm.weight
+        pulls = {f"pull_{name}": torch.autograd.grad(term, shared, retain_graph=True)[0].norm()
+                 for name, term in terms.items()}  # fmt: skip
+        self.optimiser.zero_grad()
+        self.fabric.backward(loss)
+        norms = {f"grad_{name}": _grad_norm(getattr(self.model, name)) for name in BRANCHES}
+        norms["grad_norm"] = self.fabric.clip_gradients(
+            self.wrapped, self.optimiser, max_norm=config.clip_norm, error_if_nonfinite=False
         )
-    optimiser.zero_grad()
-    fabric.backward(loss)
-    norms = {f"grad_{name}": _grad_norm(getattr(model, name)) for name in BRANCHES}
-    total = fabric.clip_gradients(model, optimiser, max_norm=config.clip_norm)
-    optimiser.step()
-    return {**parts, **norms, "grad_norm": float(total), "wait": waited, "step": time.perf_counter() - start}
+        figures = {"train_loss": loss, **{f"train_{name}": term for name, term in terms.items()}, **pulls, **norms}
+        values = torch.stack([value.detach().float().reshape(()) for value in figures.values()]).tolist()
+        row = dict(zip(figures, values))
+        if not (math.isfinite(row["train_loss"]) and math.isfinite(row["grad_norm"])):
+            raise ChromaccError(
+                f"train: the loss became {row['train_loss']}, its gradient's norm {row['grad_norm']}, in step {index + 1} "
+                f"of epoch {epoch} (terms: "
+                + ", ".join(f"{name} {row['train_' + name]}" for name in terms)
+                + f"); lower learning_rate (now {config.learning_rate}) or lengthen warmup_share, and look at the dataset "
+                "for values that are not finite."
+            )
+        self.optimiser.step()
+        return row | {"step": time.perf_counter() - start, "samples": target.score.numel()}
+
+    def _mean_count(self, counts: Tensor) -> Tensor:
+        return self.fabric.all_reduce(counts, reduce_op="mean")
 
 
-def objective(output: Output, batch: Batch, target: Target, config: TrainingConfig) -> tuple[Tensor, dict[str, float]]:
-    """The loss and its terms: score MSE, MSE of the profile at masked tokens, binary cross-entropy of the label."""
-    known = target.score.isfinite()
-    hidden = ~batch.accessibility_observed & target.profile.isfinite()
-    labelled = target.label >= 0
-    score = _mean_where((output.score - target.score.nan_to_num()) ** 2, known)
-    profile = _mean_where((output.profile - target.profile.nan_to_num()) ** 2, hidden)
-    entropy = F.binary_cross_entropy_with_logits(output.logit, target.label.clamp(0).float(), reduction="none")
-    label = _mean_where(entropy, labelled)
-    loss = score + config.profile_weight * profile + config.label_weight * label
-    return loss, {
-        "train_loss": loss.item(), "train_score_mse": score.item(), "train_profile_mse": profile.item(),
-        "train_bce": label.item(),
-    }  # fmt: skip
-
-
-def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
-    return (values * mask).sum() / mask.sum().clamp(min=1)
-
-
-def _grad_norm(branch: nn.Module | None) -> float:
+def _grad_norm(branch: nn.Module | None) -> Tensor:
     """L2 norm of a branch's gradient; NaN for a branch that this dataset has no input for."""
     if branch is None:
-        return math.nan
+        return torch.tensor(math.nan)
     norms = [p.grad.norm() for p in branch.parameters() if p.grad is not None]
-    return float(torch.stack(norms).norm()) if norms else 0.0
+    return torch.stack(norms).norm() if norms else torch.tensor(0.0)
 
 
 class _Validation:
@@ -225,7 +321,7 @@ class _Validation:
     prior) take their place, and `words` says so. Test rows are never looked at.
     """
 
-    def __init__(self, arrays: Arrays, data: RegionData, config: TrainingConfig) -> None:
+    def __init__(self, arrays: Arrays, data: RegionData, config: TrainingConfig, fabric: Fabric) -> None:
         split = arrays.cell_types["split"].to_numpy()
         self.unseen = bool((split == "validation").any())
         self.cells = np.flatnonzero(split == ("validation" if self.unseen else "train"))
@@ -233,21 +329,29 @@ class _Validation:
         if not len(windows):
             raise ChromaccError("train: no window lies on a validation chromosome; name some in validation_chromosomes.")
         self.windows = windows[:: max(1, math.ceil(len(windows) / config.validation_windows))]
-        self.data = data
+        self.data, self.fabric = data, fabric
         kind = "unseen (validation)" if self.unseen else "training"
         self.words = f"{len(self.cells)} {kind} cell types x {len(self.windows)} windows of validation chromosomes"
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Validation figures of `model`, every accessibility token masked; its training mode is restored."""
-        was_training, device = model.training, next(model.parameters()).device
+        was_training, fabric = model.training, self.fabric
         model.eval()
         parts = []
-        for chunk in np.array_split(self.windows, max(1, len(self.windows) // 32)):
-            output, target = model(self.data.batch(chunk, self.cells).to(device)), self.data.target(chunk, self.cells)
+        for chunk in np.array_split(self.windows[fabric.global_rank :: fabric.world_size], max(1, len(self.windows) // 32)):
+            if not len(chunk):
+                continue
+            with fabric.autocast():
+                output = model(self.data.batch(chunk, self.cells).to(fabric.device))
             average = self.data.prior_score[torch.as_tensor(chunk)[:, None], torch.as_tensor(self.cells)[None]]
-            parts.append(torch.stack([output.score.cpu(), target.score, average], -1).flatten(0, 1))
+            rows = [output.score.float().cpu(), self.data.target(chunk, self.cells).score, average]
+            parts.append(torch.stack(rows, -1).flatten(0, 1))
         model.train(was_training)
+        if fabric.world_size > 1:
+            shares: list = [None] * fabric.world_size
+            torch.distributed.all_gather_object(shares, torch.cat(parts))
+            parts = shares
         predicted, measured, average = torch.cat(parts).double().numpy().T
         known = np.isfinite(measured)
         predicted, measured, average = predicted[known], measured[known], average[known]
@@ -260,15 +364,15 @@ class _Validation:
         }  # fmt: skip
 
 
-def _epoch_row(
-    epoch: int, steps: list[dict[str, float]], validation: dict[str, float], rate: float, seconds: float, samples: int
-) -> dict[str, float]:
+def _epoch_row(state: TrainingState, rate: float, validation: dict[str, float], world: int) -> dict[str, float]:
     """Mean of every figure over the epoch's steps, the validation figures, and speed in (window, cell type) samples."""
-    means = pd.DataFrame(steps).mean().to_dict()
-    waited = means.pop("wait") / means.pop("step")
+    steps = pd.DataFrame(state.steps)
+    seconds = float(steps["step"].sum() + steps["wait"].sum())
+    samples = float(steps["samples"].sum()) * world
+    means = steps.drop(columns=["step", "wait", "samples"]).mean().to_dict()
     return {
-        "epoch": epoch, "learning_rate": rate, **means, **validation, "seconds": seconds,
-        "samples_per_second": samples / seconds, "share_waiting_for_data": waited,
+        "epoch": state.epoch, "learning_rate": rate, **means, **validation, "seconds": seconds,
+        "samples_per_second": samples / seconds, "share_waiting_for_data": float(steps["wait"].sum()) / seconds,
     }  # fmt: skip
 
 

@@ -33,6 +33,8 @@ ORDER = [
     "dataset",
     "model",
     "batches",
+    "objectives",
+    "callbacks",
     "training",
     "inference",
     "hub",

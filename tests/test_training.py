@@ -5,14 +5,16 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from chromacc_lib import ChromaccError
-from chromacc_lib.batches import RegionData, drop_inputs, mask_accessibility, region_batches
+from chromacc_lib.batches import RegionData, drop_inputs, mask_accessibility, region_batches, shift_bins
+from chromacc_lib.callbacks import Callback, Checkpoint, EarlyStopping, EpochLine, History
 from chromacc_lib.dataset import load_arrays
 from chromacc_lib.inference import load_model, predict_dataset, predict_scores
-from chromacc_lib.training import TrainingConfig, _learning_rate, build_model, choose_device, objective, save_model, train
+from chromacc_lib.training import TrainingConfig, _learning_rate, build_model, choose_device, save_model, train
 
 SIZES = {"d_model": 32, "sequence_layers": 1, "encoder_layers": 1, "encoder_heads": 4, "histone_filters": 8, "tf_hidden": 16}
 CONFIG = TrainingConfig(epochs=2, batch_windows=16, cells_per_window=3)
@@ -76,6 +78,21 @@ def test_dropped_inputs_are_zero_and_said_to_be_missing(arrays):
     assert all(torch.equal(getattr(same, name), getattr(batch, name)) for name in vars(batch))
 
 
+def test_a_shift_moves_sequence_signals_and_profile_together(arrays):
+    data = RegionData(arrays)
+    batch, target = data.batch(np.arange(4), np.arange(6)), data.target(np.arange(4), np.arange(6))
+    bp = arrays.sequence.shape[1] // arrays.accessibility.shape[2]
+    for by in (2, -1):
+        moved, aim = shift_bins(batch, target, by)
+        here, there = (slice(by, None), slice(None, -by)) if by > 0 else (slice(None, by), slice(-by, None))
+        out = slice(None, by) if by > 0 else slice(by, None)
+        assert torch.equal(moved.histone[..., here, :], batch.histone[..., there, :]) and (moved.tf[..., out, :] == 0).all()
+        assert torch.equal(aim.profile[..., here], target.profile[..., there]) and aim.profile[..., out].isnan().all()
+        bases = (slice(by * bp, None), slice(None, -by * bp)) if by > 0 else (slice(None, by * bp), slice(-by * bp, None))
+        assert torch.equal(moved.sequence[:, bases[0]], batch.sequence[:, bases[1]])
+        assert torch.equal(moved.prior[:, :, here], batch.prior[:, :, there]) and torch.equal(aim.score, target.score)
+
+
 # --- the objective and its schedule ----------------------------------------------------------------------------
 
 
@@ -86,14 +103,14 @@ def test_the_objective_by_hand(arrays):
     target.score[0, 0], target.label[1, 1] = torch.nan, -1
     model, _ = build_model(arrays, motif_prior=False, sizes=SIZES)
     output = model.eval()(batch)
-    loss, parts = objective(output, batch, target, CONFIG)
+    loss, parts = CONFIG.objective(0.5)(output, batch, target)
     score = np.nanmean((output.score.detach().numpy() - target.score.numpy()) ** 2)
     profile = np.mean((output.profile.detach().numpy() - target.profile.numpy()) ** 2)
     probability, label = output.logit.sigmoid().detach().numpy(), target.label.numpy()
     entropy = -np.where(label == 1, np.log(probability), np.log(1 - probability))[label >= 0].mean()
-    assert parts["train_score_mse"] == pytest.approx(score, rel=1e-4)
-    assert parts["train_profile_mse"] == pytest.approx(profile, rel=1e-4)
-    assert parts["train_bce"] == pytest.approx(entropy, rel=1e-4)
+    assert parts["score"].item() == pytest.approx(score, rel=1e-4)
+    assert parts["profile"].item() == pytest.approx(profile, rel=1e-4)
+    assert parts["label"].item() == pytest.approx(entropy, rel=1e-4)
     assert loss.item() == pytest.approx(score + 0.2 * profile + 0.1 * entropy, rel=1e-4)
 
 
@@ -109,7 +126,7 @@ def test_the_learning_rate_warms_up_and_then_falls_as_a_cosine():
 
 def test_training_lowers_the_loss_and_reports_each_epoch(arrays):
     seen = []
-    result = train(arrays, replace(CONFIG, epochs=6), device="cpu", sizes=SIZES, callbacks=[seen.append])
+    result = train(arrays, replace(CONFIG, epochs=6), device="cpu", sizes=SIZES, callbacks=[EpochLine(seen.append)])
     history = result.history
     assert [row["epoch"] for row in seen] == list(history["epoch"]) == [1, 2, 3, 4, 5, 6]
     assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
@@ -140,8 +157,7 @@ def test_test_cell_types_and_test_chromosomes_have_no_say(arrays, result):
     sequence[windows], metadata[cells] = 0, 9
     again = train(replace(arrays, **changed, sequence=sequence, metadata=metadata), CONFIG, device="cpu", sizes=SIZES)
     assert torch.equal(weights(result), weights(again))
-    timing = ["seconds", "samples_per_second", "share_waiting_for_data"]
-    assert result.history.drop(columns=timing).equals(again.history.drop(columns=timing))
+    assert result.history.drop(columns=TIMING).equals(again.history.drop(columns=TIMING))
 
 
 def test_without_validation_cell_types_training_ones_choose_and_it_is_said(arrays):
@@ -179,6 +195,80 @@ def test_kernels_start_from_the_motifs_of_the_datasets_tfs(arrays):
     assert list(motifs) == ["CTCF", "GATA1"] and motifs["CTCF"].startswith("MA0139.")
     assert model.cell_gate.of_cell.weight[1].argmax() == arrays.features.index("GATA1")
     assert build_model(arrays, motif_prior=False, sizes=SIZES)[1] == {}
+
+
+# --- callbacks: resuming, stopping, history --------------------------------------------------------------------
+
+
+class StopAfter(Callback):
+    """The power goes out after so many steps."""
+
+    def __init__(self, steps):
+        self.left = steps
+
+    def on_step(self, state):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+TIMING = ["seconds", "samples_per_second", "share_waiting_for_data"]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7])
+def test_a_run_interrupted_anywhere_ends_as_if_it_had_not_been(arrays, result, tmp_path, steps):
+    """In the middle of the first epoch, and of the second; saved after every second step, so some are run twice."""
+    first = Checkpoint(tmp_path / "checkpoint.pt", {"data": 1}, every_steps=2)
+    per_epoch = len(list(region_batches(np.arange((arrays.windows["split"] == "train").sum()), np.arange(4), 16, 3, np.random.default_rng(0))))
+    assert per_epoch > 2, "too few steps to interrupt"
+    with pytest.raises(KeyboardInterrupt):
+        train(arrays, CONFIG, device="cpu", sizes=SIZES, callbacks=[first, StopAfter(min(steps, 2 * per_epoch - 1))])
+    again = Checkpoint(tmp_path / "checkpoint.pt", {"data": 1}, every_steps=2)
+    resumed = train(arrays, CONFIG, device="cpu", sizes=SIZES, callbacks=[again])
+    assert again.resumed.startswith("goes on at step") == (steps > 1)
+    assert torch.equal(weights(result), weights(resumed))
+    assert result.history.drop(columns=TIMING).equals(resumed.history.drop(columns=TIMING))
+
+
+def test_a_finished_checkpoint_trains_no_further(arrays, result, tmp_path):
+    for _ in range(2):
+        checkpoint = Checkpoint(tmp_path / "c.pt", {})
+        again = train(arrays, CONFIG, device="cpu", sizes=SIZES, callbacks=[checkpoint])
+    assert "epoch 3" in checkpoint.resumed and torch.equal(weights(result), weights(again))
+
+
+def test_a_checkpoint_of_other_settings_or_a_broken_one_is_refused(arrays, tmp_path):
+    path = tmp_path / "c.pt"
+    short = replace(CONFIG, epochs=1)
+    train(arrays, short, device="cpu", sizes=SIZES, callbacks=[Checkpoint(path, {"data": 1})])
+    for config, identity in ((replace(short, learning_rate=1e-4), {"data": 1}), (short, {"data": 2})):
+        with pytest.raises(ChromaccError, match="belongs to another training"):
+            train(arrays, config, device="cpu", sizes=SIZES, callbacks=[Checkpoint(path, identity)])
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ChromaccError, match="cannot be read"):
+        train(arrays, short, device="cpu", sizes=SIZES, callbacks=[Checkpoint(path, {"data": 1})])
+
+
+class Unbeatable(Callback):
+    """After the first epoch no other can be better."""
+
+    def on_epoch(self, state):
+        state.best = -1.0
+
+
+def test_training_stops_early_and_says_why(arrays):
+    result = train(arrays, replace(CONFIG, epochs=5), device="cpu", sizes=SIZES, callbacks=[EarlyStopping(2), Unbeatable()])
+    assert len(result.history) == 3 and result.best_epoch == 1
+    assert result.stopped == "validation error has not fallen for 2 epochs (best: epoch 1)"
+    with pytest.raises(ChromaccError, match="patience=0"):
+        EarlyStopping(0)
+
+
+def test_the_history_is_on_disk_after_every_epoch(arrays, tmp_path):
+    seen = []
+    look = EpochLine(lambda row: seen.append(len(pd.read_csv(tmp_path / "run" / "history.csv"))))
+    train(arrays, CONFIG, device="cpu", sizes=SIZES, callbacks=[History(tmp_path / "run" / "history.csv"), look])
+    assert seen == [1, 2]
 
 
 # --- saving, loading, predicting -------------------------------------------------------------------------------

@@ -1,0 +1,195 @@
+"""What watches a training run: progress, history, checkpoints, early stopping. The loop knows only their four hooks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from chromacc_lib import ChromaccError
+from chromacc_lib.model import ChromaccModel
+
+__all__ = ["Callback", "Checkpoint", "EarlyStopping", "EpochLine", "History", "Progress", "TrainingState"]
+
+
+@dataclass(eq=False)
+class TrainingState:
+    """Where a run stands: everything that a callback may read, and that a checkpoint keeps."""
+
+    config: Any  # training.TrainingConfig
+    model: ChromaccModel  # the raw weights
+    average: nn.Module  # the averaged ones, which are validated and kept
+    optimiser: Any
+    is_first_process: bool = True
+    epoch: int = 1  # the one that is running, from 1
+    steps: list[dict[str, float]] = field(default_factory=list)  # figures of this epoch's steps so far
+    steps_per_epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)  # one row an epoch that ended
+    best: float = float("inf")  # lowest validation MSE
+    best_epoch: int = 0
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    stop: str = ""  # a callback writes here why training should end after this epoch
+
+    def end_epoch(self, row: dict[str, float]) -> None:
+        """Add the epoch's row to the history, keep its weights if they are the best so far, go to the next."""
+        self.history.append(row)
+        if row["validation_mse"] < self.best:
+            self.best, self.best_epoch = row["validation_mse"], self.epoch
+            weights = self.average.module.state_dict()
+            self.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
+        self.epoch, self.steps = self.epoch + 1, []
+
+
+class Callback:
+    """Does nothing; subclasses override what they need. `on_epoch` comes after validation, the row is history[-1]."""
+
+    def on_start(self, state: TrainingState) -> None:
+        """Before the first step."""
+
+    def on_step(self, state: TrainingState) -> None:
+        """After each step; its figures are steps[-1]."""
+
+    def on_epoch(self, state: TrainingState) -> None:
+        """After each epoch's validation."""
+
+    def on_end(self, state: TrainingState) -> None:
+        """After the last epoch."""
+
+
+class EpochLine(Callback):
+    """Hand the row of each epoch to a function, such as one that prints a line."""
+
+    def __init__(self, tell: Callable[[dict[str, float]], object]) -> None:
+        self.tell = tell
+
+    def on_epoch(self, state: TrainingState) -> None:
+        """Tell of the epoch that ended, once, whatever the number of processes."""
+        if state.is_first_process:
+            self.tell(state.history[-1])
+
+
+class Progress(Callback):
+    """A progress bar an epoch."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+
+    def on_step(self, state: TrainingState) -> None:
+        """Move on by one batch."""
+        if self.bar is None:
+            self.bar = tqdm(
+                total=state.steps_per_epoch, initial=len(state.steps) - 1, unit="batch", leave=False,
+                desc=f"epoch {state.epoch} of {state.config.epochs}", disable=not state.is_first_process,
+            )  # fmt: skip
+        self.bar.update()
+
+    def on_epoch(self, state: TrainingState) -> None:
+        """Close the bar."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+class History(Callback):
+    """Write `history.csv`, one row an epoch, after every epoch, so that a run can be watched from outside."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def on_epoch(self, state: TrainingState) -> None:
+        """Replace the file by one with the new row."""
+        if state.is_first_process:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            new = self.path.with_name(self.path.name + ".new")
+            pd.DataFrame(state.history).to_csv(new, index=False)
+            new.replace(self.path)
+
+
+class EarlyStopping(Callback):
+    """End training when the validation MSE has not fallen for `patience` epochs."""
+
+    def __init__(self, patience: int) -> None:
+        if patience < 1:
+            raise ChromaccError(f"EarlyStopping: patience={patience}; needed: 1 epoch or more.")
+        self.patience = patience
+
+    def on_epoch(self, state: TrainingState) -> None:
+        """Look how long ago the best epoch was."""
+        since = state.history[-1]["epoch"] - state.best_epoch
+        if since >= self.patience:
+            state.stop = f"validation error has not fallen for {since} epochs (best: epoch {state.best_epoch})"
+
+
+class Checkpoint(Callback):
+    """Keep all that an interrupted run needs to go on as if nothing had happened, and go on from it.
+
+    Saved after every epoch and every `every_steps` steps: weights, their average, the optimiser's state, the place in
+    the epoch, the history and the best weights; random numbers follow from the place (see `training`). The file is
+    written under another name, synced and renamed, so a kill at any moment leaves the last whole one. It is read as
+    tensors and plain values only. A checkpoint of another configuration, model or dataset is refused by name.
+
+    `identity` is anything plain that tells datasets apart. `resumed` says, after the start, what was found.
+    """
+
+    def __init__(self, path: str | Path, identity: dict, every_steps: int = 100) -> None:
+        self.path, self.identity, self.every_steps, self.resumed = Path(path), identity, every_steps, ""
+
+    def on_start(self, state: TrainingState) -> None:
+        """Restore the state from the file, where there is one."""
+        if not self.path.is_file():
+            return
+        try:
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ChromaccError(
+                f"{self.path}: this checkpoint cannot be read ({error}); delete it to train from the start."
+            ) from error
+        if saved["fingerprint"] != self._fingerprint(state):
+            raise ChromaccError(
+                f"{self.path}: this checkpoint belongs to another training (settings, model or dataset differ); delete "
+                "it to train from the start, or give back the settings that it was begun with."
+            )
+        state.model.load_state_dict(saved["model"])
+        state.average.load_state_dict(saved["average"])
+        state.optimiser.load_state_dict(saved["optimiser"])
+        for name in ("epoch", "steps", "history", "best", "best_epoch", "best_weights", "stop"):
+            setattr(state, name, saved[name])
+        self.resumed = f"goes on at step {len(state.steps) + 1} of epoch {state.epoch}"
+
+    def on_step(self, state: TrainingState) -> None:
+        """Save every so many steps."""
+        if len(state.steps) % self.every_steps == 0:
+            self._save(state)
+
+    def on_epoch(self, state: TrainingState) -> None:
+        """Save."""
+        self._save(state)
+
+    def _save(self, state: TrainingState) -> None:
+        if not state.is_first_process:
+            return
+        names = ("epoch", "steps", "history", "best", "best_epoch", "best_weights", "stop")
+        content = {name: getattr(state, name) for name in names} | {
+            "fingerprint": self._fingerprint(state), "model": state.model.state_dict(),
+            "average": state.average.state_dict(), "optimiser": state.optimiser.state_dict(),
+        }  # fmt: skip
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        new = self.path.with_name(self.path.name + ".new")
+        with new.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self.path)
+
+    def _fingerprint(self, state: TrainingState) -> str:
+        content = [asdict(state.config), asdict(state.model.config), self.identity]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
