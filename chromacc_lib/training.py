@@ -289,8 +289,8 @@ class _Step:
             self.wrapped, self.optimiser, max_norm=config.clip_norm, error_if_nonfinite=False
         )
         figures = {"train_loss": loss, **{f"train_{name}": term for name, term in terms.items()}, **pulls, **norms}
-        values = torch.stack([value.detach().float().reshape(()) for value in figures.values()]).tolist()
-        row = dict(zip(figures, values))
+        values = torch.stack([value.detach().float().reshape(()) for value in figures.values()])
+        row = dict(zip(figures, self.fabric.all_reduce(values, reduce_op="mean").tolist()))
         if not (math.isfinite(row["train_loss"]) and math.isfinite(row["grad_norm"])):
             raise ChromaccError(
                 f"train: the loss became {row['train_loss']}, its gradient's norm {row['grad_norm']}, in step {index + 1} "

@@ -1,0 +1,31 @@
+"""Several processes train as one: two of them, over gloo, started by torchrun as on a cluster."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+SCRIPT = Path(__file__).with_name("train_together.py")
+
+
+def train(dataset, out, processes):
+    out.mkdir()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, SCRIPT, dataset, out], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[:6000]
+    return pd.read_csv(out / "history.csv"), torch.load(out / "weights.pt", weights_only=True)
+
+
+def test_two_processes_give_the_loss_and_the_weights_of_one(curated, tmp_path):
+    """Batches of 15 windows: eight for one process, seven for the other, so that unequal shares are weighed rightly."""
+    one, alone = train(curated[1], tmp_path / "one", 1)
+    two, together = train(curated[1], tmp_path / "two", 2)
+    assert (one["processes"] == 1).all() and (two["processes"] == 2).all()
+    for name in ("train_loss", "train_score", "train_profile", "train_label", "validation_mse", "validation_pearson"):
+        assert two[name].tolist() == pytest.approx(one[name].tolist(), rel=1e-3), name
+    assert max((alone[name].float() - together[name].float()).abs().max().item() for name in alone) < 1e-3
