@@ -16,10 +16,10 @@ from range_server import serve
 from test_fetch import remote_project  # noqa: F401
 
 from chromacc_lib import ChromaccError, dataset, normalization, regions
+from chromacc_lib.cache import RemoteFile
 from chromacc_lib.dataset import curate, open_dataset, read_normalization
 from chromacc_lib.normalization import METHODS, file_constants, fit_normalization, scale_file
 from chromacc_lib.regions import Plan, SignalFile, region_windows
-from chromacc_lib.sources import RemoteFile
 
 CHUNK = 16  # windows; the tiny project has about a hundred
 

@@ -9,9 +9,10 @@ import pyBigWig
 import pytest
 from range_server import serve
 
-from chromacc_lib import ChromaccError, sources
+from chromacc_lib import ChromaccError, cache, network
+from chromacc_lib.cache import RemoteFile, split_budget
 from chromacc_lib.signals import genome_mean, read_signal
-from chromacc_lib.sources import RemoteFile, download, download_all, split_budget
+from chromacc_lib.sources import download, download_all
 
 DATA = np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8).tobytes()
 
@@ -40,7 +41,7 @@ def open_remote(tmp_path):
 @pytest.fixture(autouse=True)
 def no_long_waits(monkeypatch):
     """Waits between tries are real, but short."""
-    monkeypatch.setattr(sources, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(network, "BACKOFF_S", 0.01)
 
 
 # --- ranges -------------------------------------------------------------------------------------------------
@@ -71,10 +72,10 @@ def test_budget_is_never_exceeded_and_all_is_covered():
 # --- the block cache ----------------------------------------------------------------------------------------
 def test_only_what_is_asked_for_is_fetched_and_only_once(server, open_remote):
     remote = open_remote(server.url("/x.bin"))
-    assert remote.size == len(DATA) and remote.fetched == sources.HEAD_BYTES
+    assert remote.size == len(DATA) and remote.fetched == cache.HEAD_BYTES
     assert remote.read(100_000, 5_000) == DATA[100_000:105_000]
     assert remote.read(102_000, 4_000) == DATA[102_000:106_000]
-    assert remote.fetched == sources.HEAD_BYTES + 6_000 == server.sent
+    assert remote.fetched == cache.HEAD_BYTES + 6_000 == server.sent
     again = open_remote(server.url("/x.bin"))
     asked = len(server.asked)
     assert again.read(100_500, 5_500) == DATA[100_500:106_000] and again.size == len(DATA)
@@ -110,7 +111,7 @@ def test_a_dropped_connection_goes_on_where_it_stopped(server, open_remote):
     remote = open_remote(server.url("/x.bin"))
     server.faults["/x.bin"] = [("drop", 1_000), ("drop", 0), ("drop", 2_500)]
     assert remote.read(150_000, 5_000) == DATA[150_000:155_000]
-    assert remote.fetched == sources.HEAD_BYTES + 5_000
+    assert remote.fetched == cache.HEAD_BYTES + 5_000
     server.faults["/x.bin"] = [("drop", 0)] * 50
     with pytest.raises(ChromaccError, match="did not come in 5 tries; try again later: what came is kept"):
         remote.read(250_000, 10)
