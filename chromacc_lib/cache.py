@@ -3,7 +3,8 @@
 A file is named by its URL, and read by HTTP range requests. The cache holds a sparse copy, in which bytes stand
 where they stand in the remote file, and a journal of the ranges that are there; a rerun asks the network for
 nothing. Threads share one `RemoteFile` an address, and processes that share the cache take turns at each file by
-a lock, so that no byte is fetched twice.
+a lock, so that nothing is fetched for each of them. Bytes are brought to the disk before the journal names them: after a power
+cut, as after a kill, the journal may lack what is there, and never has what is not.
 """
 
 import fcntl
@@ -27,11 +28,18 @@ from chromacc_lib.network import (
     CONNECTIONS, TRIES, answer_body, http_session, request, require_from, require_http, require_ok,
 )
 
-__all__ = ["RemoteFile", "file_lock", "shared_remote", "split_budget"]
+__all__ = ["RemoteFile", "fetched_here", "file_lock", "shared_remote", "split_budget", "sync"]
 
 HEAD_BYTES = 16 << 10   # the first request: a bigWig's header and most of its chromosome list
 WASTE = 0.2             # share of unwanted bytes that may be read along, to join neighbouring ranges
 LONGEST_RANGE = 8 << 20
+
+_THREAD = threading.local()  # .fetched: bytes that the thread had fetched from the network
+
+
+def fetched_here() -> int:
+    """Return the bytes that came over the network into any block cache, so far, because this thread asked for them."""
+    return getattr(_THREAD, "fetched", 0)
 
 
 # --- one remote file ----------------------------------------------------------------------------------------
@@ -85,9 +93,13 @@ class RemoteFile:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         """Keep other threads and processes from fetching, and take up what they fetched before."""
-        with self._fetching, file_lock(self._folder.with_suffix(".lock")):
-            self._take_up()
-            yield
+        with self._fetching, file_lock(self._folder.with_suffix(".lock"), "set CHROMACC_CACHE to a folder"):
+            before = self.fetched
+            try:
+                self._take_up()
+                yield
+            finally:
+                _THREAD.fetched = fetched_here() + self.fetched - before
 
     @property
     def version(self) -> str:
@@ -147,17 +159,20 @@ class RemoteFile:
         (self._folder / "data").touch()
         new = self._folder / "ranges.jsonl.new"
         new.write_text(json.dumps(vars(self._identity)) + "\n")
+        sync(new)
+        sync(self._folder)
         os.replace(new, self._journal)
         self._take_up()
         self._keep(0, data)
 
     def _keep(self, offset: int, data: bytes) -> None:
-        """Write bytes to the copy, then to its journal: a killed run leaves at most bytes nobody trusts."""
+        """Bring bytes to the disk, then add them to the journal: what stops it between leaves bytes nobody trusts."""
         line = json.dumps([offset, offset + len(data)]) + "\n"
+        with open(self._folder / "data", "r+b") as copy:
+            copy.seek(offset)
+            copy.write(data)
+        sync(self._folder / "data")
         with self._lock:
-            with open(self._folder / "data", "r+b") as copy:
-                copy.seek(offset)
-                copy.write(data)
             with open(self._journal, "a") as journal:
                 journal.write(line)
             self._taken_up += len(line)
@@ -263,18 +278,33 @@ def shared_remote(url: str, cache: Path) -> RemoteFile:
     return remote
 
 
-# --- locks --------------------------------------------------------------------------------------------------
+# --- the disk -----------------------------------------------------------------------------------------------
 @contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Hold a lock that is seen by every process that shares the folder; a killed one lets go of it."""
+def file_lock(path: Path, remedy: str, busy: str = "") -> Iterator[None]:
+    """Hold a lock that is seen by every thread and process that shares the folder; a killed one lets go of it.
+
+    remedy: how to choose another folder. busy: message of the ChromaccError where another holds the lock; "" = wait.
+    Raises ChromaccError as well where there can be no lock.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError as error:
+            raise ChromaccError(busy) from error
         except OSError as error:
-            raise ChromaccError(f"{path}: cannot be locked ({error}); needed a cache on a file system with locks: "
-                                "set CHROMACC_CACHE to a folder on one") from error
+            raise ChromaccError(f"{path}: cannot be locked ({error}); needed a file system with locks: {remedy} on "
+                                "one") from error
         yield
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 # --- ranges -------------------------------------------------------------------------------------------------

@@ -70,10 +70,12 @@ def require_from(answer: requests.Response, offset: int, name: str) -> None:
     if not found.startswith(f"bytes {offset}-"):
         answer.close()
         raise ChromaccError(f"{name}: asked for bytes from {offset}, the server answered Content-Range {found!r}; "
-                            "needed what was asked for. A proxy may be at fault: try again, or fetch the file otherwise")
+                            "needed what was asked for. A proxy may be at fault: try again, or fetch the file "
+                            "otherwise")
 
 
 def require_ok(answer: requests.Response, name: str) -> None:
+    """Raise ChromaccError, with what to do about it, unless the answer is 200 or 206."""
     if answer.status_code in (200, 206):
         return
     answer.close()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -105,6 +106,48 @@ def test_a_killed_run_leaves_nothing_false(server, open_remote, tmp_path):
     assert json.loads(lines[-1]) == [200_000, 210_000]
     third = open_remote(server.url("/x.bin"))
     assert third.read(200_000, 10_000) == DATA[200_000:210_000] and third.fetched == 0
+
+
+def test_a_power_cut_leaves_nothing_false(server, open_remote, tmp_path, monkeypatch):
+    """On the worst of disks: the journal is there at once, the bytes only when they are synced, else zeros."""
+    disk, states, sync = {}, [], cache.sync
+
+    def cut():
+        for journal in (tmp_path / "cache").rglob("ranges.jsonl"):
+            copy = disk.get(journal.with_name("data"), b"")
+            states.append((journal.read_text(), copy.ljust(len(DATA), b"\0")))
+
+    def synced(path):
+        cut()  # just before
+        sync(path)
+        if path.is_file():
+            disk[path] = path.read_bytes()
+
+    monkeypatch.setattr(cache, "sync", synced)
+    remote = open_remote(server.url("/x.bin"))
+    remote.prefetch([(50_000, 5_000), (200_000, 5_000)])
+    remote.read(100_000, 5_000)
+    cut()
+    journaled = [[json.loads(line) for line in journal.splitlines()[1:]] for journal, _ in states]
+    assert sum(map(len, journaled)) > 4 and len(journaled[-1]) == 4
+    for ranges, (_, copy) in zip(journaled, states):
+        assert all(copy[first:last] == DATA[first:last] for first, last in ranges)
+    (journal,) = (tmp_path / "cache").rglob("ranges.jsonl")
+    journal.with_name("data").write_bytes(states[-1][1])
+    again = open_remote(server.url("/x.bin"))
+    assert all(again.read(first, last - first) == DATA[first:last] for first, last in journaled[-1])
+    assert again.fetched == 0 and again.read(0, len(DATA)) == DATA
+
+
+def test_each_thread_counts_what_was_fetched_for_it(server, open_remote):
+    before = cache.fetched_here()
+    remote = open_remote(server.url("/x.bin"))
+    remote.read(100_000, 5_000)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(remote.read, 200_000, 7_000).result()
+        assert pool.submit(cache.fetched_here).result() == 7_000
+    remote.read(200_000, 7_000)
+    assert cache.fetched_here() - before == cache.HEAD_BYTES + 5_000
 
 
 def test_a_dropped_connection_goes_on_where_it_stopped(server, open_remote):
