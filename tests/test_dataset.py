@@ -4,6 +4,8 @@ nothing.
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -538,6 +540,31 @@ def test_same_seed_same_bytes(project):
     assert open_dataset(second.path).load().identical(before)
     assert texts == [(second.path / name).read_text()
                      for name in ("curation.json", "normalization.json", "manifest.lock.tsv")]
+
+
+def test_two_curations_of_one_folder_do_not_meet(project):
+    refused = []
+
+    def say(line):
+        if not refused:
+            with pytest.raises(ChromaccError, match="dataset: another curation is writing there") as caught:
+                curate_project(project)
+            refused.append(str(caught.value))
+
+    assert curate_project(project, say=say).fresh
+    assert "Wait until it is done, which this one can then use, or give another dataset_dir" in refused[0]
+    assert not curate_project(project).fresh, "free again, and what the other made is used"
+
+
+def test_a_curation_that_was_killed_holds_nothing(project):
+    script = ("import sys, time\nfrom pathlib import Path\nfrom chromacc_lib.dataset import _alone\n"
+              "with _alone(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n")
+    with subprocess.Popen([sys.executable, "-c", script, project.folder / "dataset"], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ChromaccError, match="another curation is writing there"):
+            curate_project(project)
+        other.kill()
+    assert curate_project(project).fresh
 
 
 def test_what_an_interrupted_run_left_is_removed_aloud(project):

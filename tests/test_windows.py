@@ -207,6 +207,17 @@ def test_background_is_off_every_peak_matched_and_within_its_split(patchy):
     assert not windows.equals(background_windows(positives, peaks, patchy, blacklist, seed=2).windows)
 
 
+@pytest.mark.parametrize("placement", ["summits", "tiled"])
+def test_every_candidate_that_is_left_out_is_counted(genome, placement):
+    """Of ten tiles of 100 bp two are peak windows, 200..300 is blacklisted, and 400..500 is an assembly gap."""
+    positives = table(("chr1", 0, 100), ("chr1", 100, 200)).assign(gc=0.5, split="train")
+    selection = background_windows(positives, {}, genome, table(("chr1", 200, 300)), placement=placement)
+    *counts, last = selection.counts
+    assert [(c.kept, c.of) for c in counts] == [(7, 10)] * (placement == "tiled") + [(7, 7), (7, 7), (6, 7)]
+    assert {c.what for c in counts} == {"background candidates"} and "may be N" in counts[-1].because
+    assert selection.match["train"]["gc"]["candidates"] == 6 and (last.kept, last.of) == (2, 2)
+
+
 def test_the_number_of_background_windows_follows_the_ratio(patchy):
     positives = table(("chr1", 1000, 1100), ("chr1", 2000, 2100), ("chr1", 3000, 3100), ("chr1", 4000, 4100))
     positives = positives.assign(gc=0.5, split="train")
