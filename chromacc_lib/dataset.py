@@ -21,8 +21,8 @@ from chromacc_lib.cache import fetched_here, file_lock
 from chromacc_lib.fetch import fetch
 from chromacc_lib.genes import TF_TABLE, read_gene_names
 from chromacc_lib.manifest import (
-    check_files, check_manifest, genome_sizes, is_simulated, keep_cell_types, lock_table, read_expression,
-    read_manifest,
+    check_files, check_manifest, genome_sizes, is_simulated, keep_cell_types, lineages_of, lock_table,
+    read_expression, read_manifest,
 )
 from chromacc_lib.matching import MatchChoice
 from chromacc_lib.normalization import (
@@ -254,12 +254,13 @@ def _plan(table: pd.DataFrame, truth: pd.DataFrame | None, genome_fasta: str | P
 
 
 def _cell_types(table: pd.DataFrame, parameters: CurationParameters) -> pd.DataFrame:
-    """Return cell_type, split, lineage, donor; one row each, in the manifest's order."""
+    """Return cell_type, split, lineage (see `lineages_of`), donor; one row each, in the manifest's order."""
+    lineages = lineages_of(table)
     pairs = table[["cell_type", "donor", "lineage"]].drop_duplicates()
     split = split_cell_types(pairs, parameters.seed, parameters.test_cell_types,
                              parameters.validation_cell_types, observed_assays(table))
     rows = [{"cell_type": name, "split": split[name],
-             "lineage": next((x for x in group["lineage"] if x), ""),
+             "lineage": lineages[name],
              "donor": ";".join(sorted(set(group["donor"]) - {""}))}
             for name, group in pairs.groupby("cell_type", sort=False)]
     cells = pd.DataFrame(rows)

@@ -484,6 +484,17 @@ def test_gene_quantifications_of_encode_become_metadata(project):
     assert other.fresh and open_dataset(other.path)["feature"].values.tolist() == ["TSPAN6"]
 
 
+def test_an_unknown_lineage_is_shown_as_such(project):
+    text = project.manifest.read_text().splitlines()
+    at = text[0].split("\t").index("lineage")
+    rows = [line.split("\t") for line in text]
+    write_lines(project.manifest, *("\t".join([*row[:at], "" if row[0] in "AB" else row[at], *row[at + 1:]])
+                                    for row in rows))
+    cells = load_arrays(curate_project(project).path).cell_types.set_index("cell_type")
+    assert cells["lineage"].to_dict() == {
+        "A": "unknown", "B": "unknown", "C": "even", "D": "odd", "E": "even", "F": "odd"}
+
+
 def test_the_cap_is_kept_and_counted(project):
     result = curate_project(project, replace(PARAMETERS, max_positive_windows=12))
     assert sum(n for name, n in result.summary["windows"].items() if name.endswith("peak")) == 12

@@ -361,6 +361,20 @@ def test_explicit_cell_types_override_and_none_means_none():
     assert sorted(split.values()) == ["test", "train", "train", "validation"] and split["c3"] == "test"
 
 
+def test_an_unknown_lineage_is_no_lineage_that_cell_types_share():
+    """Of eight cell types of one lineage 15%, one, is always tested; of eight unknown ones it may be any number."""
+    known, last = [f"l{i % 3}" for i in range(12)], [f"c{i}" for i in range(12, 20)]
+
+    def tested(lineage: str) -> list[int]:
+        table = cells(20).assign(lineage=[*known, *[lineage] * 8])
+        return [[split_cell_types(table, seed)[name] for name in last].count("test") for seed in range(8)]
+
+    assert set(tested("l9")) == {1}
+    assert len(set(tested(""))) > 1 and tested("") == tested("unknown")
+    with pytest.raises(ChromaccError, match=r"several lineages: c0 \(l0 / l1\)"):
+        split_cell_types(pd.concat([cells(20), cells(1).assign(lineage="l1")]), 1)
+
+
 def assays(n: int, **lacking: set[int]) -> pd.DataFrame:
     """Which of n cell types have which assay; lacking: {assay: numbers of those without}."""
     names = [f"c{i}" for i in range(n)]
