@@ -213,7 +213,7 @@ def _read_node(source: ByteSource, node: int, span: int) -> tuple[np.ndarray, bo
     data = source.read(node, min(span, source.size - node))
     is_leaf, _, count = struct.unpack_from("<BBH", data)
     dtype = _LEAF if is_leaf else _INNER
-    if 4 + count * dtype.itemsize > len(data):
+    if 4 + count * dtype.itemsize > len(data) or not (is_leaf or count):  # zeros look like an inner node of nothing
         raise _truncated(source)
     return np.frombuffer(data, dtype=dtype, count=count, offset=4), bool(is_leaf)
 

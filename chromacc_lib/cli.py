@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
     _add_encode(commands)
+    _add_review(commands)
     _add_check(commands)
     _add_export(commands)
     _add_predict(commands)
@@ -96,6 +97,14 @@ def _add_encode(commands: argparse._SubParsersAction) -> None:
     encode.add_argument("--portal", metavar="URL", help="https://www.encodeproject.org by default")
     encode.add_argument("--out", type=_path, required=True, metavar="FOLDER")
     encode.set_defaults(command=_encode)
+
+
+def _add_review(commands: argparse._SubParsersAction) -> None:
+    """Add `chromacc review`."""
+    review = commands.add_parser("review", help="ask the ENCODE portal what became of a manifest's files")
+    review.add_argument("manifest", type=_path)
+    review.add_argument("--portal", metavar="URL", help="https://www.encodeproject.org by default")
+    review.set_defaults(command=_review)
 
 
 def _add_check(commands: argparse._SubParsersAction) -> None:
@@ -224,6 +233,29 @@ def _encode(options: argparse.Namespace) -> int:
         print(f"missing: {row.cell_type} {row.target}: {row.reason}")
     print(f"{tracks}: {len(resolution.manifest)} file(s), {resolution.manifest['bytes'].sum():,} bytes")
     return 0
+
+
+def _review(options: argparse.Namespace) -> int:
+    """Print which of a manifest's files ENCODE has archived, replaced or revoked; 1 if there is any."""
+    from chromacc_lib.manifest import read_manifest
+    from chromacc_lib.portal import FILE_ACCESSION, PORTAL, review_accessions
+
+    manifest = read_manifest(options.manifest)
+    accessions = manifest["accession"][manifest["accession"].str.fullmatch(FILE_ACCESSION)]
+    if accessions.empty:
+        raise ChromaccError(
+            f"{options.manifest}: none of {len(manifest)} row(s) has an accession of ENCODE, such as "
+            "ENCFF849TDM, in the column accession; fill it in, or make a manifest with `chromacc encode`"
+        )
+    review = review_accessions(accessions, options.portal or PORTAL)
+    changed = review[~review["current"]]
+    for line, row in zip(accessions.index[~review["current"]], changed.itertuples()):
+        print(f"{options.manifest}, line {line}: {row.accession}: {row.reason}", file=sys.stderr)
+    print(
+        f"{options.manifest}: {len(accessions) - len(changed)} of {len(accessions)} ENCODE file(s) are current; "
+        f"{len(manifest) - len(accessions)} row(s) without an accession of ENCODE were not looked at"
+    )
+    return 1 if len(changed) else 0
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +17,12 @@ import pandas as pd
 import xarray as xr
 
 from chromacc_lib import ChromaccError, project_path
+from chromacc_lib.cache import fetched_here, file_lock
 from chromacc_lib.fetch import fetch
 from chromacc_lib.genes import TF_TABLE, read_gene_names
 from chromacc_lib.manifest import (
-    check_files, check_manifest, genome_sizes, is_simulated, keep_cell_types, lock_table, read_expression,
-    read_manifest,
+    check_files, check_manifest, genome_sizes, is_simulated, keep_cell_types, lineages_of, lock_table,
+    read_expression, read_manifest,
 )
 from chromacc_lib.matching import MatchChoice
 from chromacc_lib.normalization import (
@@ -30,7 +32,7 @@ from chromacc_lib.normalization import (
 from chromacc_lib.problems import require_no_problems
 from chromacc_lib.regions import (
     CHUNK_WINDOWS, TRACK_KINDS, Plan, SignalFile, code_hashes, fill_regions, is_begun, lay_out, region_windows,
-    remove_markers,
+    regions_to_do, remove_markers,
 )
 from chromacc_lib.signals import STATISTICS, bytes_to_fetch, chroms_with_data, genome_mean, window_statistics
 from chromacc_lib.sources import is_url, require_file
@@ -101,46 +103,58 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
     manifest of noise-free signals. remote_tracks: how the bigWigs of web addresses are read (see `fetch`).
     dask_address: of a scheduler whose workers have this project installed and see the same paths; "" = a local
     cluster of `workers` threads, None = one a core. per_region: windows a dask task, None = chosen by their
-    size; neither changes the result. say: gets one line for each filter, "kept n of N, because". Raises
-    ChromaccError that lists every problem.
+    size; neither changes the result. say: gets one line for each filter, "kept n of N, because", and what was fetched
+    of remote tracks, beside what was expected; these bytes are `summary["streamed"]`, too. Raises ChromaccError that
+    lists every problem, or while another curation writes to the same folder.
     """
     require_method(parameters.normalization)
-    target = project_path(dataset_dir)
-    table = fetch(keep_cell_types(read_manifest(manifest), parameters.cell_types), remote_tracks)
-    truth = read_manifest(truth_manifest) if truth_manifest else None
-    _require_valid(table, truth, genome_fasta, blacklist, say, parameters.gene_names)
-    references = _references(genome_fasta, blacklist, manifest, truth, parameters)
-    lock = lock_table(table, references)
-    fingerprint = _fingerprint(parameters, lock)
-    partial = target.with_name(target.name + ".partial")
-    _recover(partial, target, fingerprint, say)
-    done = _read_json(target / "curation.json")
-    if done.get("fingerprint") == fingerprint and (target / "dataset.zarr").is_dir():
-        say(f"Nothing has changed since {target} was curated; it is used as it is.")
-        return Curation(target, done, fresh=False)
-    dataset, plan, label, counts, match = _plan(table, truth, genome_fasta, blacklist, parameters,
-                                                partial / "dataset.zarr", say)
-    dataset.attrs |= {"dataset_id": target.parent.name if target.name == "dataset" else target.name,
-                      "genome_fasta": _portable(genome_fasta), "manifest": _portable(manifest),
-                      "gene_names": _portable(parameters.gene_names) if parameters.gene_names else ""}
-    windows = _window_table(dataset)
-    per_region = per_region or region_windows(plan, len(windows))
-    _begin(partial, dataset, plan, _fingerprint(replace(parameters, normalization=""), lock), per_region, say)
-    _say_streaming([file.path for file in plan.files], windows, say)
-    fill_regions(plan, windows, label, per_region, dask_address, workers, say)
-    dataset = open_dataset(partial)
-    summary = {"fingerprint": fingerprint, "parameters": _as_dict(parameters), **_summary(dataset, counts, match)}
-    lock.to_csv(partial / "manifest.lock.tsv", sep="\t", index=False)
-    files = {(row["cell_type"], row["target"]): row["path_or_url"] for _, row in _bigwigs(table).iterrows()}
-    normalization = fit_normalization(dataset, parameters.normalization, files)
-    for name, track in normalization["tracks"].items():
-        if "note" in track:
-            say(f"{name}: {track['note']}")
-    _write_json(partial / "normalization.json", normalization)
-    _write_json(partial / "curation.json", summary)
-    replace_folder(partial, target)
-    remove_markers(target / "dataset.zarr")
-    return Curation(target, summary, fresh=True)
+    target, before = project_path(dataset_dir), fetched_here()
+    with _alone(target):
+        table = fetch(keep_cell_types(read_manifest(manifest), parameters.cell_types), remote_tracks)
+        truth = read_manifest(truth_manifest) if truth_manifest else None
+        _require_valid(table, truth, genome_fasta, blacklist, say, parameters.gene_names)
+        references = _references(genome_fasta, blacklist, manifest, truth, parameters)
+        lock = lock_table(table, references)
+        fingerprint = _fingerprint(parameters, lock)
+        partial = target.with_name(target.name + ".partial")
+        _recover(partial, target, fingerprint, say)
+        done = _read_json(target / "curation.json")
+        if done.get("fingerprint") == fingerprint and (target / "dataset.zarr").is_dir():
+            fetched = f" {fetched_here() - before:,} bytes of remote tracks were fetched." if done["streamed"] else ""
+            say(f"Nothing has changed since {target} was curated; it is used as it is.{fetched}")
+            return Curation(target, done, fresh=False)
+        dataset, plan, label, counts, match = _plan(table, truth, genome_fasta, blacklist, parameters,
+                                                    partial / "dataset.zarr", say)
+        dataset.attrs |= {"dataset_id": target.parent.name if target.name == "dataset" else target.name,
+                          "genome_fasta": _portable(genome_fasta), "manifest": _portable(manifest),
+                          "gene_names": _portable(parameters.gene_names) if parameters.gene_names else ""}
+        windows = _window_table(dataset)
+        per_region = per_region or region_windows(plan, len(windows))
+        _begin(partial, dataset, plan, _fingerprint(replace(parameters, normalization=""), lock), per_region, say)
+        expected = _expect_streaming(plan, windows, per_region, say)
+        index_bytes = fetched_here() - before
+        fetched = fill_regions(plan, windows, label, per_region, dask_address, workers, say)
+        dataset = open_dataset(partial)
+        summary = {"fingerprint": fingerprint, "parameters": _as_dict(parameters),
+                   **_summary(dataset, counts, match), "streamed": _streamed(expected, fetched, index_bytes, say)}
+        lock.to_csv(partial / "manifest.lock.tsv", sep="\t", index=False)
+        files = {(row["cell_type"], row["target"]): row["path_or_url"] for _, row in _bigwigs(table).iterrows()}
+        normalization = fit_normalization(dataset, parameters.normalization, files)
+        for name, track in normalization["tracks"].items():
+            if "note" in track:
+                say(f"{name}: {track['note']}")
+        _write_json(partial / "normalization.json", normalization)
+        _write_json(partial / "curation.json", summary)
+        replace_folder(partial, target)
+        remove_markers(target / "dataset.zarr")
+        return Curation(target, summary, fresh=True)
+
+
+def _alone(target: Path) -> AbstractContextManager[None]:
+    """Keep other curations, of this process or another, from a dataset's folder while this one lasts."""
+    return file_lock(target.with_name(f".{target.name}.curating"), "give a dataset_dir",
+                     f"{target}: another curation is writing there. Wait until it is done, which this one can then "
+                     "use, or give another dataset_dir")
 
 
 def _recover(partial: Path, target: Path, fingerprint: str, say: Callable[[str], None]) -> None:
@@ -240,12 +254,13 @@ def _plan(table: pd.DataFrame, truth: pd.DataFrame | None, genome_fasta: str | P
 
 
 def _cell_types(table: pd.DataFrame, parameters: CurationParameters) -> pd.DataFrame:
-    """Return cell_type, split, lineage, donor; one row each, in the manifest's order."""
+    """Return cell_type, split, lineage (see `lineages_of`), donor; one row each, in the manifest's order."""
+    lineages = lineages_of(table)
     pairs = table[["cell_type", "donor", "lineage"]].drop_duplicates()
     split = split_cell_types(pairs, parameters.seed, parameters.test_cell_types,
                              parameters.validation_cell_types, observed_assays(table))
     rows = [{"cell_type": name, "split": split[name],
-             "lineage": next((x for x in group["lineage"] if x), ""),
+             "lineage": lineages[name],
              "donor": ";".join(sorted(set(group["donor"]) - {""}))}
             for name, group in pairs.groupby("cell_type", sort=False)]
     cells = pd.DataFrame(rows)
@@ -384,13 +399,26 @@ def _truth_files(truth: pd.DataFrame | None, cells: Sequence[str]) -> list[Signa
     return files
 
 
-def _say_streaming(entries: Sequence[str], windows: pd.DataFrame, say: Callable[[str], None]) -> None:
-    """Say, before it begins, how many bytes the remote tracks will take, of how many there are."""
-    remote = [entry for entry in entries if is_url(entry)]
-    if remote:
-        needed, held = map(sum, zip(*(bytes_to_fetch(entry, windows) for entry in remote)))
-        say(f"{len(remote)} remote tracks of {held / 1e9:,.2f} GB: {needed / 1e6:,.1f} MB lie under the windows and "
-            "not in the cache yet; they are fetched now")
+def _expect_streaming(plan: Plan, windows: pd.DataFrame, per_region: int, say: Callable[[str], None]) -> dict:
+    """Return, and say, the bytes that remote tracks will take for the regions still to do; {} where all is local."""
+    remote = list(dict.fromkeys(file.path for file in plan.files if is_url(file.path)))
+    if not remote:
+        return {}
+    todo = np.isin(np.arange(len(windows)) // per_region, regions_to_do(plan, len(windows), per_region))
+    sizes, blocks, to_fetch = map(sum, zip(*(bytes_to_fetch(entry, windows[todo]) for entry in remote)))
+    say(f"{len(remote)} remote tracks of {sizes / 1e9:,.2f} GB: the blocks under {todo.sum():,} windows hold "
+        f"{blocks / 1e6:,.1f} MB; {to_fetch / 1e6:,.1f} MB are to be fetched now, the rest is in the cache")
+    return {"files": len(remote), "file_bytes": sizes, "windows": int(todo.sum()), "block_bytes": blocks,
+            "expected_bytes": to_fetch}
+
+
+def _streamed(expected: dict, fetched: int, index_bytes: int, say: Callable[[str], None]) -> dict:
+    """Return what was expected with what came over the network, in bytes, and say how they compare; {} stays so."""
+    if not expected:
+        return {}
+    say(f"{fetched:,} bytes of remote tracks were fetched, {expected['expected_bytes']:,} were expected, and the "
+        f"blocks under the windows hold {expected['block_bytes']:,}; headers and indexes took {index_bytes:,} more")
+    return expected | {"fetched_bytes": fetched, "index_bytes": index_bytes}
 
 
 def _coordinates(windows: pd.DataFrame, cells: pd.DataFrame, tracks: Mapping[str, tuple[str, ...]]) -> dict:

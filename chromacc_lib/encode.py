@@ -11,6 +11,9 @@ default; the newest analysis; for peaks, the replicates and the alignments of th
 replicates (pooled); the output type that `OUTPUTS` names first; the newest record; the lowest accession.
 An analysis is as new as its newest file: in autumn 2020 the portal opened records of its old analyses too,
 so their own date misleads.
+
+A cell type's lineage is the names of its organs (`organ_slims` of the portal's ontology; where it has none, its
+kinds of cell, `cell_slims`), sorted: the whole list is one lineage (`manifest.lineages_of`).
 """
 
 import difflib

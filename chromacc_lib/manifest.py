@@ -20,9 +20,9 @@ from chromacc_lib.problems import FileProblem, Problem, require_no_problems
 from chromacc_lib.sources import file_md5, is_url, open_source, require_file, text_lines
 
 __all__ = [
-    "COLUMNS", "KINDS", "OPTIONAL_COLUMNS", "check_files", "check_manifest", "genome_sizes", "is_simulated", "keep_cell_types",
-    "lock_table", "open_genome",
-    "read_expression", "read_intervals", "read_manifest", "require_no_problems", "write_lock",
+    "COLUMNS", "KINDS", "OPTIONAL_COLUMNS", "UNKNOWN_LINEAGE", "check_files", "check_manifest", "genome_sizes",
+    "is_simulated", "keep_cell_types", "lineages_of", "lock_table", "open_genome", "read_expression",
+    "read_intervals", "read_manifest", "require_no_problems", "write_lock",
 ]
 
 COLUMNS = (
@@ -30,6 +30,7 @@ COLUMNS = (
     "assembly", "output_type",
 )
 OPTIONAL_COLUMNS = ("replicate", "lineage")
+UNKNOWN_LINEAGE = "unknown"  # of a cell type none of whose rows gives one; no lineage that cell types share
 REQUIRED_COLUMNS = ("cell_type", "target", "kind", "path_or_url", "assembly")  # the others may be left out
 KINDS = ("accessibility_signal", "accessibility_peaks", "histone", "tf", "expression")
 BIGWIG_KINDS = ("accessibility_signal", "histone", "tf")
@@ -90,6 +91,36 @@ def keep_cell_types(manifest: pd.DataFrame, names: Sequence[str]) -> pd.DataFram
     kept = manifest[manifest["cell_type"].isin(list(names))] if names else manifest
     kept.attrs = dict(manifest.attrs)
     return kept
+
+
+def lineages_of(manifest: pd.DataFrame) -> dict[str, str]:
+    """Return {cell type: lineage}, in the manifest's order; `UNKNOWN_LINEAGE` where no row gives one.
+
+    manifest: cell_type and lineage, text; a cell type's empty rows follow those that give one. Several names in
+    one field, parted by commas or semicolons, are together one lineage, in whatever order they stand: it is
+    another one than each of its parts. Raises ChromaccError for cell types whose rows differ.
+    """
+    given = _given_lineages(manifest)
+    differ = [f"{name} ({' / '.join(labels)})" for name, labels in given.items() if len(labels) > 1]
+    if differ:
+        raise ChromaccError(f"rows of one cell type give several lineages: {'; '.join(differ)}; needed one for each "
+                            "cell type. Correct the column lineage, or leave it empty")
+    return {name: next(iter(labels), UNKNOWN_LINEAGE) for name, labels in given.items()}
+
+
+def _given_lineages(manifest: pd.DataFrame) -> dict[str, list[str]]:
+    """Return {cell type: its different lineages}, [] where none is given."""
+    found: dict[str, list[str]] = {}
+    for name, text in zip(manifest["cell_type"], manifest["lineage"]):
+        labels, label = found.setdefault(name, []), _lineage(text)
+        if label and label not in labels:
+            labels.append(label)
+    return found
+
+
+def _lineage(text: str) -> str:
+    parts = {part.strip() for part in re.split("[,;]", text)} - {""}
+    return ", ".join(sorted(parts)) if parts != {UNKNOWN_LINEAGE} else ""
 
 
 def is_simulated(manifest: pd.DataFrame) -> bool:
@@ -424,6 +455,22 @@ def _check_cell_types(name: str, manifest: pd.DataFrame, for_training: bool) -> 
             problems.append(
                 Problem(name, line, f"cell type {cell_type} has no accessibility peaks", "signal only",
                         "accessibility_peaks for labels", "Its labels are left unknown.", fatal=False))
+    return problems + (_check_lineages(name, manifest) if for_training else [])
+
+
+def _check_lineages(name: str, manifest: pd.DataFrame) -> list[Problem]:
+    """Cell types whose rows differ in the lineage, and a note of those without one beside others that have one."""
+    given = _given_lineages(manifest)
+    problems = [
+        Problem(name, int(manifest.index[manifest["cell_type"] == cell_type][0]),
+                f"rows of cell type {cell_type} give several lineages", " / ".join(labels), "one lineage, or none",
+                "Correct the column lineage, or leave it empty.")
+        for cell_type, labels in given.items() if len(labels) > 1]
+    unknown = [cell_type for cell_type, labels in given.items() if not labels]
+    if 0 < len(unknown) < len(given):
+        problems.append(Problem(name, 0, f"{len(unknown)} of {len(given)} cell type(s) without a lineage",
+                                ", ".join(unknown), "the column lineage, where it is known",
+                                "The split does not balance them by lineage.", fatal=False))
     return problems
 
 

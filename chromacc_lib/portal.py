@@ -17,9 +17,12 @@ import requests
 
 from chromacc_lib import ChromaccError
 
-__all__ = ["PORTAL", "Portal", "accessions_of", "id_of", "open_portal", "review_accessions", "text_field"]
+__all__ = [
+    "FILE_ACCESSION", "PORTAL", "Portal", "accessions_of", "id_of", "open_portal", "review_accessions", "text_field",
+]
 
 PORTAL = "https://www.encodeproject.org"
+FILE_ACCESSION = r"ENCFF[0-9]{3}[A-Z]{3}"
 PASSING = (429, 500, 502, 503, 504)  # faults that may pass: tried again
 LONGEST_PAUSE = 60.0  # seconds, whatever Retry-After asks for
 
@@ -137,7 +140,7 @@ def review_accessions(accessions: Iterable[str], portal: str = PORTAL, *, attemp
     client = open_portal(portal, attempts, pause)
     rows = []
     for accession in accessions:
-        if not re.fullmatch(r"ENCFF[0-9]{3}[A-Z]{3}", accession):
+        if not re.fullmatch(FILE_ACCESSION, accession):
             raise ChromaccError(f"accession {accession!r}: needed a file of ENCODE, such as ENCFF849TDM")
         status, record = client.get(f"/files/{accession}/")
         if status == 404:

@@ -1,7 +1,8 @@
 """Reference: a genome and its blacklist by name, fetched once from a pinned address and checked.
 
-"hg38" stands for a path wherever a genome or a blacklist is asked for. Files go to the cache folder
-(CHROMACC_CACHE, or data/cache).
+"hg38" stands for a path wherever a genome or a blacklist is asked for; a run fetches these two alone, and takes
+chromosome sizes from the genome. `fetch_reference` fetches the publisher's chrom.sizes as well, for other tools.
+Files go to the cache folder (CHROMACC_CACHE, or data/cache).
 """
 
 import json
@@ -29,10 +30,11 @@ class PinnedFile:
 
 @dataclass(frozen=True)
 class Reference:
-    """What `fetch_reference` found: paths of genome and blacklist, and sizes, {chromosome: bp}."""
+    """What `fetch_reference` found: paths of genome, blacklist and chrom.sizes, and sizes, {chromosome: bp}."""
 
     genome_fasta: Path
     blacklist: Path
+    chrom_sizes: Path
     sizes: dict[str, int]
 
 
@@ -54,7 +56,7 @@ REFERENCES: dict[str, dict[str, PinnedFile]] = {
 
 
 def fetch_reference(name: str) -> Reference:
-    """Return a reference's files, fetched where they are not in the cache yet (hg38: 0.84 GB).
+    """Return all of a reference's files, fetched where they are not in the cache yet (hg38: 0.84 GB).
 
     Raises ChromaccError for an unknown name, a file that cannot be fetched or has another checksum than pinned
     or recorded, or chromosome sizes that differ from the genome's.
@@ -71,7 +73,7 @@ def fetch_reference(name: str) -> Reference:
             f"{paths['sizes']}: {len(differ)} chromosome(s) differ from {paths['genome']}: "
             f"{', '.join(differ[:4])}; got {listed.get(differ[0])} bp, needed {sizes.get(differ[0])}. "
             "Remove both files, and fetch again")
-    return Reference(paths["genome"], paths["blacklist"], sizes)
+    return Reference(paths["genome"], paths["blacklist"], paths["sizes"], sizes)
 
 
 def genome_path(value: str | Path) -> str | Path:

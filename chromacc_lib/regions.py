@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 import chromacc_lib
 from chromacc_lib import ChromaccError
+from chromacc_lib.cache import fetched_here, sync
 from chromacc_lib.genes import TF_TABLE
 from chromacc_lib.genome import open_genome
 from chromacc_lib.normalization import BLOCK_WINDOWS
@@ -37,7 +38,7 @@ from chromacc_lib.windows import sequence_codes
 
 __all__ = [
     "CHUNK_WINDOWS", "TRACK_KINDS", "Plan", "SignalFile", "code_hashes", "fill_regions", "is_begun", "lay_out",
-    "region_windows", "remove_markers",
+    "region_windows", "regions_to_do", "remove_markers",
 ]
 
 CHUNK_WINDOWS = BLOCK_WINDOWS  # windows a zarr chunk: some MB for the largest variable
@@ -143,7 +144,7 @@ def lay_out(dataset: xr.Dataset, plan: Plan, fingerprint: str, per_region: int) 
     # compute=False: the zeros are a promise of shape and dtype, and nothing of them is written
     dataset.to_zarr(store, mode="w", encoding=encoding, consolidated=True, compute=False, **FORMAT)
     for path in store.rglob("*"):
-        _sync(path)
+        sync(path)
     _markers(store).mkdir()
     _write_durably(_beginning(store), json.dumps({"fingerprint": fingerprint, "region_windows": per_region}))
 
@@ -167,32 +168,22 @@ def _write_durably(path: Path, text: str) -> None:
     """Write a small file under a temporary name, bring it to the disk, and rename it."""
     new = path.with_name(path.name + ".new")
     new.write_text(text + "\n")
-    _sync(new)
+    sync(new)
     os.replace(new, path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """Bring a file, or a folder's list of names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)
 
 
 # --- filling ------------------------------------------------------------------------------------------------
 def fill_regions(plan: Plan, windows: pd.DataFrame, label: np.ndarray, per_region: int, address: str = "",
-                 workers: int | None = None, say: Callable[[str], None] = print) -> None:
-    """Fill a store that was laid out, but for the regions that are there already.
+                 workers: int | None = None, say: Callable[[str], None] = print) -> int:
+    """Fill a store that was laid out, but for the regions that are there already; return the bytes fetched for it.
 
+    These came over the network, to whichever worker; what the cache had counts as nothing.
     windows: chrom, start, end, in genome order; label: int8, shape=(W, C), -1 = unknown. per_region: windows
     a region. address: of a dask scheduler, "" = a local cluster of `workers` threads (None = one a core).
     Raises the first region's ChromaccError, or one that names the scheduler; what is there stays there.
     """
-    store = Path(plan.store)
-    numbers = range(-(-len(windows) // per_region))
-    todo = [number for number in numbers if not (_markers(store) / f"{number:06d}.done").exists()]
+    numbers, todo = range(-(-len(windows) // per_region)), regions_to_do(plan, len(windows), per_region)
     if len(todo) < len(numbers):
         say(f"{len(numbers) - len(todo)} of {len(numbers)} regions were there already")
     regions = (_Region(number, first, windows.iloc[first:first + per_region][["chrom", "start", "end"]],
@@ -200,8 +191,18 @@ def fill_regions(plan: Plan, windows: pd.DataFrame, label: np.ndarray, per_regio
                for number, first in ((number, number * per_region) for number in todo))
     with tqdm(total=len(numbers), initial=len(numbers) - len(todo), desc="regions", unit="region",
               disable=None) as bar:
-        for _ in _run(plan, regions, address, workers) if todo else ():
+        fetched = 0
+        for here in _run(plan, regions, address, workers) if todo else ():
+            fetched += here
             bar.update()
+    return fetched
+
+
+def regions_to_do(plan: Plan, n_windows: int, per_region: int) -> list[int]:
+    """Return the numbers of the regions of a store that no run has filled yet; region i begins at i * per_region."""
+    markers = _markers(Path(plan.store))
+    return [number for number in range(-(-n_windows // per_region))
+            if not (markers / f"{number:06d}.done").exists()]
 
 
 def remove_markers(store: str | Path) -> None:
@@ -214,7 +215,7 @@ def remove_markers(store: str | Path) -> None:
 
 
 def _run(plan: Plan, regions: Iterator[_Region], address: str, workers: int | None) -> Iterator[int]:
-    """Hand out regions in genome order, a few ahead; yield the number of each that is done."""
+    """Hand out regions in genome order, a few ahead; yield the bytes that each fetched when it is done."""
     with _open_client(address, workers, plan) as client:
         jobs = distributed.as_completed(loop=client.loop)
         ahead = AHEAD * sum(client.nthreads().values())
@@ -234,7 +235,8 @@ def _run(plan: Plan, regions: Iterator[_Region], address: str, workers: int | No
 
 
 def _fill(plan: Plan, region: _Region) -> int:
-    """Read all files under a region, write its slice of every variable, and mark it as done."""
+    """Read all files under a region, write its slice of every variable, mark it as done; return the bytes fetched."""
+    before = fetched_here()
     last = region.first + len(region.windows)
     arrays = _region_arrays(plan, region)
     part = xr.Dataset({name: (_DIMS[name], array) for name, array in arrays.items() if array.size})
@@ -244,10 +246,10 @@ def _fill(plan: Plan, region: _Region) -> int:
         for chunk in range(region.first // plan.chunk_windows, -(-last // plan.chunk_windows)):
             path = store / name / ".".join([str(chunk)] + ["0"] * (part[name].ndim - 1))
             if path.exists():  # a chunk of nothing but the fill value, NaN, is not written
-                _sync(path)
-        _sync(store / name)
+                sync(path)
+        sync(store / name)
     _write_durably(_markers(store) / f"{region.number:06d}.done", f"windows {region.first} to {last}")
-    return region.number
+    return fetched_here() - before
 
 
 def _region_arrays(plan: Plan, region: _Region) -> dict[str, np.ndarray]:
@@ -355,5 +357,5 @@ def code_hashes() -> tuple[str, ...]:
     return tuple(hashlib.md5(file.read_bytes()).hexdigest() for file in files)
 
 
-_SOURCES = ("__init__", "sources", "genome", "bigwig", "genes", "manifest", "fetch", "matching", "windows",
-            "signals", "normalization", "regions", "dataset")
+_SOURCES = ("__init__", "network", "cache", "sources", "genome", "bigwig", "genes", "manifest", "fetch", "matching",
+            "windows", "signals", "normalization", "regions", "dataset")

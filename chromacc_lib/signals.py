@@ -19,8 +19,8 @@ from chromacc_lib import ChromaccError
 from chromacc_lib.bigwig import open_bigwig, read_bins
 
 __all__ = [
-    "STATISTICS", "Signal", "bin_edges", "binned_signal", "binned_signals", "bytes_to_fetch", "chroms_with_data",
-    "genome_mean", "read_signal", "window_mean", "window_statistics",
+    "STATISTICS", "RemoteBytes", "Signal", "bin_edges", "binned_signal", "binned_signals", "bytes_to_fetch",
+    "chroms_with_data", "genome_mean", "read_signal", "window_mean", "window_statistics",
 ]
 
 STATISTICS = ("mean", "variance", "max")
@@ -115,21 +115,31 @@ def binned_signal(entry: str | Path, windows: pd.DataFrame, n_bins: int) -> np.n
     return read_signal(entry, windows, n_bins).values
 
 
-def bytes_to_fetch(entry: str, windows: pd.DataFrame) -> tuple[int, int]:
-    """Return the bytes of a remote bigWig that reading these windows will fetch, and the bytes it has in all.
+class RemoteBytes(NamedTuple):
+    """Of a remote bigWig, in bytes: the whole file; the blocks under some windows; what is to be fetched of these."""
 
-    The index on the way to the windows is read for it; what the cache holds counts as nothing.
+    file: int
+    blocks: int
+    to_fetch: int
+
+
+def bytes_to_fetch(entry: str, windows: pd.DataFrame) -> RemoteBytes:
+    """Return what reading these windows (any number) of a remote bigWig will take.
+
+    The index on the way to the windows is read for it, and not part of it; what the cache holds is not fetched.
+    Requests are joined over all windows here, and region by region when they are read: at most `cache.WASTE` of the
+    bytes are read along either way, so that what is fetched lies within that share of `to_fetch`.
     """
-    length = int(windows["end"].iloc[0] - windows["start"].iloc[0])
-    ranges: list[tuple[int, int]] = []
+    blocks: dict[int, int] = {}  # an index may name a block under two chromosomes
     with open_bigwig(entry) as bigwig:
         for chrom, rows in windows.groupby("chrom", sort=False):
             if chrom in bigwig.chroms:
-                starts = np.sort(rows["start"].to_numpy(dtype=np.int64))
-                blocks = bigwig.blocks(chrom, starts, starts + length)
-                ranges += zip(blocks["offset"].tolist(), blocks["size"].tolist())
+                rows = rows.sort_values("start")
+                found = bigwig.blocks(chrom, *(rows[side].to_numpy(dtype=np.int64) for side in ("start", "end")))
+                blocks |= zip(found["offset"].tolist(), found["size"].tolist())
         source = bigwig.source
-        return sum(size for _, size in source.missing(ranges)), source.size
+        to_fetch = sum(size for _, size in source.missing(list(blocks.items())))
+        return RemoteBytes(source.size, sum(blocks.values()), to_fetch)
 
 
 def _require_inside(entry: str | Path, chrom: str, starts: np.ndarray, length: int, size: int) -> None:

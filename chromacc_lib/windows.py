@@ -13,7 +13,7 @@ from bioframe.core import arrops
 
 from chromacc_lib import ChromaccError
 from chromacc_lib.genome import N_CODE, Genome, genome_sizes, open_genome
-from chromacc_lib.manifest import INPUT_KINDS, read_intervals
+from chromacc_lib.manifest import INPUT_KINDS, UNKNOWN_LINEAGE, lineages_of, read_intervals
 from chromacc_lib.matching import COVARIATES, MatchChoice, add_covariates, match_covariates, match_summary
 from chromacc_lib.problems import require_no_problems
 
@@ -390,16 +390,18 @@ def split_cell_types(cell_types: pd.DataFrame, seed: int, test: Sequence[str] = 
                      validation: Sequence[str] = (), observed: pd.DataFrame | None = None) -> dict[str, str]:
     """Assign whole cell types to train, validation and test, near 70/15/15, spread over lineages and assays.
 
-    cell_types: one row for each pair of cell_type and donor, and its lineage. Cell types that share a donor
-    stay together. observed: from `observed_assays`; cell types that lack an assay are then spread as well, so
-    that no split is the one without it. Of 4,096 random draws that is taken whose counts deviate least from
-    70/15/15: a deviation of one cell type weighs 4, within a lineage 1 more, within those that lack a given
-    assay 0.5 more. test, validation: explicit names; validation ("none",) = no validation cell types. Raises
-    ChromaccError for an unknown name, an explicit list that parts one donor, or too few cell types.
+    cell_types: one row for each pair of cell_type and donor, and its lineage (see `lineages_of`; cell types of
+    unknown lineage are balanced without it). Cell types that share a donor stay together. observed: from
+    `observed_assays`; cell types that lack an assay are then spread as well, so that no split is the one
+    without it. Of 4,096 random draws that is taken whose counts deviate least from 70/15/15: a deviation of one
+    cell type weighs 4, within a known lineage 1 more, within those that lack a given assay 0.5 more. test,
+    validation: explicit names; validation ("none",) = no validation cell types. Raises ChromaccError for an
+    unknown name, an explicit list that parts one donor, several lineages of one cell type, or too few cell
+    types.
     """
-    lineage = cell_types.groupby("cell_type", sort=False)["lineage"].first()
+    lineage = pd.Series(lineages_of(cell_types), dtype=object)
     units = _donor_groups(cell_types)
-    strata = pd.get_dummies(lineage).astype(float)
+    strata = pd.get_dummies(lineage.mask(lineage == UNKNOWN_LINEAGE)).astype(float)
     strata.insert(0, "all", WEIGHT_ALL)
     weights = np.array([strata.loc[list(unit)].sum(axis=0).to_numpy() for unit in units])
     if observed is not None:

@@ -4,6 +4,8 @@ nothing.
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -482,6 +484,17 @@ def test_gene_quantifications_of_encode_become_metadata(project):
     assert other.fresh and open_dataset(other.path)["feature"].values.tolist() == ["TSPAN6"]
 
 
+def test_an_unknown_lineage_is_shown_as_such(project):
+    text = project.manifest.read_text().splitlines()
+    at = text[0].split("\t").index("lineage")
+    rows = [line.split("\t") for line in text]
+    write_lines(project.manifest, *("\t".join([*row[:at], "" if row[0] in "AB" else row[at], *row[at + 1:]])
+                                    for row in rows))
+    cells = load_arrays(curate_project(project).path).cell_types.set_index("cell_type")
+    assert cells["lineage"].to_dict() == {
+        "A": "unknown", "B": "unknown", "C": "even", "D": "odd", "E": "even", "F": "odd"}
+
+
 def test_the_cap_is_kept_and_counted(project):
     result = curate_project(project, replace(PARAMETERS, max_positive_windows=12))
     assert sum(n for name, n in result.summary["windows"].items() if name.endswith("peak")) == 12
@@ -538,6 +551,31 @@ def test_same_seed_same_bytes(project):
     assert open_dataset(second.path).load().identical(before)
     assert texts == [(second.path / name).read_text()
                      for name in ("curation.json", "normalization.json", "manifest.lock.tsv")]
+
+
+def test_two_curations_of_one_folder_do_not_meet(project):
+    refused = []
+
+    def say(line):
+        if not refused:
+            with pytest.raises(ChromaccError, match="dataset: another curation is writing there") as caught:
+                curate_project(project)
+            refused.append(str(caught.value))
+
+    assert curate_project(project, say=say).fresh
+    assert "Wait until it is done, which this one can then use, or give another dataset_dir" in refused[0]
+    assert not curate_project(project).fresh, "free again, and what the other made is used"
+
+
+def test_a_curation_that_was_killed_holds_nothing(project):
+    script = ("import sys, time\nfrom pathlib import Path\nfrom chromacc_lib.dataset import _alone\n"
+              "with _alone(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n")
+    with subprocess.Popen([sys.executable, "-c", script, project.folder / "dataset"], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ChromaccError, match="another curation is writing there"):
+            curate_project(project)
+        other.kill()
+    assert curate_project(project).fresh
 
 
 def test_what_an_interrupted_run_left_is_removed_aloud(project):

@@ -4,7 +4,9 @@ shipped manifest.
 
 import os
 import re
+from collections import Counter
 from dataclasses import FrozenInstanceError
+from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +17,7 @@ from portal_server import (
 
 from chromacc_lib import ChromaccError, cli, project_path
 from chromacc_lib.encode import CHOICE_COLUMNS, ENCODE_COLUMNS, EncodeQuery, resolve, write_resolution
-from chromacc_lib.manifest import COLUMNS, INPUT_KINDS, KINDS
+from chromacc_lib.manifest import COLUMNS, INPUT_KINDS, KINDS, UNKNOWN_LINEAGE, lineages_of
 from chromacc_lib.parameters import read_profile
 from chromacc_lib.portal import open_portal, review_accessions
 
@@ -542,6 +544,30 @@ def test_the_files_of_a_manifest_are_reviewed():
         review_accessions(["../x"], portal.url)
 
 
+def review_at(portal, path):
+    with serve(portal):
+        return cli.main(["review", str(path), "--portal", portal.url])
+
+
+def test_the_review_command_names_what_is_no_longer_current(tmp_path, capsys):
+    good = make_file("ENCFF000ZAA", FOLD)
+    old = make_file("ENCFF000ZAB", FOLD, status="archived", superseded_by=["/files/ENCFF000ZAA/"])
+    header = "cell_type\ttarget\tkind\tpath_or_url\tassembly\taccession"
+    rows = [f"A\tCTCF\ttf\t{name}.bigWig\tGRCh38\t{name}" for name in ("ENCFF000ZAA", "ENCFF000ZAB")]
+    path = tmp_path / "tracks.tsv"
+    path.write_text("\n".join([header, *rows, "A\tMAX\ttf\tmine.bigWig\tGRCh38\tGSM1"]) + "\n")
+    portal = LocalPortal(files=[good, old])
+    assert review_at(portal, path) == 1
+    said = capsys.readouterr()
+    assert said.err == f"{path}, line 3: ENCFF000ZAB: archived, its successor is ENCFF000ZAA\n"
+    assert "1 of 2 ENCODE file(s) are current; 1 row(s) without an accession of ENCODE were not looked at" in said.out
+    assert [asked for asked, _ in portal.asked] == ["/files/ENCFF000ZAA/", "/files/ENCFF000ZAB/"]
+    path.write_text("\n".join([header, rows[0]]) + "\n")
+    assert review_at(portal, path) == 0 and capsys.readouterr().err == ""
+    path.write_text("\n".join([header, rows[0].replace("ENCFF", "other")]) + "\n")
+    assert review_at(portal, path) == 1 and "none of 1 row(s) has an accession of ENCODE" in capsys.readouterr().err
+
+
 def test_the_command_writes_and_says_what_is_kept_and_missing(tmp_path, capsys):
     portal = LocalPortal([atac(), BEST])
     with serve(portal):
@@ -644,6 +670,13 @@ def test_the_shipped_manifest_is_consistent():
         assert rows["experiment"].nunique() == 1, "signal and peaks of one experiment"
 
 
+def test_each_cell_type_of_the_shipped_manifest_has_one_lineage_and_one_donor():
+    table = shipped()
+    unknown = [name for name, lineage in lineages_of(table).items() if lineage == UNKNOWN_LINEAGE]
+    assert unknown == ["A549", "H1", "HEK293"]
+    assert (table.groupby("cell_type")[["donor", "lineage"]].nunique() == 1).all(axis=None)
+
+
 TRAINABLE = ["K562", "GM12878", "HepG2", "A549", "MCF-7"]
 
 
@@ -677,3 +710,23 @@ def test_the_shipped_manifest_is_what_was_recorded(recorded):
         assert row.cell_type == fact.biosample
         assert row.path_or_url.endswith(fact.href) and fact.status == "released"
         assert row.target in (fact.target, "accessibility")
+
+
+def test_the_shipped_lineages_are_what_was_recorded(recorded):
+    """By the resolver's rule from whole experiments; else from the counts that a search gives by organ."""
+    found = {}
+    for path in recorded.glob("experiment_*.json.gz"):
+        ontology = read_recorded(path)["biosample_ontology"]
+        found[ontology["term_name"]] = set(ontology["organ_slims"])
+    search = read_recorded(recorded / "search_721_experiments.json.gz")
+    hits = Counter(hit["biosample_ontology"]["term_name"] for hit in search["@graph"])
+    (organs,) = [f["terms"] for f in search["facets"] if f["field"] == "biosample_ontology.organ_slims"]
+    counted = {name: set() for name in hits}
+    for organ in organs:  # an organ's count is that of the cell types that have it: only one sum of hits fits
+        (members,) = [names for n in range(1, len(hits) + 1) for names in combinations(hits, n)
+                      if sum(hits[name] for name in names) == organ["doc_count"]]
+        for name in members:
+            counted[name].add(organ["key"])
+    assert set(counted) == {"K562", "HepG2", "GM12878", "MCF-7"} and all(counted[name] == found[name] for name in found)
+    expected = {name: ", ".join(sorted(names)) for name, names in counted.items()}
+    assert {k: v for k, v in lineages_of(shipped()).items() if v != UNKNOWN_LINEAGE} == expected

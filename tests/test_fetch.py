@@ -1,14 +1,20 @@
 """A manifest of web addresses is curated like one of paths, from a local server that counts what it sends."""
 
 import hashlib
+import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyBigWig
 import pytest
-from conftest import PARAMETERS
+from conftest import PARAMETERS, TinyProject, write_fasta, write_lines, write_manifest
 from range_server import serve
 
-from chromacc_lib import ChromaccError
+from chromacc_lib import ChromaccError, dataset
+from chromacc_lib.bigwig import open_bigwig
+from chromacc_lib.cache import WASTE
 from chromacc_lib.dataset import curate, open_dataset
 from chromacc_lib.fetch import fetch
 from chromacc_lib.manifest import check_manifest, read_manifest
@@ -88,7 +94,8 @@ def test_curation_over_the_network_equals_curation_from_disk(remote_project, tmp
     local = curate(project.manifest, project.genome_fasta, tmp_path / "local", PARAMETERS, say=said.append)
     remote = curate(manifest, project.genome_fasta, tmp_path / "remote", PARAMETERS, remote_tracks=how, say=said.append)
     streamed = [line for line in said if "remote tracks" in line]
-    assert len(streamed) == (how == "stream")
+    assert len(streamed) == 2 * (how == "stream") and bool(remote.summary["streamed"]) == (how == "stream")
+    assert local.summary["streamed"] == {}
     one, other = open_dataset(local.path), open_dataset(remote.path)
     for name in one.data_vars:
         assert np.array_equal(one[name].values, other[name].values, equal_nan=True), name
@@ -100,3 +107,154 @@ def test_curation_over_the_network_equals_curation_from_disk(remote_project, tmp
     asked = len(served.asked)
     again = curate(manifest, project.genome_fasta, tmp_path / "remote", PARAMETERS, remote_tracks=how, say=said.append)
     assert not again.fresh and len(served.asked) == asked, "a rerun asks the network for nothing"
+
+
+# --- how many bytes -----------------------------------------------------------------------------------------
+CHROM_BP, STEP = 1_000_000, 10
+TRACKS = ("ATAC", "H3K27ac", "CTCF")
+
+
+def write_track(path, sizes, seed, items_per_block):
+    """Write an interval every 10 bp, with pyBigWig's blocks (0), or so many items a block.
+
+    A block ends where intervals of another kind follow: so starts with a span, and starts with ends, take turns.
+    """
+    rng, starts = np.random.default_rng(seed), np.arange(0, CHROM_BP, STEP)
+    with pyBigWig.open(str(path), "w") as bigwig:
+        bigwig.addHeader(list(sizes.items()))
+        for chrom in sizes:
+            values = rng.gamma(1, 2, len(starts))
+            for number, first in enumerate(range(0, len(starts), items_per_block or len(starts))):
+                here = slice(first, first + (items_per_block or len(starts)))
+                at, signal = starts[here].tolist(), values[here].tolist()
+                if number % 2:
+                    bigwig.addEntries([chrom] * len(at), at, ends=(starts[here] + STEP - 1).tolist(), values=signal)
+                else:
+                    bigwig.addEntries(chrom, at, values=signal, span=STEP - 1)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Four cell types x three tracks of some 2 MB, of two block layouts, and few windows; paths, nothing served."""
+    folder = tmp_path_factory.mktemp("large")
+    rng, sizes, rows = np.random.default_rng(3), {f"chrL{i}": CHROM_BP for i in range(1, 4)}, []
+    genome = write_fasta(folder / "genome.fa", {chrom: "".join(rng.choice(list("ACGT"), CHROM_BP)) for chrom in sizes})
+    spots = [(chrom, int(at)) for chrom in sizes for at in rng.choice(np.arange(10_000, 990_000, 5_000), 12, False)]
+    for number, cell in enumerate("ABCD"):
+        peaks = [f"{chrom}\t{at - 200}\t{at + 200}\tp\t0\t.\t{5 + i % 7}\t-1\t-1\t200"
+                 for i, (chrom, at) in enumerate(spots) if (i + number) % 3]
+        write_lines(folder / f"{cell}.narrowPeak", *peaks)
+        rows.append({"cell_type": cell, "target": "accessibility", "kind": "accessibility_peaks",
+                     "path_or_url": f"{cell}.narrowPeak"})
+        for i, (target, kind) in enumerate(zip(TRACKS, ("accessibility_signal", "histone", "tf"))):
+            write_track(folder / f"{cell}_{target}.bw", sizes, 10 * number + i, 1_024 * ((number + i) % 2))
+            rows.append({"cell_type": cell, "target": target if kind != "accessibility_signal" else "accessibility",
+                         "kind": kind, "path_or_url": f"{cell}_{target}.bw"})
+    manifest = write_manifest(folder / "tracks.tsv", rows)
+    return TinyProject(folder, manifest, genome, folder / "none.bed", sizes, tuple("ABCD"))
+
+
+@pytest.fixture
+def stream(large, tmp_path, monkeypatch):
+    """Return a function that curates the large project over the network, and the server; chunks are small."""
+    monkeypatch.setattr(dataset, "CHUNK_WINDOWS", 8)
+    monkeypatch.setenv("CHROMACC_CACHE", str(tmp_path / "cache"))
+    table = pd.read_csv(large.manifest, sep="\t", dtype=str, keep_default_na=False)
+    parameters = replace(PARAMETERS, validation_cell_types=("none",))
+    with serve() as served:
+        for entry in table["path_or_url"]:
+            served.files["/" + entry] = (large.folder / entry).read_bytes()
+        manifest = tmp_path / "remote.tsv"
+        table.assign(path_or_url=[served.url("/" + entry) for entry in table["path_or_url"]]).to_csv(
+            manifest, sep="\t", index=False)
+
+        def run(name, say=lambda line: None):
+            fetch(read_manifest(manifest))  # peaks, whole: not what is counted here
+            served.sent = 0
+            return curate(manifest, large.genome_fasta, tmp_path / name, parameters, workers=2, say=say)
+
+        yield run, served
+
+
+def held_by_blocks(large, windows):
+    """Return the bytes that the blocks under some windows hold, over all tracks, from the local files."""
+    total = 0
+    for path in sorted(large.folder.glob("*.bw")):
+        with open_bigwig(path) as bigwig:
+            blocks = bigwig.blocks()
+        chroms = np.array(list(large.sizes))[blocks["start_chrom"]]
+        touched = np.zeros(len(blocks), dtype=bool)
+        for chrom, start, end in windows:
+            touched |= (chroms == chrom) & (blocks["start"] < end) & (blocks["end"] > start)
+        total += int(blocks["size"][touched].sum())
+    return total
+
+
+def windows_of(path):
+    data = open_dataset(path)
+    return list(zip(data["chrom"].values, data["start"].values, data["end"].values))
+
+
+def test_block_layouts_are_the_two_in_use(large):
+    items = {}
+    for name in ("A_ATAC", "A_H3K27ac"):
+        with open_bigwig(large.folder / f"{name}.bw") as bigwig:
+            blocks = bigwig.blocks()
+        items[name] = int(np.median((blocks["end"] - blocks["start"])[blocks["end"] > blocks["start"]])) // STEP
+    assert items["A_H3K27ac"] in (1_023, 1_024) and items["A_ATAC"] > 2_000
+
+
+def test_what_is_fetched_is_near_what_was_expected_and_what_the_blocks_hold(large, stream):
+    run, served = stream
+    said = []
+    result = run("first", said.append)
+    streamed, sent = result.summary["streamed"], served.sent
+    assert streamed == json.loads((result.path / "curation.json").read_text())["streamed"]
+    assert streamed["files"] == 12
+    assert streamed["file_bytes"] == sum(path.stat().st_size for path in large.folder.glob("*.bw"))
+    windows = windows_of(result.path)
+    assert streamed["windows"] == len(windows) > 40
+    assert streamed["block_bytes"] == held_by_blocks(large, windows)
+    assert streamed["fetched_bytes"] + streamed["index_bytes"] == sent, "counted at the source"
+    assert streamed["block_bytes"] < 0.8 * streamed["file_bytes"], "else nothing is shown"
+    assert 0.9 * streamed["block_bytes"] < streamed["fetched_bytes"] <= (1 + WASTE) * streamed["block_bytes"]
+    assert sent <= 1.5 * streamed["block_bytes"]
+    assert abs(streamed["fetched_bytes"] - streamed["expected_bytes"]) <= WASTE * streamed["expected_bytes"]
+    (line,) = [line for line in said if "bytes of remote tracks were fetched" in line]
+    assert all(f"{streamed[f'{what}_bytes']:,}" in line for what in ("fetched", "expected", "block", "index"))
+
+    said.clear()
+    again = run("first", said.append)
+    assert not again.fresh and served.sent == 0 and "0 bytes of remote tracks were fetched." in said[-1]
+    assert again.summary["streamed"] == streamed, "of the run that made it"
+    said.clear()
+    other = run("other", said.append)
+    assert other.fresh and served.sent == 0
+    assert other.summary["streamed"] == streamed | {"expected_bytes": 0, "fetched_bytes": 0, "index_bytes": 0}
+    assert any(line.startswith("0 bytes of remote tracks were fetched, 0 were expected") for line in said)
+
+
+def test_a_run_that_goes_on_expects_only_what_is_left(large, stream, tmp_path, monkeypatch):
+    run, served = stream
+
+    def stop(*_):
+        raise ChromaccError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "fit_normalization", stop)
+        with pytest.raises(ChromaccError, match="stopped"):
+            run("dataset")
+    markers = sorted((tmp_path / "dataset.partial/regions").glob("*.done"))
+    assert len(markers) > 4
+    windows = windows_of(tmp_path / "dataset.partial")
+    for marker in markers[1:3]:
+        marker.unlink()
+    left = windows[8:24]
+    for copy in (tmp_path / "cache").glob("*/ranges.jsonl"):  # the cache of blocks is emptied meanwhile
+        shutil.rmtree(copy.parent)
+    streamed = run("dataset").summary["streamed"]
+    assert streamed["windows"] == 16 and streamed["block_bytes"] == held_by_blocks(large, left)
+    assert streamed["block_bytes"] <= streamed["expected_bytes"] <= (1 + WASTE) * streamed["block_bytes"]
+    assert abs(streamed["fetched_bytes"] - streamed["expected_bytes"]) <= WASTE * streamed["expected_bytes"]
+    assert streamed["fetched_bytes"] + streamed["index_bytes"] == served.sent
+    assert streamed["block_bytes"] < 0.5 * held_by_blocks(large, windows)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyBigWig
 import pytest
 from conftest import TinyProject, write_bigwig, write_fasta, write_lines
@@ -13,7 +14,7 @@ from conftest import TinyProject, write_bigwig, write_fasta, write_lines
 from chromacc_lib import ChromaccError
 from chromacc_lib.bigwig import open_bigwig
 from chromacc_lib.manifest import (
-    COLUMNS, check_manifest, genome_sizes, is_simulated, keep_cell_types, open_genome, read_expression,
+    COLUMNS, check_manifest, genome_sizes, is_simulated, keep_cell_types, lineages_of, open_genome, read_expression,
     read_intervals, read_manifest, write_lock,
 )
 from chromacc_lib.problems import FileProblem, require_no_problems
@@ -156,6 +157,29 @@ def test_a_cell_type_without_peaks_is_a_note(project):
     assert not note.fatal and "cell type F has no accessibility peaks" in str(note) and str(note).startswith(
         "note: ")
     require_no_problems([note])  # does not raise
+
+
+def test_lineages_have_one_rule():
+    rows = [("a", ""), ("b", "liver"), ("a", "blood; bodily fluid"), ("c", ""), ("a", "bodily fluid, blood"),
+            ("d", "unknown"), ("e", "blood")]
+    table = pd.DataFrame(rows, columns=["cell_type", "lineage"])
+    assert lineages_of(table) == {"a": "blood, bodily fluid", "b": "liver", "c": "unknown", "d": "unknown",
+                                  "e": "blood"}
+    table.loc[len(table)] = ("e", "liver")
+    with pytest.raises(ChromaccError, match=r"several lineages: e \(blood / liver\); needed one"):
+        lineages_of(table)
+
+
+def test_rows_that_differ_in_the_lineage_are_a_problem_and_unknown_ones_a_note(project):
+    table = read_manifest(project.manifest)
+    (first, second) = table.index[table["cell_type"] == "B"][:2]
+    table.loc[second, "lineage"] = "even"
+    table.loc[table["cell_type"] == "C", "lineage"] = ""
+    problem, note = check_manifest(table, project.genome_fasta)
+    assert problem.fatal and (problem.row, problem.got) == (first, "odd / even")
+    assert problem.what == "rows of cell type B give several lineages"
+    assert not note.fatal and "1 of 6 cell type(s) without a lineage" in note.what and note.got == "C"
+    assert check_manifest(table, project.genome_fasta, for_training=False) == []
 
 
 def test_md5_is_compared_when_given(project):

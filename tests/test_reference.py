@@ -44,6 +44,13 @@ def test_fetched_once_and_checked(tiny):
     assert genome_path("tiny") == found.genome_fasta and blacklist_path("tiny") == found.blacklist
 
 
+def test_a_run_fetches_genome_and_blacklist_alone(tiny):
+    served, _ = tiny
+    assert genome_path("tiny").name == "tiny.2bit" and blacklist_path("tiny").name == "black.bed.gz"
+    assert "/tiny.sizes" not in str(served.asked) and "/tiny.2bit" in str(served.asked)
+    assert fetch_reference("tiny").chrom_sizes.read_text() == "chr1\t50\nchr2\t4\n"
+
+
 def test_a_path_is_returned_as_it_is_and_fetches_nothing(tiny, tmp_path):
     served, _ = tiny
     assert genome_path("mine/hg19.fa") == "mine/hg19.fa" and genome_path(tmp_path) == tmp_path
@@ -61,8 +68,7 @@ def test_another_checksum_than_pinned_is_refused(tiny):
 
 def test_a_checksum_that_nobody_published_is_recorded_and_kept(tiny):
     served, _ = tiny
-    (sizes,) = fetch_reference("tiny").genome_fasta.parents[1].rglob("tiny.sizes")
-    sizes.unlink()
+    fetch_reference("tiny").chrom_sizes.unlink()
     served.files["/tiny.sizes"] = b"chr2\t4\nchr1\t50\n"  # the same sizes, in another order
     with pytest.raises(ChromaccError, match="recorded when it was first.*remove its line from .*checksums.json"):
         fetch_reference("tiny")

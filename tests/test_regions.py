@@ -16,10 +16,10 @@ from range_server import serve
 from test_fetch import remote_project  # noqa: F401
 
 from chromacc_lib import ChromaccError, dataset, normalization, regions
+from chromacc_lib.cache import RemoteFile
 from chromacc_lib.dataset import curate, open_dataset, read_normalization
 from chromacc_lib.normalization import METHODS, file_constants, fit_normalization, scale_file
 from chromacc_lib.regions import Plan, SignalFile, region_windows
-from chromacc_lib.sources import RemoteFile
 
 CHUNK = 16  # windows; the tiny project has about a hundred
 
@@ -69,6 +69,9 @@ def test_workers_by_address_fill_the_same_store_and_fetch_nothing_twice(remote_p
         assert address.startswith("tcp://")
         assert_same(serial, curate_to(project, "by_address", manifest, dask_address=address, per_region=CHUNK))
         assert sent <= served.sent <= 1.5 * sent
+        fetched = [json.loads((project.folder / name / "curation.json").read_text())["streamed"]["fetched_bytes"]
+                   for name in ("serial", "by_address")]
+        assert 0 < fetched[0] and fetched[0] / 1.2 <= fetched[1] <= 1.2 * fetched[0], "also by other processes"
         monkeypatch.setattr(regions, "code_hashes", lambda: ("another",))
         with pytest.raises(ChromaccError, match=f"worker tcp.* of {address} has another version of the project's"):
             curate_to(project, "refused", manifest, dask_address=address)

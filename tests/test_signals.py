@@ -273,6 +273,17 @@ def test_an_index_of_several_levels_leads_to_the_same_blocks(tmp_path):
     np.testing.assert_allclose(got[:, 0], base.reshape(15, 100).mean(axis=1), rtol=1e-6)
 
 
+def test_an_index_of_zeros_is_no_file_without_data(tmp_path, random_track):
+    data = bytearray(random_track.read_bytes())
+    with open_bigwig(random_track) as bigwig:
+        root = bigwig.index_offset + 48
+    data[root:root + 4] = bytes(4)
+    (tmp_path / "holes.bw").write_bytes(data)
+    with open_bigwig(tmp_path / "holes.bw") as bigwig:
+        with pytest.raises(ChromaccError, match="truncated or corrupt bigWig"):
+            bigwig.chroms_with_data()
+
+
 def test_a_worker_s_error_keeps_its_message(random_track, tmp_path):
     with pytest.raises(ChromaccError, match="nowhere.bw: missing file"):
         binned_signals([random_track, tmp_path / "nowhere.bw"], windows_at(("chr1", 0)), 5, workers=2)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,10 @@ import pyBigWig
 import pytest
 from range_server import serve
 
-from chromacc_lib import ChromaccError, sources
+from chromacc_lib import ChromaccError, cache, network
+from chromacc_lib.cache import RemoteFile, split_budget
 from chromacc_lib.signals import genome_mean, read_signal
-from chromacc_lib.sources import RemoteFile, download, download_all, split_budget
+from chromacc_lib.sources import download, download_all
 
 DATA = np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8).tobytes()
 
@@ -40,7 +42,7 @@ def open_remote(tmp_path):
 @pytest.fixture(autouse=True)
 def no_long_waits(monkeypatch):
     """Waits between tries are real, but short."""
-    monkeypatch.setattr(sources, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(network, "BACKOFF_S", 0.01)
 
 
 # --- ranges -------------------------------------------------------------------------------------------------
@@ -71,10 +73,10 @@ def test_budget_is_never_exceeded_and_all_is_covered():
 # --- the block cache ----------------------------------------------------------------------------------------
 def test_only_what_is_asked_for_is_fetched_and_only_once(server, open_remote):
     remote = open_remote(server.url("/x.bin"))
-    assert remote.size == len(DATA) and remote.fetched == sources.HEAD_BYTES
+    assert remote.size == len(DATA) and remote.fetched == cache.HEAD_BYTES
     assert remote.read(100_000, 5_000) == DATA[100_000:105_000]
     assert remote.read(102_000, 4_000) == DATA[102_000:106_000]
-    assert remote.fetched == sources.HEAD_BYTES + 6_000 == server.sent
+    assert remote.fetched == cache.HEAD_BYTES + 6_000 == server.sent
     again = open_remote(server.url("/x.bin"))
     asked = len(server.asked)
     assert again.read(100_500, 5_500) == DATA[100_500:106_000] and again.size == len(DATA)
@@ -106,11 +108,53 @@ def test_a_killed_run_leaves_nothing_false(server, open_remote, tmp_path):
     assert third.read(200_000, 10_000) == DATA[200_000:210_000] and third.fetched == 0
 
 
+def test_a_power_cut_leaves_nothing_false(server, open_remote, tmp_path, monkeypatch):
+    """On the worst of disks: the journal is there at once, the bytes only when they are synced, else zeros."""
+    disk, states, sync = {}, [], cache.sync
+
+    def cut():
+        for journal in (tmp_path / "cache").rglob("ranges.jsonl"):
+            copy = disk.get(journal.with_name("data"), b"")
+            states.append((journal.read_text(), copy.ljust(len(DATA), b"\0")))
+
+    def synced(path):
+        cut()  # just before
+        sync(path)
+        if path.is_file():
+            disk[path] = path.read_bytes()
+
+    monkeypatch.setattr(cache, "sync", synced)
+    remote = open_remote(server.url("/x.bin"))
+    remote.prefetch([(50_000, 5_000), (200_000, 5_000)])
+    remote.read(100_000, 5_000)
+    cut()
+    journaled = [[json.loads(line) for line in journal.splitlines()[1:]] for journal, _ in states]
+    assert sum(map(len, journaled)) > 4 and len(journaled[-1]) == 4
+    for ranges, (_, copy) in zip(journaled, states):
+        assert all(copy[first:last] == DATA[first:last] for first, last in ranges)
+    (journal,) = (tmp_path / "cache").rglob("ranges.jsonl")
+    journal.with_name("data").write_bytes(states[-1][1])
+    again = open_remote(server.url("/x.bin"))
+    assert all(again.read(first, last - first) == DATA[first:last] for first, last in journaled[-1])
+    assert again.fetched == 0 and again.read(0, len(DATA)) == DATA
+
+
+def test_each_thread_counts_what_was_fetched_for_it(server, open_remote):
+    before = cache.fetched_here()
+    remote = open_remote(server.url("/x.bin"))
+    remote.read(100_000, 5_000)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(remote.read, 200_000, 7_000).result()
+        assert pool.submit(cache.fetched_here).result() == 7_000
+    remote.read(200_000, 7_000)
+    assert cache.fetched_here() - before == cache.HEAD_BYTES + 5_000
+
+
 def test_a_dropped_connection_goes_on_where_it_stopped(server, open_remote):
     remote = open_remote(server.url("/x.bin"))
     server.faults["/x.bin"] = [("drop", 1_000), ("drop", 0), ("drop", 2_500)]
     assert remote.read(150_000, 5_000) == DATA[150_000:155_000]
-    assert remote.fetched == sources.HEAD_BYTES + 5_000
+    assert remote.fetched == cache.HEAD_BYTES + 5_000
     server.faults["/x.bin"] = [("drop", 0)] * 50
     with pytest.raises(ChromaccError, match="did not come in 5 tries; try again later: what came is kept"):
         remote.read(250_000, 10)

@@ -14,6 +14,8 @@ from chromacc_lib.parameters import check_settings, declared_parameters, read_pr
 # A module imports only from modules before it, in the order that the data flows.
 ORDER = [
     "problems",
+    "network",
+    "cache",
     "sources",
     "genome",
     "bigwig",

@@ -207,6 +207,17 @@ def test_background_is_off_every_peak_matched_and_within_its_split(patchy):
     assert not windows.equals(background_windows(positives, peaks, patchy, blacklist, seed=2).windows)
 
 
+@pytest.mark.parametrize("placement", ["summits", "tiled"])
+def test_every_candidate_that_is_left_out_is_counted(genome, placement):
+    """Of ten tiles of 100 bp two are peak windows, 200..300 is blacklisted, and 400..500 is an assembly gap."""
+    positives = table(("chr1", 0, 100), ("chr1", 100, 200)).assign(gc=0.5, split="train")
+    selection = background_windows(positives, {}, genome, table(("chr1", 200, 300)), placement=placement)
+    *counts, last = selection.counts
+    assert [(c.kept, c.of) for c in counts] == [(7, 10)] * (placement == "tiled") + [(7, 7), (7, 7), (6, 7)]
+    assert {c.what for c in counts} == {"background candidates"} and "may be N" in counts[-1].because
+    assert selection.match["train"]["gc"]["candidates"] == 6 and (last.kept, last.of) == (2, 2)
+
+
 def test_the_number_of_background_windows_follows_the_ratio(patchy):
     positives = table(("chr1", 1000, 1100), ("chr1", 2000, 2100), ("chr1", 3000, 3100), ("chr1", 4000, 4100))
     positives = positives.assign(gc=0.5, split="train")
@@ -348,6 +359,20 @@ def test_explicit_cell_types_override_and_none_means_none():
     assert list(split.values()) == ["train", "train", "train", "test"]
     split = split_cell_types(cells(4), 1, test=("c3",))
     assert sorted(split.values()) == ["test", "train", "train", "validation"] and split["c3"] == "test"
+
+
+def test_an_unknown_lineage_is_no_lineage_that_cell_types_share():
+    """Of eight cell types of one lineage 15%, one, is always tested; of eight unknown ones it may be any number."""
+    known, last = [f"l{i % 3}" for i in range(12)], [f"c{i}" for i in range(12, 20)]
+
+    def tested(lineage: str) -> list[int]:
+        table = cells(20).assign(lineage=[*known, *[lineage] * 8])
+        return [[split_cell_types(table, seed)[name] for name in last].count("test") for seed in range(8)]
+
+    assert set(tested("l9")) == {1}
+    assert len(set(tested(""))) > 1 and tested("") == tested("unknown")
+    with pytest.raises(ChromaccError, match=r"several lineages: c0 \(l0 / l1\)"):
+        split_cell_types(pd.concat([cells(20), cells(1).assign(lineage="l1")]), 1)
 
 
 def assays(n: int, **lacking: set[int]) -> pd.DataFrame:
