@@ -22,6 +22,9 @@ __all__ = ["Batch", "ChromaccModel", "ModelConfig", "Output", "MODALITIES"]
 
 MODALITIES = ("sequence", "histone", "tf", "cell", "prior")  # the order of the fusion's keys
 N_STATISTICS = 3  # mean, variance, max
+SEQUENCE_TOKENS, GATES = ("patch", "kmer"), ("multiplicative", "additive")
+LONGEST_KMER = 8  # a bin's counts are 4^k numbers: beyond it they cost more than everything else
+NORM_GROUPS = 8  # of the histone encoder's filters
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,15 @@ class ModelConfig:
     window_bp: int = 1500
     n_bins: int = 15  # tokens a window: cost grows with it, and 100 bp still separates a summit from its flanks
     d_model: int = 128
-    motif_kernel_bp: int = 19  # as long as CTCF's motif, the longest common one
+    sequence_tokens: str = "patch"  # or "kmer": the mean embedding of a bin's k-mers, without order and without kernels
+    motif_kernel_bp: int = 19  # of patches; as long as CTCF's motif, the longest common one
+    kmer: int = 6  # bp, of k-mer tokens: 2,080 rows, as a k-mer and its reverse complement share one
     sequence_layers: int = 4
     sequence_heads: int = 4
     histone_filters: int = 64
     histone_blocks: int = 3
     tf_hidden: int = 128
+    gate: str = "multiplicative"  # or "additive": the metadata are one more token and never meet the motifs
     encoder_layers: int = 6
     encoder_heads: int = 8
     mlp_ratio: int = 4
@@ -49,12 +55,33 @@ class ModelConfig:
     positive_share: float = 0.5  # training base rate: where the binary head starts
 
     def __post_init__(self) -> None:
+        """Raise `ChromaccError` that lists everything that does not fit together."""
         if self.window_bp % self.n_bins:
             divisors = [n for n in range(5, 61) if self.window_bp % n == 0]
             raise ChromaccError(
                 f"ModelConfig: n_bins={self.n_bins} does not divide window_bp={self.window_bp}, so tokens and bins "
                 f"would not line up; choose one of {divisors}."
             )
+        longest = min(LONGEST_KMER, self.window_bp // self.n_bins)
+        sizes = ("d_model", "sequence_layers", "sequence_heads", "histone_filters", "histone_blocks", "tf_hidden",
+                 "encoder_layers", "encoder_heads", "mlp_ratio", "score_hidden")  # fmt: skip
+        wrong = [f"{name}={getattr(self, name)}: needs 1 or more" for name in sizes if getattr(self, name) < 1]
+        for name, allowed in {"sequence_tokens": SEQUENCE_TOKENS, "gate": GATES}.items():
+            if getattr(self, name) not in allowed:
+                wrong.append(f"{name}={getattr(self, name)!r} is not known; allowed: {', '.join(allowed)}")
+        if self.sequence_tokens == "kmer" and not 2 <= self.kmer <= longest:
+            wrong.append(f"kmer={self.kmer}: needs 2 to {longest} bp")
+        if self.motif_kernel_bp % 2 == 0:
+            wrong.append(f"motif_kernel_bp={self.motif_kernel_bp}: needs an odd number, to have a centre on both strands")
+        if not 0 <= self.dropout < 1:
+            wrong.append(f"dropout={self.dropout}: needs 0 or more, and less than 1")
+        for name, by, unit in (("d_model", self.sequence_heads, "sequence_heads"),
+                               ("d_model", self.encoder_heads, "encoder_heads"),
+                               ("histone_filters", NORM_GROUPS, "groups of its normalisation")):  # fmt: skip
+            if by > 0 and getattr(self, name) % by:
+                wrong.append(f"{name}={getattr(self, name)}: needs a multiple of {by} ({unit})")
+        if wrong:
+            raise ChromaccError("ModelConfig: " + "; ".join(wrong) + ".")
 
 
 @dataclass(eq=False)  # not frozen: Fabric moves and casts the tensors of what it is given
@@ -77,6 +104,17 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def without_unobserved(self) -> Batch:
+        """The same batch with 0 for every value that is not observed: what stood there, NaN too, can have no say."""
+
+        def kept(name: str, observed: str) -> Tensor:
+            values, mask = getattr(self, name), getattr(self, observed)
+            return torch.where(mask.view(*mask.shape, *[1] * (values.ndim - mask.ndim)), values, torch.zeros_like(values))
+
+        names = ("histone", "tf", "metadata", "prior", "accessibility")
+        values = {name: kept(name, f"{name}_observed") for name in names}
+        return replace(self, **values, prior_score=kept("prior_score", "prior_observed"))
 
     def reverse_complement(self) -> Batch:
         """The same windows read from the other strand: bases complemented, every bin axis reversed."""
@@ -199,18 +237,60 @@ class SharedBatchNorm(nn.BatchNorm1d):
         return x * scale[:, None] + (self.bias - mean * scale)[:, None]
 
 
-class SequenceEncoder(nn.Module):
-    """Patch embedding of one-hot DNA, then a Transformer over patches.
+class KmerContent(nn.Module):
+    """Which k-mers a bin holds: the mean embedding of those that lie within it.
 
-    A patch is embedded by scanning it with motif-sized kernels on both strands and keeping the best match of each
-    kernel (after DeepBind, Alipanahi et al. 2015): a patch of 100 bp is a place, but a motif may stand anywhere in it.
+    A k-mer and its reverse complement share a row, so both strands count alike; a k-mer with an N has none. They are
+    counted by products of one-hot bases, exact for a sequence and with a gradient for attributions, where a table of
+    indices would have none.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.patch_bp = config.window_bp // config.n_bins
-        self.scan = nn.Conv1d(4, config.d_model, config.motif_kernel_bp, padding=config.motif_kernel_bp // 2)
-        self.best_forward, self.best_backward = nn.MaxPool1d(self.patch_bp), nn.MaxPool1d(self.patch_bp)
+        self.k, self.bin_bp = config.kmer, config.window_bp // config.n_bins
+        words = torch.cartesian_prod(*[torch.arange(4)] * self.k)  # (4^k, k), in the order of their numbers
+        place_value = 4 ** torch.arange(self.k - 1, -1, -1)
+        strands = (words * place_value).sum(1), ((3 - words.flip(1)) * place_value).sum(1)
+        kinds, row = torch.minimum(*strands).unique(return_inverse=True)
+        self.register_buffer("row", row, persistent=False)  # of each k-mer in the table
+        self.table = nn.Embedding(len(kinds), config.d_model)
+        nn.init.normal_(self.table.weight, std=0.1)  # normalised behind the mean: small rows learn at the usual rates
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One-hot (B, L, 4), zeros at an N -> (B, d, T), zeros for a bin without a k-mer."""
+        b, n, half = len(x), self.bin_bp - self.k + 1, self.k // 2
+        bins = x.reshape(-1, self.bin_bp, 4)  # (B, L, 4) -> (B * T, bp, 4)
+        left, right = self._words(bins[:, : n + half - 1], n), self._words(bins[:, half:], n)
+        counts = (left.transpose(1, 2) @ right).flatten(1)  # summed over places: (B * T, 4^half, 4^(k - half)) -> 4^k
+        mean = counts @ self.table(self.row) / counts.sum(1, keepdim=True).clamp(min=1)
+        return mean.view(b, -1, mean.shape[1]).transpose(1, 2)
+
+    @staticmethod
+    def _words(bins: Tensor, n: int) -> Tensor:
+        """The words that start at the first n places (N, bp, 4) -> (N, n, 4^(bp - n + 1)), 1 where one stands."""
+        words = bins[:, :n]
+        for shift in range(1, bins.shape[1] - n + 1):
+            words = (words[..., None] * bins[:, shift : shift + n, None]).flatten(2)
+        return words
+
+
+class SequenceEncoder(nn.Module):
+    """Embedding of one-hot DNA, one token a bin, then a Transformer over them.
+
+    A patch is embedded by scanning it with motif-sized kernels on both strands and keeping the best match of each
+    kernel (after DeepBind, Alipanahi et al. 2015): a patch of 100 bp is a place, but a motif may stand anywhere in it.
+    With k-mer tokens, what the bin's k-mers say stands in the place of the kernels' matches.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.scan = self.kmers = None
+        if config.sequence_tokens == "kmer":
+            self.kmers = KmerContent(config)
+        else:
+            patch_bp = config.window_bp // config.n_bins
+            self.scan = nn.Conv1d(4, config.d_model, config.motif_kernel_bp, padding=config.motif_kernel_bp // 2)
+            self.best_forward, self.best_backward = nn.MaxPool1d(patch_bp), nn.MaxPool1d(patch_bp)
         self.match_norm = SharedBatchNorm(config.d_model)
         self.activation = nn.GELU()
         self.embed = nn.Linear(config.d_model, config.d_model)
@@ -224,12 +304,15 @@ class SequenceEncoder(nn.Module):
         if sequence.dtype == torch.uint8:
             table = torch.eye(5, 4, device=sequence.device)  # N is a row of zeros
             sequence = F.embedding(sequence.int(), table)
-        x = sequence.transpose(1, 2)  # (B, L, 4) -> (B, 4, L)
+        found = self.kmers(sequence) if self.kmers else self._best_matches(sequence.transpose(1, 2))
+        matches = self.activation(self.match_norm(found)).transpose(1, 2)  # (B, d, T) -> (B, T, d)
+        return matches, *self.stack(self.embed(matches), return_weights)
+
+    def _best_matches(self, x: Tensor) -> Tensor:
+        """One-hot (B, 4, L) -> best match of each kernel in each patch (B, d, T)."""
         flipped = F.conv1d(x, self.scan.weight.flip(1, 2), self.scan.bias, padding=self.scan.padding)
         # The best match of each patch, (B, d, L) -> (B, d, T), then of the two strands: small before they meet.
-        best = torch.maximum(self.best_forward(self.scan(x)), self.best_backward(flipped))
-        matches = self.activation(self.match_norm(best)).transpose(1, 2)  # (B, d, T) -> (B, T, d)
-        return matches, *self.stack(self.embed(matches), return_weights)
+        return torch.maximum(self.best_forward(self.scan(x)), self.best_backward(flipped))
 
 
 class HistoneEncoder(nn.Module):
@@ -240,7 +323,7 @@ class HistoneEncoder(nn.Module):
         marks, width = len(config.histone_marks), config.histone_filters
         sizes = [marks * (N_STATISTICS + 1)] + [width] * config.histone_blocks
         self.blocks = nn.ModuleList(
-            nn.ModuleDict({"conv": nn.Conv1d(a, b, 3, padding=1), "norm": nn.GroupNorm(8, b), "activation": nn.GELU()})
+            nn.ModuleDict({"conv": nn.Conv1d(a, b, 3, padding=1), "norm": nn.GroupNorm(NORM_GROUPS, b), "activation": nn.GELU()})
             for a, b in zip(sizes[:-1], sizes[1:])
         )
         self.project = nn.Linear(width, config.d_model)
@@ -327,7 +410,7 @@ class ChromaccModel(nn.Module):
         self.sequence_encoder = SequenceEncoder(config)
         self.histone_encoder = HistoneEncoder(config) if config.histone_marks else None
         self.tf_encoder = TFEncoder(config) if config.tfs else None
-        self.cell_gate = CellGate(config) if config.features else None
+        self.cell_gate = CellGate(config) if config.features and config.gate == "multiplicative" else None
         self.cell_token = nn.Linear(len(config.features), d) if config.features else None
         self.prior_token = nn.Linear(3, d)
         self.accessibility_token = nn.Linear(1, d)
@@ -352,12 +435,13 @@ class ChromaccModel(nn.Module):
         With `return_attention`, `attention` holds sequence (B, layer, head, T, T), fusion (B, C, T, head, 6: MODALITIES
         and the null key) and encoder (B, C, layer, head, T, T); the predictions are the same to within 1e-5.
         """
+        batch = batch.without_unobserved()
         b, c, t = batch.accessibility.shape
         matches, sequence, sequence_weights = self.sequence_encoder(batch.sequence, return_attention)
         modalities, observed = self.modality_tokens(batch, matches, sequence)
         query = torch.where(
             batch.accessibility_observed[..., None],
-            self.accessibility_token(batch.accessibility.nan_to_num()[..., None]),
+            self.accessibility_token(batch.accessibility[..., None]),
             self.mask_token,
         )
         fused, fusion_weights = self.fusion(
@@ -380,9 +464,11 @@ class ChromaccModel(nn.Module):
 
         Where the TF is also a metadata feature, its channel's gate starts at that feature: the pairing of motif and TF
         is known biology, and a dozen cell types are too few to find it anew. Everything stays trainable, and the
-        kernels left over start at random. Raises `ChromaccError` for more motifs than kernels.
+        kernels left over start at random. Raises `ChromaccError` for more motifs than kernels, and for k-mer tokens.
         """
         scan, width = self.sequence_encoder.scan, self.config.motif_kernel_bp
+        if scan is None:
+            raise ChromaccError('start_from_motifs: k-mer tokens have no kernels; it needs sequence_tokens="patch".')
         if len(matrices) > scan.out_channels:
             raise ChromaccError(f"start_from_motifs: {len(matrices)} motifs, but d_model={scan.out_channels} kernels.")
         for channel, (tf, matrix) in enumerate(matrices):

@@ -26,7 +26,7 @@ class Parameter(NamedTuple):
     """One line of a notebook's `parameters` cell."""
 
     name: str
-    type_name: str  # int, float, str, bool or list
+    type_name: str  # int, float, str, bool, list or dict
     default: object
     help: str  # the comment behind it: unit, allowed values
 
@@ -63,6 +63,7 @@ _CHECKS = {
     "str": lambda v: isinstance(v, str),
     "bool": lambda v: isinstance(v, bool),
     "list": lambda v: isinstance(v, list),
+    "dict": lambda v: isinstance(v, dict) and all(isinstance(name, str) for name in v),
 }
 _WANTED = {
     "int": "a whole number, such as 12",
@@ -70,6 +71,7 @@ _WANTED = {
     "str": 'text; put it in quotes if YAML takes it for something else, as in "no" or "12"',
     "bool": "true or false",
     "list": "a list, such as [CTCF, GATA1], or [] for none",
+    "dict": "names with values, such as {gate: additive}, or {} for none",
 }
 
 
@@ -136,7 +138,7 @@ def read_profile(profile: str, profiles_dir: Path) -> tuple[str, dict[str, Setti
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Setting]:
-    """Read `name=value` texts as they were typed after --set; the value is a YAML scalar or list.
+    """Read `name=value` texts as they were typed after --set; the value is YAML.
 
     Raises ChromaccError for a text without `=`, a value that is no YAML, and a name given twice.
     """
@@ -152,7 +154,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Setting]:
             value = yaml.load(text, Loader=_UniqueKeys)
         except yaml.YAMLError as error:
             raise ChromaccError(
-                f"--set {override!r}: the value is no YAML scalar or list: {error}"
+                f"--set {override!r}: the value is no YAML: {error}"
             ) from error
         settings[name] = Setting(value, "--set", text)
     return settings

@@ -7,13 +7,14 @@ and a batch that several processes share is altered as one process would alter i
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ MATRICES_PER_TF = 4  # JASPAR has several of some TFs: alone, in dimers, of two 
 BRANCHES = ("sequence_encoder", "histone_encoder", "tf_encoder", "cell_gate", "cell_token", "prior_token", "fusion",
             "encoder", "score_head", "label_head", "profile_head")  # fmt: skip
 OPTIMISERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+FROM_DATA = ("histone_marks", "tfs", "features", "window_bp", "n_bins", "score_mean", "positive_share")
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 
@@ -140,8 +142,29 @@ def start_fabric(device: str = "auto", precision: str = "auto") -> Fabric:
     return fabric
 
 
+def _require_sizes(sizes: dict) -> None:
+    """Raise `ChromaccError` that lists what is no field of `ModelConfig`, not free to choose, or of another type."""
+    free = {field.name: field.default for field in fields(ModelConfig) if field.name not in FROM_DATA}
+    problems = []
+    for name, value in sizes.items():
+        kinds = (int, float) if type(free.get(name)) is float else (type(free.get(name)),)
+        if name in FROM_DATA:
+            problems.append(f"{name} is the dataset's and cannot be set")
+        elif name not in free:
+            near = difflib.get_close_matches(str(name), free, n=1, cutoff=0.5)
+            problems.append(f"{name!r} is not known" + (f"; did you mean {near[0]!r}?" if near else ""))
+        elif type(value) not in kinds:
+            problems.append(f"{name}={value!r}: needs {kinds[-1].__name__}, such as {free[name]!r}")
+    if problems:
+        raise ChromaccError(f"model: {'; '.join(problems)}\nfields that can be set: {', '.join(sorted(free))}")
+
+
 def model_config(arrays: Arrays, **sizes) -> ModelConfig:
-    """The model that fits a dataset; the heads start at the means of the training cell types x training chromosomes."""
+    """The model that fits a dataset; the heads start at the means of the training cell types x training chromosomes.
+
+    `sizes`: fields of `ModelConfig` but for those of the dataset; raises `ChromaccError` for any other.
+    """
+    _require_sizes(sizes)
     rows = np.ix_(arrays.windows["split"].to_numpy() == "train", arrays.train_mask)
     score, label = arrays.score[rows], arrays.label[rows]
     if not np.isfinite(score).any() or not (label == 1).any() or not (label == 0).any():
@@ -158,9 +181,13 @@ def model_config(arrays: Arrays, **sizes) -> ModelConfig:
 
 
 def build_model(arrays: Arrays, motif_prior: bool, sizes: dict | None = None) -> tuple[ChromaccModel, dict[str, str]]:
-    """An untrained model for a dataset, and the motifs that it starts from, {TF: JASPAR identifiers} (maybe none)."""
+    """An untrained model for a dataset, and the motifs that it starts from, {TF: JASPAR identifiers}.
+
+    There are none without a motif_prior, and with k-mer tokens, which have no kernels to start.
+    """
     model = ChromaccModel(model_config(arrays, **(sizes or {})))
-    tfs = dict.fromkeys((*arrays.features, *arrays.tfs)) if motif_prior else {}
+    has_kernels = model.config.sequence_tokens == "patch"
+    tfs = dict.fromkeys((*arrays.features, *arrays.tfs)) if motif_prior and has_kernels else {}
     known = matrices_of(tfs, MATRICES_PER_TF, model.config.motif_kernel_bp)
     known = known[: model.config.d_model // 2]  # half of the kernels stay free to find their own
     model.start_from_motifs([(tf, torch.from_numpy(matrix)) for tf, _, matrix in known])
