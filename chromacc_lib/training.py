@@ -190,7 +190,8 @@ def build_model(arrays: Arrays, motif_prior: bool, sizes: dict | None = None) ->
     tfs = dict.fromkeys((*arrays.features, *arrays.tfs)) if motif_prior and has_kernels else {}
     known = matrices_of(tfs, MATRICES_PER_TF, model.config.motif_kernel_bp)
     known = known[: model.config.d_model // 2]  # half of the kernels stay free to find their own
-    model.start_from_motifs([(tf, torch.from_numpy(matrix)) for tf, _, matrix in known])
+    if known:
+        model.start_from_motifs([(tf, torch.from_numpy(matrix)) for tf, _, matrix in known])
     return model, {tf: ", ".join(i for name, i, _ in known if name == tf) for tf in dict.fromkeys(tf for tf, *_ in known)}
 
 

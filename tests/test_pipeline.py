@@ -395,7 +395,7 @@ def test_a_zarr_store_is_one_output(tmp_path):
 
 DECLARED = (
     "epochs: int = 3  # passes\nlearning_rate: float = 1e-3  # per step\nlabel: str = ''  # text\n"
-    "quick: bool = False\ntfs: list = []  # names\n"
+    "quick: bool = False\ntfs: list = []  # names\nmodel: dict = {}  # sizes\n"
 )
 
 
@@ -412,6 +412,7 @@ def test_declared_parameters(declared):
         "label": ("str", ""),
         "quick": ("bool", False),
         "tfs": ("list", []),
+        "model": ("dict", {}),
     }
     assert declared["epochs"].help == "passes"
 
@@ -444,6 +445,7 @@ def test_a_bad_declaration_names_notebook_and_parameter(tmp_path, line, message)
         ("quick=true", True),
         ("tfs=[CTCF, GATA1]", ["CTCF", "GATA1"]),
         ("tfs=[]", []),
+        ("model={gate: additive, kmer: 5}", {"gate": "additive", "kmer": 5}),
     ],
 )
 def test_overrides_take_the_declared_type(declared, text, value):
@@ -462,6 +464,8 @@ def test_overrides_take_the_declared_type(declared, text, value):
         ("learning_rate=inf", "finite"),
         ("quick=1", "true or false"),
         ("tfs=CTCF", r"a list, such as \[CTCF"),
+        ("model=kmer", r"names with values, such as \{gate"),
+        ("model={1: 2}", "names with values"),
     ],
 )
 def test_an_ill_typed_value_is_refused(declared, text, wanted):
@@ -476,7 +480,7 @@ def test_unknown_parameters_are_refused_with_the_nearest_names(declared):
     assert "unknown parameter 'epoch' (--set); did you mean 'epochs'?" in message
     assert "did you mean 'learning_rate'?" in message
     assert "unknown parameter 'zzz' (--set)\n" in message
-    assert "known parameters: epochs, label, learning_rate, quick, tfs" in message
+    assert "known parameters: epochs, label, learning_rate, model, quick, tfs" in message
 
 
 @pytest.mark.parametrize(

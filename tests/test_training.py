@@ -195,6 +195,17 @@ def test_kernels_start_from_the_motifs_of_the_datasets_tfs(arrays):
     assert list(motifs) == ["CTCF", "GATA1"] and motifs["CTCF"].startswith("MA0139.")
     assert model.cell_gate.of_cell.weight[1].argmax() == arrays.features.index("GATA1")
     assert build_model(arrays, motif_prior=False, sizes=SIZES)[1] == {}
+    kmers, none = build_model(arrays, motif_prior=True, sizes=SIZES | {"sequence_tokens": "kmer"})
+    assert none == {} and kmers.sequence_encoder.scan is None
+
+
+def test_a_size_that_is_none_is_refused_with_the_nearest_name(arrays):
+    with pytest.raises(ChromaccError) as caught:
+        build_model(arrays, False, {"gates": "additive", "n_bins": 5, "d_model": "64", "kmer": True, "dropout": 0})
+    for wrong in ("'gates' is not known; did you mean 'gate'?", "n_bins is the dataset's", "d_model='64': needs int",
+                  "kmer=True", "fields that can be set: d_model, dropout"):  # fmt: skip
+        assert wrong in str(caught.value)
+    assert "dropout=" not in str(caught.value)  # a whole number will do for a float
 
 
 # --- callbacks: resuming, stopping, history --------------------------------------------------------------------
