@@ -23,7 +23,7 @@ __all__ = ["Batch", "ChromaccModel", "ModelConfig", "Output", "MODALITIES"]
 MODALITIES = ("sequence", "histone", "tf", "cell", "prior")  # the order of the fusion's keys
 N_STATISTICS = 3  # mean, variance, max
 SEQUENCE_TOKENS, GATES = ("patch", "kmer"), ("multiplicative", "additive")
-LONGEST_KMER = 8  # a bin's counts are 4^k numbers: beyond it they cost more than everything else
+LONGEST_KMER = 8  # a bin's counts are 4^k numbers, at 8 bp as dear as all the rest of the model
 NORM_GROUPS = 8  # of the histone encoder's filters
 
 
@@ -72,7 +72,7 @@ class ModelConfig:
         if self.sequence_tokens == "kmer" and not 2 <= self.kmer <= longest:
             wrong.append(f"kmer={self.kmer}: needs 2 to {longest} bp")
         if self.motif_kernel_bp % 2 == 0:
-            wrong.append(f"motif_kernel_bp={self.motif_kernel_bp}: needs an odd number, to have a centre on both strands")
+            wrong.append(f"motif_kernel_bp={self.motif_kernel_bp}: needs to be odd, with a centre on both strands")
         if not 0 <= self.dropout < 1:
             wrong.append(f"dropout={self.dropout}: needs 0 or more, and less than 1")
         for name, by, unit in (("d_model", self.sequence_heads, "sequence_heads"),
@@ -110,7 +110,8 @@ class Batch:
 
         def kept(name: str, observed: str) -> Tensor:
             values, mask = getattr(self, name), getattr(self, observed)
-            return torch.where(mask.view(*mask.shape, *[1] * (values.ndim - mask.ndim)), values, torch.zeros_like(values))
+            mask = mask.view(*mask.shape, *[1] * (values.ndim - mask.ndim))
+            return torch.where(mask, values, torch.zeros_like(values))
 
         names = ("histone", "tf", "metadata", "prior", "accessibility")
         values = {name: kept(name, f"{name}_observed") for name in names}
@@ -323,7 +324,9 @@ class HistoneEncoder(nn.Module):
         marks, width = len(config.histone_marks), config.histone_filters
         sizes = [marks * (N_STATISTICS + 1)] + [width] * config.histone_blocks
         self.blocks = nn.ModuleList(
-            nn.ModuleDict({"conv": nn.Conv1d(a, b, 3, padding=1), "norm": nn.GroupNorm(NORM_GROUPS, b), "activation": nn.GELU()})
+            nn.ModuleDict({
+                "conv": nn.Conv1d(a, b, 3, padding=1), "norm": nn.GroupNorm(NORM_GROUPS, b), "activation": nn.GELU()
+            })
             for a, b in zip(sizes[:-1], sizes[1:])
         )
         self.project = nn.Linear(width, config.d_model)

@@ -105,8 +105,9 @@ def test_sizes_that_do_not_fit_together_are_refused_all_at_once():
     with pytest.raises(ChromaccError) as caught:
         ModelConfig((), (), (), sequence_tokens="word", gate="none", d_model=100, encoder_layers=0, dropout=1.0,
                     motif_kernel_bp=18, histone_filters=12)  # fmt: skip
-    for wrong in ("sequence_tokens='word' is not known; allowed: patch, kmer", "gate='none'", "d_model=100: needs a "
-                  "multiple of 8", "encoder_layers=0", "dropout=1.0", "motif_kernel_bp=18", "histone_filters=12"):  # fmt: skip
+    for wrong in ("sequence_tokens='word' is not known; allowed: patch, kmer", "gate='none'", "encoder_layers=0",
+                  "d_model=100: needs a multiple of 8", "dropout=1.0", "motif_kernel_bp=18",
+                  "histone_filters=12"):  # fmt: skip
         assert wrong in str(caught.value)
     for kmer in (1, 9):
         with pytest.raises(ChromaccError, match=f"kmer={kmer}: needs 2 to 8 bp"):
@@ -159,7 +160,8 @@ def partly_observed(b=2, c=3):
     batch = random_batch(b=b, c=c)
     one_hot = nn.functional.one_hot(batch.sequence.long(), 4).float()
     one_hot[1] = 0
-    histone, tf, metadata, prior = (getattr(batch, f"{name}_observed").clone() for name in ("histone", "tf", "metadata", "prior"))
+    names = ("histone", "tf", "metadata", "prior")
+    histone, tf, metadata, prior = (getattr(batch, f"{name}_observed").clone() for name in names)
     histone[0, 0, 1], histone[0, 1], histone[1, 2] = False, False, False
     tf[0, 1], metadata[0, 1], prior[0, 2] = False, False, False
     tf[1, 0], metadata[1, 2], prior[1, 0] = False, False, False
@@ -318,6 +320,8 @@ def test_the_gate_lets_a_motif_count_as_much_as_its_tf_is_expressed():
     one = Batch(**same)
     gated = model.cell_gate(torch.ones(1, 10, 32), batch.metadata[:1], batch.metadata_observed[:1])
     assert not torch.allclose(gated[0, 0], gated[0, 1])
+    unknown = model.cell_gate(torch.ones(1, 10, 32), batch.metadata[:1], torch.zeros(1, 4, dtype=torch.bool))
+    torch.testing.assert_close(unknown, model.cell_gate.out(torch.ones(1, 4, 10, 32)))  # without metadata the gate is 1
     no_matches = model.cell_gate(torch.zeros(1, 10, 32), batch.metadata[:1], batch.metadata_observed[:1])
     torch.testing.assert_close(no_matches[0, 0], no_matches[0, 1])
     assert not torch.allclose(outputs(model, one)[:, 0], outputs(model, one)[:, 1])
