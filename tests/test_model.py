@@ -92,7 +92,7 @@ def test_defaults_are_the_designs_sizes():
     assert (config.encoder_layers, config.encoder_heads, config.dropout, config.score_hidden) == (6, 8, 0.1, 64)
 
 
-def test_the_weights_of_a_seed_are_those_of_the_first_release():
+def test_new_choices_leave_the_default_weights_of_a_seed_as_they_were():
     """The draws of the default architecture, in their order: the last weights drawn follow from all before them."""
     torch.manual_seed(0)
     model = ChromaccModel(CONFIG)
