@@ -160,7 +160,8 @@ def model_config(arrays: Arrays, **sizes) -> ModelConfig:
 def build_model(arrays: Arrays, motif_prior: bool, sizes: dict | None = None) -> tuple[ChromaccModel, dict[str, str]]:
     """An untrained model for a dataset, and the motifs that it starts from, {TF: JASPAR identifiers} (maybe none)."""
     model = ChromaccModel(model_config(arrays, **(sizes or {})))
-    tfs = dict.fromkeys((*arrays.features, *arrays.tfs)) if motif_prior else {}
+    # TFs with tracks first: expression may name a thousand more than there are kernels.
+    tfs = dict.fromkeys((*arrays.tfs, *arrays.features)) if motif_prior else {}
     known = matrices_of(tfs, MATRICES_PER_TF, model.config.motif_kernel_bp)
     known = known[: model.config.d_model // 2]  # half of the kernels stay free to find their own
     model.start_from_motifs([(tf, torch.from_numpy(matrix)) for tf, _, matrix in known])
