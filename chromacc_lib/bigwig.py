@@ -331,7 +331,7 @@ def read_bins(bigwig: BigWig, chrom: str, starts: np.ndarray, edges: np.ndarray,
             sums = np.zeros((len(here), len(widths), 5))
             reducer.add(chrom, number, touched, here, edges, sums)
             if not _write_statistics(sums, widths, rows[first:first + WINDOWS_AT_ONCE], values, covered):
-                raise reducer.problem(chrom, int(touched["offset"][0]), CORRUPT)  # blocks overlap: none is bad by itself
+                raise reducer.problem(chrom, int(touched["offset"][0]), CORRUPT)  # they overlap: none is bad by itself
 
 
 class _Reducer:
