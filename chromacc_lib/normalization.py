@@ -42,8 +42,8 @@ _TRADE = {
                "ones, keeps them, and so does a file with a worse antibody.",
     "log1p": "It evens out the depth of the files and pulls weak signal in as well: a cell type with more marked "
              "places, or stronger ones, keeps them, and so does a file with a worse antibody.",
-    "quantile": "It makes all files alike by construction, so that a small distance is no finding: a true difference "
-                "in amount is taken away together with a technical one.",
+    "quantile": "It makes all files alike by construction: a true difference in amount is taken away together with a "
+                "technical one, and a small distance is no finding.",
     "s3norm": "It supposes that what is peak and what is background in the training cell types is so in a new one, and "
               "takes a true difference between the two means away together with a technical one.",
 }
@@ -340,8 +340,8 @@ def fit_normalization(dataset: xr.Dataset, method: str = "arcsinh",
                         "reference": _without_none(reference)}
         if method == "s3norm" and reference.peak_mean is None:
             tracks[name]["note"] = (
-                "scaled by its depth alone, alpha = beta = 1: in some training cell type, its means under "
-                f"peak and background windows differ by less than {MIN_CONTRAST:g} times, or the other way")
+                "scaled by depth alone (alpha = beta = 1): in some training cell type, the means under peak and "
+                f"background windows differ by less than {MIN_CONTRAST:g} times, or the other way than in others")
         for cell, file in zip(cells, files):
             own[cell] |= {} if file is None else {name: _without_none(file)}
     return {
