@@ -524,9 +524,9 @@ def compare_methods(raw: np.ndarray, genome_mean: np.ndarray, is_peak: np.ndarra
     """Scale one track by every method, fitted on the same windows; how far apart are training cell types then?
 
     raw: shape=(W, C, B, 3), under the reference windows; the rest as in `fit_track`. distance: mean over training
-    cell types of the Kolmogorov-Smirnov distance, 0 to 1, of their bins to those of the other training cell types
-    pooled; NaN with fewer than two, and for a method that a file refuses, of which `refused` says why. What keeps
-    the order of all bins leaves the distance as it is, so that raw and scaled values compare.
+    cell types of the Wasserstein-1 distance of their bins to those of the other training cell types pooled, in sd
+    of all; NaN with fewer than two, and for a method that a file refuses, of which `refused` says why. "raw" is
+    arcsinh of file units over their mean in the training cell types' files, one for all, so that it compares.
     """
     values, refused = {"raw": raw[..., 0].astype(np.float32)}, {}
     missing = np.full(values["raw"].shape[::2], np.nan, dtype=np.float32)
@@ -535,10 +535,10 @@ def compare_methods(raw: np.ndarray, genome_mean: np.ndarray, is_peak: np.ndarra
         if problems:
             refused[method] = problems
             continue
-        scaled = [missing if own is None else scale_file(raw[:, c], own, reference, method)[..., 0]
-                  for c, own in enumerate(files)]
-        values[method] = np.stack(scaled, axis=1)
-    distance = {name: _apart(values[name][:, training]) if name in values else np.nan
+        values[method] = np.stack([missing if own is None else scale_file(raw[:, c], own, reference, method)[..., 0]
+                                   for c, own in enumerate(files)], axis=1)
+    scaled = values | {"raw": np.arcsinh(values["raw"] / np.nanmean(genome_mean[training]))}
+    distance = {name: _apart(scaled[name][:, training]) if name in scaled else np.nan
                 for name in ("raw", *METHODS)}
     return Comparison(values, pd.Series(distance, name="distance"), refused)
 
@@ -557,27 +557,28 @@ def explain_choice(distance: pd.DataFrame, chosen: str) -> str:
     others = mean.drop(["raw", chosen]).sort_values()
     closer = [f"`{name}` ({value:.3f})" for name, value in others.items() if value < mean[chosen]]
     tracks = f"{len(common)} track" + ("s" if len(common) > 1 else "")
-    return (f"{text}\n\nOver {tracks}, the mean distance between training cell types is {mean['raw']:.3f} in raw files "
-            f"and {mean[chosen]:.3f} under `{chosen}`; "
+    return (f"{text}\n\nOver {tracks}, the mean distance between training cell types is {mean['raw']:.3f} sd in raw files "
+            f"and {mean[chosen]:.3f} sd under `{chosen}`; "
             + (f"it is smaller under {' and '.join(closer)}. " if closer else "it is smaller under no other method. ")
             + "Smaller is not better by itself: the distance falls when a technical difference is removed, and when a "
             "true one is.")
 
 
 def _apart(values: np.ndarray) -> float:
-    """Mean over cell types of the KS distance of its values to all others'; values: (W, C, B), NaN = missing.
+    """Mean Wasserstein-1 distance of each cell type to the others, in sd of all; values: (W, C, B), NaN = missing.
 
-    One sort serves all cell types: scipy's ks_2samp would sort everything again for each.
+    One sort serves all cell types: scipy's wasserstein_distance would sort everything again for each.
     """
-    flat = np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)  # (C, W * B)
+    flat = np.moveaxis(values, 1, 0).reshape(values.shape[1], -1).astype(np.float64)  # (C, W * B)
     owner, known = np.repeat(np.arange(len(flat)), flat.shape[1]), np.isfinite(flat).ravel()
-    order = np.argsort(flat.ravel()[known], kind="stable")
-    ordered, owner = flat.ravel()[known][order], owner[known][order]
-    last = np.flatnonzero(np.append(ordered[1:] > ordered[:-1], True))  # of equal values
+    pooled = flat.ravel()[known]
+    order = np.argsort(pooled, kind="stable")
+    owner, gaps, sd = owner[known][order], np.diff(pooled[order]), pooled.std()
     distances = []
     for c in np.unique(owner):
         mine = np.cumsum(owner == c)
         others = np.arange(1, len(owner) + 1) - mine
         if others[-1]:
-            distances.append(np.abs(mine[last] / mine[-1] - others[last] / others[-1]).max())
+            area = np.abs(mine / mine[-1] - others / others[-1])[:-1] @ gaps  # between the distribution functions
+            distances.append(area / sd if sd > 0 else 0.0)
     return float(np.mean(distances)) if distances else np.nan

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import ks_2samp
+from scipy.stats import wasserstein_distance
 
 from chromacc_lib import ChromaccError
 from chromacc_lib.dataset import open_dataset, read_normalization
@@ -221,11 +221,12 @@ def test_constants_come_by_name_and_unknown_tracks_are_refused(curated):
 # --- comparison ---------------------------------------------------------------------------------------------
 def test_the_distance_by_hand_and_refusals_are_told():
     means = np.zeros((4, 4, 1), np.float32)  # of four cell types, the last is held out, and the third not measured
-    means[:, 1, 0] = [0, 2, 2, 2]  # a quarter lies at 0, where all of the first lies
+    means[:, 1, 0] = [0, 2, 2, 2]  # pooled with the first: 5 zeros and 3 twos, sd sqrt(15) / 8 of the step between
     means[:, 2], means[:, 3] = np.nan, 9
     training, scales = np.array([True, True, True, False]), np.array([1, 2, np.nan, 1])
     comparison = compare_methods(statistics(means), scales, np.arange(4) < 2, training, ["one", "two", "no", "new"])
-    assert comparison.distance[["raw", "arcsinh", "log1p"]].tolist() == [0.75] * 3
+    # three quarters of the second are one step from the first, whatever the step is scaled to
+    np.testing.assert_allclose(comparison.distance[["raw", "arcsinh", "log1p"]], 0.75 * 8 / np.sqrt(15), rtol=1e-6)
     alone = compare_methods(statistics(track()[:, None]), np.ones(1), PEAK, np.array([True]), ["one"])
     assert alone.distance.isna().all()  # there is nothing to compare it with
     assert {method: [p.file for p in found] for method, found in comparison.refused.items()} == {
@@ -235,10 +236,20 @@ def test_the_distance_by_hand_and_refusals_are_told():
 
 def test_the_distance_is_scipys_of_each_cell_type_to_the_others():
     means = np.round(np.stack([track(), track(2), track(1) ** 2], axis=1), 1)  # with ties
-    got = compare_methods(statistics(means), np.ones(3), PEAK, np.full(3, True), ["a", "b", "c"]).distance["raw"]
-    one_to_others = [ks_2samp(means[:, c].ravel(), np.delete(means, c, axis=1).ravel(), method="asymp").statistic
-                     for c in range(3)]
-    assert got == pytest.approx(np.mean(one_to_others), abs=1e-12) and got > 0.1
+    scales = np.array([1.0, 2.0, 3.0])
+    got = compare_methods(statistics(means), scales, PEAK, np.full(3, True), ["a", "b", "c"]).distance
+    one_depth, own_depth = (np.arcsinh((means / depth).astype(np.float64)) for depth in (2, scales[:, None]))
+    for name, values in {"raw": one_depth, "arcsinh": own_depth}.items():
+        to_others = [wasserstein_distance(values[:, c].ravel(), np.delete(values, c, axis=1).ravel()) for c in range(3)]
+        assert got[name] == pytest.approx(np.mean(to_others) / values.std(), rel=1e-5) and got[name] > 0.05
+
+
+def test_zeros_that_methods_put_next_to_each_other_are_close():
+    """A sparse track: quantile puts the zeros of each file at a value of its own, a hair from the others'."""
+    means = np.stack([track(), track(2)], axis=1)
+    means[:150], means[100:150, 1] = 0, RNG.gamma(1.0, 1.0, (50, 10))
+    distance = compare_methods(statistics(means), means.mean(axis=(0, 2)), PEAK, np.full(2, True), NAMES).distance
+    assert distance["quantile"] < distance["arcsinh"] < 1
 
 
 def test_every_track_is_compared_on_windows_of_training_chromosomes(curated):
@@ -261,10 +272,10 @@ def test_the_choice_is_explained_by_means_over_the_tracks_that_all_can_take():
                             index=["CTCF", "H3K27ac", "GATA1"], columns=columns)
     text = explain_choice(distance, "arcsinh")
     assert text.startswith("**This run uses `arcsinh`**") and "evens out the depth" in text
-    assert "Over 2 tracks, the mean distance between training cell types is 0.700 in raw files and 0.400 under" in text
+    assert "Over 2 tracks, the mean distance between training cell types is 0.700 sd in raw files and 0.400 sd under" in text
     assert "it is smaller under `quantile` (0.100) and `s3norm` (0.300). Smaller is not better" in text
     text = explain_choice(distance.iloc[:1], "quantile")
-    assert "Over 1 track, " in text and "0.100 under `quantile`; it is smaller under no other method." in text
+    assert "Over 1 track, " in text and "0.100 sd under `quantile`; it is smaller under no other method." in text
     assert "alike by construction" in text
     assert "No track can be taken by every method" in explain_choice(distance.iloc[2:], "s3norm")
 
