@@ -30,8 +30,8 @@ METHODS = {
     "arcsinh": "arcsinh(x), with x the fold over the genome-wide mean of the file",
     "log1p": "log(1 + |x|) with the sign of x, the fold over the genome-wide mean of the file",
     "quantile": "arcsinh(q(x)), with x the fold and q piecewise linear from the file's own quantiles under the "
-                "reference windows to their mean over training cell types; beyond the outer levels: below, the "
-                "lowest; above, x by the ratio of the highest",
+                "reference windows to their mean over training cell types; the file's lowest value, and below, "
+                "gets the lowest; above, x by the ratio of the highest",
     "s3norm": "arcsinh(alpha * x**beta), with x the fold; alpha and beta make the means under peak and under "
               "background reference windows those of the training cell types' average; alpha = beta = 1 for a "
               "track that has no such contrast in some training cell type",
@@ -42,8 +42,8 @@ _TRADE = {
                "ones, keeps them, and so does a file with a worse antibody.",
     "log1p": "It evens out the depth of the files and pulls weak signal in as well: a cell type with more marked "
              "places, or stronger ones, keeps them, and so does a file with a worse antibody.",
-    "quantile": "It makes all files alike by construction: a true difference in amount is taken away together with a "
-                "technical one, and a small distance is no finding.",
+    "quantile": "It makes files as alike as their distinct values allow, by construction: a true difference in amount is "
+                "taken away together with a technical one, and a small distance is no finding.",
     "s3norm": "It supposes that what is peak and what is background in the training cell types is so in a new one, and "
               "takes a true difference between the two means away together with a technical one.",
 }
@@ -276,10 +276,15 @@ def scale_file(raw: np.ndarray, own: FileConstants, reference: TrackReference, m
 
 
 def _onto_quantiles(fold: np.ndarray, own: FileConstants, reference: TrackReference) -> np.ndarray:
-    """Map own quantiles onto the reference's; a value that fills several levels gets their mean, by width."""
+    """Map own quantiles onto the reference's; a value that fills several levels gets their mean, by width.
+
+    But for the file's lowest value, which gets the reference's lowest: no signal stays no signal. Of sparse files,
+    zero fills more levels in one than in another, and their means would tell the files apart.
+    """
     width = np.gradient(LEVELS)
     values, level = np.unique(own.quantiles, return_inverse=True)
     onto = np.bincount(level, width * np.array(reference.quantiles)) / np.bincount(level, width)
+    onto[0] = reference.quantiles[0]
     return np.where(fold > values[-1], fold * (onto[-1] / values[-1]), np.interp(fold, values, onto))
 
 
