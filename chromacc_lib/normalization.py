@@ -42,8 +42,8 @@ _TRADE = {
                "ones, keeps them, and so does a file with a worse antibody.",
     "log1p": "It evens out the depth of the files and pulls weak signal in as well: a cell type with more marked "
              "places, or stronger ones, keeps them, and so does a file with a worse antibody.",
-    "quantile": "It makes files as alike as their distinct values allow, by construction: a true difference in amount is "
-                "taken away together with a technical one, and a small distance is no finding.",
+    "quantile": "It makes files as alike as their distinct values allow, by construction: a true difference in amount "
+                "is taken away together with a technical one, and a small distance is no finding.",
     "s3norm": "It supposes that what is peak and what is background in the training cell types is so in a new one, and "
               "takes a true difference between the two means away together with a technical one.",
 }
@@ -54,8 +54,8 @@ BLOCK_WINDOWS = 512   # windows that a streaming pass holds; sums run block by b
 HELD_BYTES = 256 << 20  # bin means that quantile and s3norm hold at once, of one track at least
 MIN_CONTRAST = 1.25  # of a track's means under peak and background windows, either way, to tell beta by
 MAX_BETA = 8.0  # beta is sought from 1/8 to 8: beyond, a file is another kind of signal, not another depth
-_REMEDY = ("Leave the file out (its track is missing then, not zero), or curate with a normalization that needs only the "
-           'genome-wide mean: "arcsinh" or "log1p"')
+_REMEDY = ("Leave the file out (its track is missing then, not zero), or curate with a normalization that needs only "
+           'the genome-wide mean: "arcsinh" or "log1p"')
 _KINDS = {"histone": "histone_mark", "tf": "tf_name"}  # variables of the dataset, with their dimension
 
 
@@ -562,8 +562,8 @@ def explain_choice(distance: pd.DataFrame, chosen: str) -> str:
     others = mean.drop(["raw", chosen]).sort_values()
     closer = [f"`{name}` ({value:.3f})" for name, value in others.items() if value < mean[chosen]]
     tracks = f"{len(common)} track" + ("s" if len(common) > 1 else "")
-    return (f"{text}\n\nOver {tracks}, the mean distance between training cell types is {mean['raw']:.3f} sd in raw files "
-            f"and {mean[chosen]:.3f} sd under `{chosen}`; "
+    return (f"{text}\n\nOver {tracks}, the mean distance between training cell types is {mean['raw']:.3f} sd in raw "
+            f"files and {mean[chosen]:.3f} sd under `{chosen}`; "
             + (f"it is smaller under {' and '.join(closer)}. " if closer else "it is smaller under no other method. ")
             + "Smaller is not better by itself: the distance falls when a technical difference is removed, and when a "
             "true one is.")

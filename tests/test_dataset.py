@@ -208,7 +208,7 @@ def test_normalization_json_holds_every_constant(project, method):
 
 @pytest.mark.parametrize("method", ["quantile", "s3norm"])
 @pytest.mark.parametrize("sample", [4096, 10])
-def test_files_too_sparse_for_the_method_are_all_listed_before_the_store_is_filled(project, monkeypatch, method, sample):
+def test_files_too_sparse_are_all_listed_before_the_store_is_filled(project, monkeypatch, method, sample):
     """Of a test and of a training cell type; also where only a sample of the windows is looked at first."""
     parameters = replace(PARAMETERS, normalization=method)
     chroms = curate_project(project, parameters).summary["chromosomes"]["test"]

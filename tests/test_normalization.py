@@ -273,7 +273,7 @@ def test_the_choice_is_explained_by_means_over_the_tracks_that_all_can_take():
                             index=["CTCF", "H3K27ac", "GATA1"], columns=columns)
     text = explain_choice(distance, "arcsinh")
     assert text.startswith("**This run uses `arcsinh`**") and "evens out the depth" in text
-    assert "Over 2 tracks, the mean distance between training cell types is 0.700 sd in raw files and 0.400 sd under" in text
+    assert "Over 2 tracks, the mean distance between training cell types is 0.700 sd in raw files and 0.400 sd" in text
     assert "it is smaller under `quantile` (0.100) and `s3norm` (0.300). Smaller is not better" in text
     text = explain_choice(distance.iloc[:1], "quantile")
     assert "Over 1 track, " in text and "0.100 sd under `quantile`; it is smaller under no other method." in text
@@ -286,7 +286,8 @@ def test_a_track_lists_all_files_that_are_refused_and_averages_the_others():
     means[:, 1:3] = 0
     training, names = np.array([True, True, False, True]), ["a", "b", "c", "d"]
     for method in ("quantile", "s3norm"):
-        assert [problem.file for problem in track_problems(means, np.ones(4), PEAK, training, method, names)] == ["b", "c"]
+        problems = track_problems(means, np.ones(4), PEAK, training, method, names)
+        assert [problem.file for problem in problems] == ["b", "c"]
         with pytest.raises(ChromaccError, match="(?s)2 problem.*1. b: too sparse.*2. c: too sparse.*arcsinh"):
             fit_track(means, np.ones(4), PEAK, training, method, names)
     assert track_problems(means, np.ones(4), PEAK, training, "arcsinh", names) == []

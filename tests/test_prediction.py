@@ -253,7 +253,10 @@ def test_files_that_the_normalisation_cannot_take_are_all_listed(scaled, tmp_pat
         if row["target"] in ("CTCF", "H3K27ac"):
             only = {chrom: [(0, 60_000, 1.0)]}
             row["path_or_url"] = str(write_bigwig(tmp_path / f"{row['target']}.bw", scaled.sizes, only))
-    told = r"(?s)2 problem.*D, H3K27ac \(\S*/H3K27ac.bw\): too sparse.*D, CTCF \(\S*/CTCF.bw\): too sparse.*needed above 0"
+    told = (
+        r"(?s)2 problem.*D, H3K27ac \(\S*/H3K27ac.bw\): too sparse"
+        r".*D, CTCF \(\S*/CTCF.bw\): too sparse.*needed above 0"
+    )
     with pytest.raises(ChromaccError, match=told):
         predict(scaled, rows, tmp_path)
 
