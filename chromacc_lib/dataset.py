@@ -128,10 +128,11 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
                           "gene_names": _portable(parameters.gene_names) if parameters.gene_names else ""}
         windows = _window_table(dataset)
         per_region = per_region or region_windows(plan, len(windows))
-        _begin(partial, dataset, plan, _fingerprint(replace(parameters, normalization=""), lock), per_region, say)
-        expected = _expect_streaming(plan, windows, per_region, say)
+        filled_from = _fingerprint(replace(parameters, normalization=""), lock)
+        expected = _expect_streaming(plan, windows, per_region, is_begun(plan.store, filled_from, per_region), say)
         index_bytes = fetched_here() - before
         require_normalisable(plan, dataset, parameters.normalization)
+        _begin(partial, dataset, plan, filled_from, per_region, say)
         fetched = fetched_here() - before - index_bytes
         fetched += fill_regions(plan, windows, label, per_region, dask_address, workers, say)
         dataset = open_dataset(partial)
@@ -399,12 +400,14 @@ def _truth_files(truth: pd.DataFrame | None, cells: Sequence[str]) -> list[Signa
     return files
 
 
-def _expect_streaming(plan: Plan, windows: pd.DataFrame, per_region: int, say: Callable[[str], None]) -> dict:
+def _expect_streaming(plan: Plan, windows: pd.DataFrame, per_region: int, begun: bool, say: Callable[[str], None]
+                      ) -> dict:
     """Return, and say, the bytes that remote tracks will take for the regions still to do; {} where all is local."""
     remote = list(dict.fromkeys(file.path for file in plan.files if is_url(file.path)))
     if not remote:
         return {}
-    todo = np.isin(np.arange(len(windows)) // per_region, regions_to_do(plan, len(windows), per_region))
+    region = np.arange(len(windows)) // per_region
+    todo = np.isin(region, regions_to_do(plan, len(windows), per_region)) if begun else region >= 0
     sizes, blocks, to_fetch = map(sum, zip(*(bytes_to_fetch(entry, windows[todo]) for entry in remote)))
     say(f"{len(remote)} remote tracks of {sizes / 1e9:,.2f} GB: the blocks under {todo.sum():,} windows hold "
         f"{blocks / 1e6:,.1f} MB; {to_fetch / 1e6:,.1f} MB are to be fetched now, the rest is in the cache")

@@ -34,7 +34,7 @@ from chromacc_lib.genes import TF_TABLE
 from chromacc_lib.genome import open_genome
 from chromacc_lib.normalization import BLOCK_WINDOWS, reads_windows, track_problems
 from chromacc_lib.problems import Problem, require_no_problems
-from chromacc_lib.signals import binned_signals, read_signal, window_mean
+from chromacc_lib.signals import read_signal, window_mean
 from chromacc_lib.windows import sequence_codes
 
 __all__ = [
@@ -155,8 +155,9 @@ def _track_problems(plan: Plan, dataset: xr.Dataset, files: list[SignalFile], ro
     means, scales = np.full((len(rows), len(cells), n_bins), np.nan, dtype=np.float32), np.full(len(cells), np.nan)
     names = [""] * len(cells)
     dim = "histone_mark" if files[0].variable == "histone" else "tf_name"
-    for file, signal in zip(files, binned_signals([file.path for file in files], windows, n_bins)):
-        means[:, file.cell], scales[file.cell] = signal.values[..., 0], file.genome_mean
+    for file in files:  # in this thread, so that what a remote file sends is counted
+        means[:, file.cell] = read_signal(file.path, windows, n_bins).values[..., 0]
+        scales[file.cell] = file.genome_mean
         names[file.cell] = f"{cells[file.cell]}, {dataset[dim].values[file.slot]} ({file.path})"
     is_peak, training = dataset["kind"].values[rows] == "peak", dataset["cell_type_split"].values == "train"
     return track_problems(means, scales, is_peak, training, method, names)
