@@ -31,7 +31,7 @@ __all__ = ["PALETTE", "checks_table", "colour", "plot_attention_summary", "plot_
            "plot_loci", "plot_marginals", "plot_match", "plot_modality_drop", "plot_motif_logos",
            "plot_normalizations",
            "plot_observed",
-           "plot_offset_scan", "plot_openness", "plot_predicted_measured",
+           "plot_offset_scan", "plot_openness", "plot_predicted_measured", "plot_pretraining",
            "plot_prediction_distributions", "plot_quadrants", "plot_roc_pr", "plot_scale", "plot_splits",
            "plot_training_health", "plot_variance_ratio", "plot_window_tracks", "show", "use_style"]
 

@@ -37,6 +37,7 @@ __all__ = ["CONTRASTS", "Matching", "Rows", "Sides", "contrast", "less_mean", "p
 CONTRASTS = ("across_windows", "across_cell_types")
 FIRST_TEMPERATURE = 0.07  # as in CLIP
 LARGEST_SCALE = 100.0  # 1 / lowest temperature, as in CLIP
+SHORTEST = 1e-4  # length below which a vector counts as zero: what rounding leaves of one less its mean has no direction
 Rows = tuple[np.ndarray, np.ndarray]  # window indices and cell-type indices; all pairs of them
 
 
@@ -57,7 +58,8 @@ def contrast(left: Tensor, right: Tensor, compete: Tensor, scale: Tensor | float
     second candidate has nothing to find, and is not counted.
     """
     with torch.autocast(left.device.type, enabled=False):
-        cosines = F.normalize(left.float(), dim=-1) @ F.normalize(right.float(), dim=-1).T
+        left, right = (F.normalize(side.float(), dim=-1, eps=SHORTEST) for side in (left, right))
+        cosines = left @ right.T
     candidates = compete.sum(1)
     looking = torch.nonzero(candidates > 1).squeeze(1)
     logits = torch.stack([cosines, cosines.T]).mul(scale).masked_fill(~compete, -math.inf)[:, looking].flatten(0, 1)
@@ -127,8 +129,9 @@ class Sides(nn.Module):
 
 def less_mean(values: Tensor, together: Tensor) -> Tensor:
     """Take from each sample, float (n, d), the mean of those that it stands together with, bool (n, n)."""
-    share = together.to(values.dtype)
-    return values - share @ values / share.sum(1, keepdim=True).clamp(min=1)
+    with torch.autocast(values.device.type, enabled=False):
+        values, share = values.float(), together.float()
+        return values - share @ values / share.sum(1, keepdim=True).clamp(min=1)
 
 
 def _both(known: Tensor) -> Tensor:
