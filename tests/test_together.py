@@ -35,10 +35,9 @@ def test_two_processes_give_the_loss_and_the_weights_of_one(curated, tmp_path):
 
 
 def test_two_processes_pretrain_as_one_with_fewer_negatives(curated, tmp_path):
-    """Both end with the same weights (asserted in `train`); candidates are those of a process, so chance is higher."""
-    train(curated[1], tmp_path / "one", 1, pretrain_epochs=2)
+    """Both end with the same weights (asserted in `train`). A process has 7 or 8 windows, each with 3 of 4 cell types."""
     train(curated[1], tmp_path / "two", 2, pretrain_epochs=2)
-    one, two = (pd.read_csv(tmp_path / name / "pretraining.csv") for name in ("one", "two"))
-    assert two["across_windows_chance"].tolist() == pytest.approx((2 * one["across_windows_chance"]).tolist(), rel=0.15)
-    assert two["across_cell_types_chance"].tolist() == pytest.approx(one["across_cell_types_chance"].tolist(), rel=0.05)
-    assert two["across_windows_loss"].iloc[1] < two["across_windows_loss"].iloc[0]
+    rows = pd.read_csv(tmp_path / "two" / "pretraining.csv")
+    assert (rows["across_windows_chance"] > 1 / 8).all() and (rows["across_windows_chance"] < 1 / 4).all()
+    assert rows["across_cell_types_chance"].between(1 / 3, 0.5).all()
+    assert rows["across_windows_loss"].iloc[1] < rows["across_windows_loss"].iloc[0]
