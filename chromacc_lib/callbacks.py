@@ -157,8 +157,9 @@ class Checkpoint(Callback):
 
     Saved after every epoch and every `every_steps` steps: weights, their average, the optimiser's state, the place in
     the epoch, the history and the best weights; random numbers follow from the place (see `training`). Pretraining is
-    saved once, at its end: a run interrupted in it begins it again. The file is written under another name, synced and renamed, so a kill at any moment leaves the last whole one. It is read as
-    tensors and plain values only. A checkpoint of another configuration, model or dataset is refused by name.
+    saved once, at its end: a run interrupted in it begins it again. The file is written under another name, synced and
+    renamed, so a kill at any moment leaves the last whole one. It is read as tensors and plain values only. A
+    checkpoint of another configuration, model or dataset is refused by name.
 
     `identity` is anything plain that tells datasets apart. `resumed` says, after the start, what was found.
     """

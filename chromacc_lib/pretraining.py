@@ -37,7 +37,7 @@ __all__ = ["CONTRASTS", "Matching", "Rows", "Sides", "contrast", "less_mean", "p
 CONTRASTS = ("across_windows", "across_cell_types")
 FIRST_TEMPERATURE = 0.07  # as in CLIP
 LARGEST_SCALE = 100.0  # 1 / lowest temperature, as in CLIP
-SHORTEST = 1e-4  # length below which a vector counts as zero: what rounding leaves of one less its mean has no direction
+SHORTEST = 1e-4  # a vector below this length counts as zero: what rounding leaves of one less its mean has no direction
 Rows = tuple[np.ndarray, np.ndarray]  # window indices and cell-type indices; all pairs of them
 
 
@@ -82,8 +82,8 @@ class Sides(nn.Module):
         super().__init__()
         if model.histone_encoder is None and model.tf_encoder is None:
             raise ChromaccError(
-                "pretraining: the model reads neither histone marks nor TF tracks, so sequence and locus have nothing to "
-                "be matched with; set pretrain_epochs=0."
+                "pretraining: the model reads neither histone marks nor TF tracks, so sequence and locus have nothing "
+                "to be matched with; set pretrain_epochs=0."
             )
         d, self.model = model.config.d_model, model
         self.locus_head, self.signal_head = (
@@ -92,7 +92,7 @@ class Sides(nn.Module):
         self.log_scale = nn.Parameter(torch.full((len(CONTRASTS),), -math.log(FIRST_TEMPERATURE)))
 
     def trained(self) -> list[nn.Parameter]:
-        """The parameters that either side rests on; those of fusion, Transformer and prediction heads are not touched."""
+        """The parameters that either side rests on; fusion, Transformer and prediction heads are not touched."""
         model = self.model
         parts = (model.sequence_encoder, model.histone_encoder, model.tf_encoder, model.cell_gate, model.prior_token,
                  self.locus_head, self.signal_head)  # fmt: skip
@@ -147,8 +147,9 @@ def pretrain(
     training, validation: the rows that are fitted and those that are only matched; no others are looked at. config is
     the `TrainingConfig`; optimiser makes one for some parameters, and rate(step, steps) is its learning rate. Several
     processes share each batch and average their gradients, but a sample's negatives are those of its own process.
-    A row has epoch, learning_rate, seconds, samples_per_second, and for each of CONTRASTS, in training and on validation
-    rows (`validation_*`), loss (nats), accuracy (top 1) and chance (what guessing finds); NaN where nothing competes.
+    A row has epoch, learning_rate, seconds, samples_per_second, and for each of CONTRASTS, in training and on
+    validation rows (`validation_*`), loss (nats), accuracy (top 1) and chance (what guessing finds); NaN where nothing
+    competes.
     Raises `ChromaccError` where there is nothing to match, or at a loss that is not finite.
     """
     _seed(config.seed, 0, 0)
@@ -169,8 +170,8 @@ def pretrain(
         figures = _figures(sums)
         if not figures["across_windows_accuracy"] >= 0:
             raise ChromaccError(
-                "pretraining: in no training cell type have two windows of a batch both a signal and a sequence or prior; "
-                "look at which tracks the training cell types have, or set pretrain_epochs=0."
+                "pretraining: in no training cell type have two windows of a batch both a signal and a sequence or "
+                "prior; look at which tracks the training cell types have, or set pretrain_epochs=0."
             )
         matched = _figures(_match(sides, data, *validation, config.batch_windows, fabric))
         model.train(was_training)
