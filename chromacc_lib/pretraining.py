@@ -10,7 +10,7 @@ pulls the two sides of a pair together, against two kinds of negatives, each in 
 
 One loss over all pairs would be the first alone: of the negatives only one in B is the same window, and the others are
 easy. And the two need different care. Within a window, leave-one-out averages rank the cell types by what was left
-out, so the second loss would learn accessibility backwards from them: it is not given the prior. And it would do to
+out, so the second loss could learn accessibility backwards from them: it is not given the prior. And it would do to
 recognise each cell type by the level of its tracks: so a cell type's mean over the batch is taken off both sides.
 Accessibility is used nowhere else but in that leave-one-out prior, in the first loss.
 """
