@@ -33,6 +33,7 @@ class TrainingState:
     epoch: int = 1  # the one that is running, from 1
     steps: list[dict[str, float]] = field(default_factory=list)  # figures of this epoch's steps so far
     steps_per_epoch: int = 0
+    pretraining: list[dict[str, float]] = field(default_factory=list)  # one row an epoch of pretraining
     history: list[dict[str, float]] = field(default_factory=list)  # one row an epoch that ended
     best: float = float("inf")  # lowest validation MSE
     best_epoch: int = 0
@@ -55,6 +56,9 @@ class Callback:
     def on_start(self, state: TrainingState) -> None:
         """Before the first step."""
 
+    def on_pretraining_epoch(self, state: TrainingState) -> None:
+        """After each epoch of pretraining, if there is any, all before the first step; its row is pretraining[-1]."""
+
     def on_step(self, state: TrainingState) -> None:
         """After each step; its figures are steps[-1]."""
 
@@ -66,10 +70,18 @@ class Callback:
 
 
 class EpochLine(Callback):
-    """Hand the row of each epoch to a function, such as one that prints a line."""
+    """Hand the row of each epoch to a function, such as one that prints a line; those of pretraining to another."""
 
-    def __init__(self, tell: Callable[[dict[str, float]], object]) -> None:
-        self.tell = tell
+    def __init__(
+        self, tell: Callable[[dict[str, float]], object],
+        tell_pretraining: Callable[[dict[str, float]], object] = lambda row: None,
+    ) -> None:  # fmt: skip
+        self.tell, self.tell_pretraining = tell, tell_pretraining
+
+    def on_pretraining_epoch(self, state: TrainingState) -> None:
+        """Tell of the epoch of pretraining that ended."""
+        if state.is_first_process:
+            self.tell_pretraining(state.pretraining[-1])
 
     def on_epoch(self, state: TrainingState) -> None:
         """Tell of the epoch that ended, once, whatever the number of processes."""
@@ -100,18 +112,29 @@ class Progress(Callback):
 
 
 class History(Callback):
-    """Write `history.csv`, one row an epoch, after every epoch, so that a run can be watched from outside."""
+    """Write `history.csv`, one row an epoch, after every epoch, so that a run can be watched from outside.
+
+    Epochs of pretraining have a table of their own beside it, `pretraining.csv`.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
+    def on_pretraining_epoch(self, state: TrainingState) -> None:
+        """Replace the table of pretraining by one with the new row."""
+        self._write(state, state.pretraining, self.path.with_name("pretraining.csv"))
+
     def on_epoch(self, state: TrainingState) -> None:
         """Replace the file by one with the new row."""
+        self._write(state, state.history, self.path)
+
+    @staticmethod
+    def _write(state: TrainingState, rows: list[dict[str, float]], path: Path) -> None:
         if state.is_first_process:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            new = self.path.with_name(self.path.name + ".new")
-            pd.DataFrame(state.history).to_csv(new, index=False)
-            new.replace(self.path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            new = path.with_name(path.name + ".new")
+            pd.DataFrame(rows).to_csv(new, index=False)
+            new.replace(path)
 
 
 class EarlyStopping(Callback):
@@ -133,12 +156,15 @@ class Checkpoint(Callback):
     """Keep all that an interrupted run needs to go on as if nothing had happened, and go on from it.
 
     Saved after every epoch and every `every_steps` steps: weights, their average, the optimiser's state, the place in
-    the epoch, the history and the best weights; random numbers follow from the place (see `training`). The file is
-    written under another name, synced and renamed, so a kill at any moment leaves the last whole one. It is read as
-    tensors and plain values only. A checkpoint of another configuration, model or dataset is refused by name.
+    the epoch, the history and the best weights; random numbers follow from the place (see `training`). Pretraining is
+    saved once, at its end: a run interrupted in it begins it again. The file is written under another name, synced and
+    renamed, so a kill at any moment leaves the last whole one. It is read as tensors and plain values only. A
+    checkpoint of another configuration, model or dataset is refused by name.
 
     `identity` is anything plain that tells datasets apart. `resumed` says, after the start, what was found.
     """
+
+    NAMES = ("epoch", "steps", "history", "pretraining", "best", "best_epoch", "best_weights", "stop")
 
     def __init__(self, path: str | Path, identity: dict, every_steps: int = 100) -> None:
         self.path, self.identity, self.every_steps, self.resumed = Path(path), identity, every_steps, ""
@@ -161,9 +187,14 @@ class Checkpoint(Callback):
         state.model.load_state_dict(saved["model"])
         state.average.load_state_dict(saved["average"])
         state.optimiser.load_state_dict(saved["optimiser"])
-        for name in ("epoch", "steps", "history", "best", "best_epoch", "best_weights", "stop"):
+        for name in self.NAMES:
             setattr(state, name, saved[name])
         self.resumed = f"goes on at step {len(state.steps) + 1} of epoch {state.epoch}"
+
+    def on_pretraining_epoch(self, state: TrainingState) -> None:
+        """Save when the last one has ended."""
+        if len(state.pretraining) == state.config.pretrain_epochs:
+            self._save(state)
 
     def on_step(self, state: TrainingState) -> None:
         """Save every so many steps."""
@@ -177,8 +208,7 @@ class Checkpoint(Callback):
     def _save(self, state: TrainingState) -> None:
         if not state.is_first_process:
             return
-        names = ("epoch", "steps", "history", "best", "best_epoch", "best_weights", "stop")
-        content = {name: getattr(state, name) for name in names} | {
+        content = {name: getattr(state, name) for name in self.NAMES} | {
             "fingerprint": self._fingerprint(state), "model": state.model.state_dict(),
             "average": state.average.state_dict(), "optimiser": state.optimiser.state_dict(),
         }  # fmt: skip

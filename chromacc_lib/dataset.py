@@ -26,13 +26,12 @@ from chromacc_lib.manifest import (
 )
 from chromacc_lib.matching import MatchChoice
 from chromacc_lib.normalization import (
-    Comparison, compare_methods, file_constants, fit_normalization, normalise_metadata, normalise_tracks,
-    require_method, track_constants,
+    file_constants, fit_normalization, normalise_metadata, normalise_tracks, require_method, track_constants,
 )
 from chromacc_lib.problems import require_no_problems
 from chromacc_lib.regions import (
     CHUNK_WINDOWS, TRACK_KINDS, Plan, SignalFile, code_hashes, fill_regions, is_begun, lay_out, region_windows,
-    regions_to_do, remove_markers,
+    regions_to_do, remove_markers, require_normalisable,
 )
 from chromacc_lib.signals import STATISTICS, bytes_to_fetch, chroms_with_data, genome_mean, window_statistics
 from chromacc_lib.sources import is_url, require_file
@@ -42,9 +41,8 @@ from chromacc_lib.windows import (
 )
 
 __all__ = [
-    "Arrays", "Curation", "CurationParameters", "compare_normalizations", "curate", "load_arrays",
-    "locus_average", "open_dataset", "read_normalization", "replace_folder", "track_signal", "window_summaries",
-    "window_tracks",
+    "Arrays", "Curation", "CurationParameters", "curate", "load_arrays", "locus_average", "open_dataset",
+    "read_normalization", "replace_folder", "track_signal", "window_summaries", "window_tracks",
 ]
 
 MAX_FEATURES = 2_000  # metadata features (genes); more than that is a transcriptome, not a description
@@ -130,10 +128,13 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
                           "gene_names": _portable(parameters.gene_names) if parameters.gene_names else ""}
         windows = _window_table(dataset)
         per_region = per_region or region_windows(plan, len(windows))
-        _begin(partial, dataset, plan, _fingerprint(replace(parameters, normalization=""), lock), per_region, say)
-        expected = _expect_streaming(plan, windows, per_region, say)
+        filled_from = _fingerprint(replace(parameters, normalization=""), lock)
+        expected = _expect_streaming(plan, windows, per_region, is_begun(plan.store, filled_from, per_region), say)
         index_bytes = fetched_here() - before
-        fetched = fill_regions(plan, windows, label, per_region, dask_address, workers, say)
+        require_normalisable(plan, dataset, parameters.normalization)
+        _begin(partial, dataset, plan, filled_from, per_region, say)
+        fetched = fetched_here() - before - index_bytes
+        fetched += fill_regions(plan, windows, label, per_region, dask_address, workers, say)
         dataset = open_dataset(partial)
         summary = {"fingerprint": fingerprint, "parameters": _as_dict(parameters),
                    **_summary(dataset, counts, match), "streamed": _streamed(expected, fetched, index_bytes, say)}
@@ -399,12 +400,14 @@ def _truth_files(truth: pd.DataFrame | None, cells: Sequence[str]) -> list[Signa
     return files
 
 
-def _expect_streaming(plan: Plan, windows: pd.DataFrame, per_region: int, say: Callable[[str], None]) -> dict:
+def _expect_streaming(plan: Plan, windows: pd.DataFrame, per_region: int, begun: bool, say: Callable[[str], None]
+                      ) -> dict:
     """Return, and say, the bytes that remote tracks will take for the regions still to do; {} where all is local."""
     remote = list(dict.fromkeys(file.path for file in plan.files if is_url(file.path)))
     if not remote:
         return {}
-    todo = np.isin(np.arange(len(windows)) // per_region, regions_to_do(plan, len(windows), per_region))
+    region = np.arange(len(windows)) // per_region
+    todo = np.isin(region, regions_to_do(plan, len(windows), per_region)) if begun else region >= 0
     sizes, blocks, to_fetch = map(sum, zip(*(bytes_to_fetch(entry, windows[todo]) for entry in remote)))
     say(f"{len(remote)} remote tracks of {sizes / 1e9:,.2f} GB: the blocks under {todo.sum():,} windows hold "
         f"{blocks / 1e6:,.1f} MB; {to_fetch / 1e6:,.1f} MB are to be fetched now, the rest is in the cache")
@@ -629,15 +632,6 @@ def window_summaries(dataset: xr.Dataset, tracks: Sequence[str] = ()) -> xr.Data
         values[:, :, i] = window_statistics(track_signal(dataset, name).values, length)
     labels = {"cell_type": dataset["cell_type"].values, "track": names, "statistic": list(STATISTICS)}
     return xr.DataArray(values, dims=("window", *labels), coords=labels)
-
-
-def compare_normalizations(dataset: xr.Dataset, track: str) -> Comparison:
-    """Scale one track by every method, over the windows of training chromosomes; see `compare_methods`."""
-    rows = np.flatnonzero(dataset["window_split"].values == "train")
-    names = [f"{cell}, {track}" for cell in dataset["cell_type"].values]
-    return compare_methods(
-        track_signal(dataset, track).values[rows], dataset["genome_mean"].sel(track=track).values,
-        dataset["kind"].values[rows] == "peak", dataset["cell_type_split"].values == "train", names)
 
 
 def window_tracks(dataset: xr.Dataset, window: int, cell_type: str) -> pd.DataFrame:

@@ -147,6 +147,7 @@ accessibility is known.
 | chromosomes of validation | {chroms["validation"]} |
 | chromosomes never trained on | {chroms["test"]} |
 | kernels started from the motifs of | {motifs or "none"} |
+| contrastive pretraining | {f"{config.pretrain_epochs} epochs" if config.pretrain_epochs else "none"} |
 | checkpoint | epoch {result.best_epoch} of {config.epochs}, chosen on {result.validation} |
 | skill over the locus average, on those validation rows | {best["validation_skill"]:+.3f} |
 | Pearson, on those validation rows | {best["validation_pearson"]:.3f} |

@@ -40,7 +40,8 @@ def matrices_of(names: Iterable[str], most: int, longest: int) -> list[tuple[str
     """(TF, identifier, probabilities) of the matrices of these TFs, alone or as part of a dimer, without regard to case.
 
     Each TF's first `most` by identifier: FOS::JUN is a matrix of JUN, and the one that its peaks show. One longer
-    than `longest` bp is taken only where it is the TF's first. Ordered by rank, then TF, so that a caller who can use but few gets one of each TF first. Names without a matrix are left out.
+    than `longest` bp is taken only where it is the TF's first. Ordered by rank, then TF, so that a caller who can use
+    but few gets one of each TF first. Names without a matrix are left out.
     """
     found: dict[str, list[tuple[str, np.ndarray]]] = {name: [] for name in names}
     for identifier, (name, matrix) in vertebrate_matrices().items():

@@ -31,7 +31,7 @@ __all__ = ["PALETTE", "checks_table", "colour", "plot_attention_summary", "plot_
            "plot_loci", "plot_marginals", "plot_match", "plot_modality_drop", "plot_motif_logos",
            "plot_normalizations",
            "plot_observed",
-           "plot_offset_scan", "plot_openness", "plot_predicted_measured",
+           "plot_offset_scan", "plot_openness", "plot_predicted_measured", "plot_pretraining",
            "plot_prediction_distributions", "plot_quadrants", "plot_roc_pr", "plot_scale", "plot_splits",
            "plot_training_health", "plot_variance_ratio", "plot_window_tracks", "show", "use_style"]
 
@@ -616,6 +616,25 @@ def plot_learning(history: pd.DataFrame, average_mse: float, best_epoch: int) ->
     for ax in (left, right):
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(fontsize="small")
+    return fig
+
+
+def plot_pretraining(rows: pd.DataFrame) -> Figure:
+    """How often partners are found in contrastive pretraining, beside guessing: across windows, and across cell types.
+
+    rows: rows of pretraining.csv. Where nothing competes, as with one validation cell type, there is no curve.
+    """
+    fig, axes = plt.subplots(1, 2, figsize=(9, 3.4))
+    for ax, name in zip(axes, ("across_windows", "across_cell_types")):
+        for prefix, colour, marker, label in (("", "mean", ".", "training"), ("validation_", "model", "o", "validation")):
+            accuracy, chance = rows[f"{prefix}{name}_accuracy"], rows[f"{prefix}{name}_chance"]
+            if accuracy.notna().any():
+                ax.plot(rows["epoch"], accuracy, marker=marker, color=PALETTE[colour], label=label)
+                ax.plot(rows["epoch"], chance, linestyle="--", color=PALETTE[colour], label=f"{label}, guessing")
+        ax.set(xlabel="epoch of pretraining", ylabel="partners found", ylim=(0, None), title=name.replace("_", " "))
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        if ax.lines:
+            ax.legend(fontsize="small")
     return fig
 
 

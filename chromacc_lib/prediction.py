@@ -47,7 +47,7 @@ from chromacc_lib.normalization import (
     reads_windows,
     track_constants,
 )
-from chromacc_lib.problems import require_no_problems
+from chromacc_lib.problems import FileProblem, require_no_problems
 from chromacc_lib.quality import FAR_SD, Quality, expression_distance
 from chromacc_lib.signals import binned_signal, binned_signals, genome_mean
 from chromacc_lib.training import choose_device
@@ -221,7 +221,7 @@ def _known_inputs(
         cell_type,
         folder.tracks,
         paths,
-        _own_constants(folder, paths),
+        _own_constants(folder, cell_type, paths),
         metadata,
         tuple(unused),
         is_simulated(rows),
@@ -229,11 +229,13 @@ def _known_inputs(
     )
 
 
-def _own_constants(folder: ModelFolder, paths: Sequence[str | None]) -> tuple[FileConstants | None, ...]:
+def _own_constants(
+    folder: ModelFolder, cell_type: str, paths: Sequence[str | None]
+) -> tuple[FileConstants | None, ...]:
     """Return what each file is normalised by, from its own signal alone.
 
     "quantile" and "s3norm" read it under the windows that the training files were read under. Raises
-    ChromaccError that names a file which the model's normalisation cannot take.
+    ChromaccError that lists every file which the model's normalisation cannot take.
     """
     constants = track_constants(folder.normalization, folder.tracks)
     windows, present = folder.reference.windows, [path for path in paths if path is not None]
@@ -243,12 +245,16 @@ def _own_constants(folder: ModelFolder, paths: Sequence[str | None]) -> tuple[Fi
         read = binned_signals(present, windows, folder.model.config.n_bins)
         signals = {path: signal.values[..., 0] for path, signal in zip(present, read, strict=True)}
     is_peak = (windows["kind"] == "peak").to_numpy()
-    return tuple(
-        None
-        if path is None
-        else fit_file(signals[path], genome_mean(path), is_peak, constants.method, reference, str(path))
-        for path, reference in zip(paths, constants.references, strict=True)
-    )
+    files, problems = [None] * len(paths), []
+    for i, (path, track) in enumerate(zip(paths, folder.tracks, strict=True)):
+        if path is not None:
+            name, reference = f"{cell_type}, {track} ({path})", constants.references[i]
+            try:
+                files[i] = fit_file(signals[path], genome_mean(path), is_peak, constants.method, reference, name)
+            except FileProblem as error:
+                problems.append(error.problem)
+    require_no_problems(problems)
+    return tuple(files)
 
 
 def _require_same_genome(reference: TrainingReference, genome_fasta: str | Path) -> None:

@@ -32,13 +32,14 @@ from chromacc_lib import ChromaccError
 from chromacc_lib.cache import fetched_here, sync
 from chromacc_lib.genes import TF_TABLE
 from chromacc_lib.genome import open_genome
-from chromacc_lib.normalization import BLOCK_WINDOWS
+from chromacc_lib.normalization import BLOCK_WINDOWS, reads_windows, track_problems
+from chromacc_lib.problems import Problem, require_no_problems
 from chromacc_lib.signals import read_signal, window_mean
 from chromacc_lib.windows import sequence_codes
 
 __all__ = [
     "CHUNK_WINDOWS", "TRACK_KINDS", "Plan", "SignalFile", "code_hashes", "fill_regions", "is_begun", "lay_out",
-    "region_windows", "regions_to_do", "remove_markers",
+    "region_windows", "regions_to_do", "remove_markers", "require_normalisable",
 ]
 
 CHUNK_WINDOWS = BLOCK_WINDOWS  # windows a zarr chunk: some MB for the largest variable
@@ -46,6 +47,7 @@ REGION_BYTES = 64 << 20        # of one region's arrays, unless one chunk takes 
 MOST_CHUNKS = 4                # of a region: tasks of a second or so
 FEWEST_REGIONS = 16            # where the windows suffice for it: every core has something to do
 CONNECT_S = 15                 # to reach a scheduler, and for it to have a worker
+SAMPLE_WINDOWS = 8 * BLOCK_WINDOWS  # that a file is tried under before the store is filled
 AHEAD = 3                      # tasks a thread that are handed out before the first comes back
 FORMAT = {"zarr_format": 2}    # whose fixed-width text is part of the specification
 TRACK_KINDS = ("histone", "tf")
@@ -119,6 +121,46 @@ def region_windows(plan: Plan, n_windows: int) -> int:
                       for name, shape in shapes.items())
     n_chunks = -(-n_windows // plan.chunk_windows)
     return plan.chunk_windows * max(1, min(MOST_CHUNKS, REGION_BYTES // chunk_bytes, n_chunks // FEWEST_REGIONS))
+
+
+# --- what the normalisation cannot take ---------------------------------------------------------------------
+def require_normalisable(plan: Plan, dataset: xr.Dataset, method: str) -> None:
+    """Raise ChromaccError that lists every file which the method cannot take, before the store is filled.
+
+    dataset: the store's coordinates. Files are read under the windows of training chromosomes: evenly spaced
+    `SAMPLE_WINDOWS` of them first, then, where a track has a file that is refused there, all. So no file is refused
+    for where the sample fell; one that only all windows would refuse is left to `fit_normalization`. Methods that
+    need no more than a file's header read nothing.
+    """
+    if not reads_windows(method):
+        return
+    rows = np.flatnonzero(dataset["window_split"].values == "train")
+    sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE_WINDOWS)).astype(int)]
+    tracks: dict[tuple[str, int], list[SignalFile]] = {}
+    for file in plan.files:
+        if file.variable in TRACK_KINDS:
+            tracks.setdefault((file.variable, file.slot), []).append(file)
+    problems = []
+    for files in tracks.values():
+        found = _track_problems(plan, dataset, files, sample, method)
+        problems += _track_problems(plan, dataset, files, rows, method) if found and len(rows) > len(sample) else found
+    require_no_problems(problems)
+
+
+def _track_problems(plan: Plan, dataset: xr.Dataset, files: list[SignalFile], rows: np.ndarray, method: str
+                    ) -> list[Problem]:
+    """Return what keeps the files of one track from being normalised, under some windows: rows, shape=(W,)."""
+    windows = pd.DataFrame({name: dataset[name].values[rows] for name in ("chrom", "start", "end")})
+    cells, n_bins = dataset["cell_type"].values, plan.sizes["bin"]
+    means, scales = np.full((len(rows), len(cells), n_bins), np.nan, dtype=np.float32), np.full(len(cells), np.nan)
+    names = [""] * len(cells)
+    dim = "histone_mark" if files[0].variable == "histone" else "tf_name"
+    for file in files:  # in this thread, so that what a remote file sends is counted
+        means[:, file.cell] = read_signal(file.path, windows, n_bins).values[..., 0]
+        scales[file.cell] = file.genome_mean
+        names[file.cell] = f"{cells[file.cell]}, {dataset[dim].values[file.slot]} ({file.path})"
+    is_peak, training = dataset["kind"].values[rows] == "peak", dataset["cell_type_split"].values == "train"
+    return track_problems(means, scales, is_peak, training, method, names)
 
 
 # --- the store ----------------------------------------------------------------------------------------------

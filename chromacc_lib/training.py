@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ from chromacc_lib.dataset import Arrays
 from chromacc_lib.jaspar import matrices_of
 from chromacc_lib.model import Batch, ChromaccModel, ModelConfig
 from chromacc_lib.objectives import Objective
+from chromacc_lib.pretraining import Rows, pretrain
 
 __all__ = ["TrainingConfig", "TrainingResult", "build_model", "choose_device", "choose_precision", "model_config",
            "save_model", "start_fabric", "train"]  # fmt: skip
@@ -71,6 +72,8 @@ class TrainingConfig:
     drop_modality: float = 0.05
     metadata_noise: float = 0.2  # sd, in sd of the training cell types
     shift_bins: int = 0  # largest shift of a window's content, in bins
+    pretrain_epochs: int = 0  # contrastive pretraining before training, see module `pretraining`; 0: none
+    pretrain_cell_type_weight: float = 1.0  # of its loss across cell types; that across windows has 1
     motif_prior: bool = True  # start kernels and gates at the JASPAR motifs of the metadata's and tracks' TFs
     validation_windows: int = 1000  # at most so many, evenly spaced
     precision: str = "auto"  # "32-true", "bf16-mixed", or "auto": bf16 on GPUs, float32 on CPUs
@@ -86,6 +89,11 @@ class TrainingConfig:
             raise ChromaccError(
                 f"epochs={self.epochs}, batch_windows={self.batch_windows}, cells_per_window={self.cells_per_window}: "
                 "each has to be 1 or more."
+            )
+        if self.pretrain_epochs < 0 or not 0 <= self.pretrain_cell_type_weight < math.inf:
+            raise ChromaccError(
+                f"pretrain_epochs={self.pretrain_epochs}, pretrain_cell_type_weight={self.pretrain_cell_type_weight}: "
+                "each has to be 0 or more, and finite."
             )
         self.objective(0.5)
 
@@ -108,6 +116,7 @@ class TrainingResult:
     validation: str  # on which rows the checkpoint was chosen, in words
     motifs: dict[str, str]  # {TF: JASPAR identifier} that the kernels started from
     stopped: str = ""  # why training ended before its last epoch, if it did
+    pretraining: pd.DataFrame = field(default_factory=pd.DataFrame)  # one row an epoch of it; see `pretrain`
 
 
 def choose_device(device: str = "auto") -> str:
@@ -144,7 +153,7 @@ def start_fabric(device: str = "auto", precision: str = "auto") -> Fabric:
 
 def _require_sizes(sizes: dict) -> None:
     """Raise `ChromaccError` that lists what is no field of `ModelConfig`, not free to choose, or of another type."""
-    free = {field.name: field.default for field in fields(ModelConfig) if field.name not in FROM_DATA}
+    free = {f.name: f.default for f in fields(ModelConfig) if f.name not in FROM_DATA}
     problems = []
     for name, value in sizes.items():
         kinds = (int, float) if type(free.get(name)) is float else (type(free.get(name)),)
@@ -187,7 +196,8 @@ def build_model(arrays: Arrays, motif_prior: bool, sizes: dict | None = None) ->
     """
     model = ChromaccModel(model_config(arrays, **(sizes or {})))
     has_kernels = model.config.sequence_tokens == "patch"
-    tfs = dict.fromkeys((*arrays.features, *arrays.tfs)) if motif_prior and has_kernels else {}
+    # TFs with tracks first: expression may name a thousand more than there are kernels.
+    tfs = dict.fromkeys((*arrays.tfs, *arrays.features)) if motif_prior and has_kernels else {}
     known = matrices_of(tfs, MATRICES_PER_TF, model.config.motif_kernel_bp)
     known = known[: model.config.d_model // 2]  # half of the kernels stay free to find their own
     if known:
@@ -220,6 +230,8 @@ def train(
     state = TrainingState(config, model, average, optimiser, is_first_process=fabric.is_global_zero)
     for callback in callbacks:
         callback.on_start(state)
+    if len(state.pretraining) < config.pretrain_epochs:
+        _pretrain(state, data, (windows, cells), (validation.windows, validation.cells), fabric, callbacks)
     while state.epoch <= config.epochs and not state.stop:
         rng = np.random.default_rng((config.seed, state.epoch))
         batches = list(region_batches(windows, cells, config.batch_windows, config.cells_per_window, rng))
@@ -242,8 +254,29 @@ def train(
         callback.on_end(state)
     history = pd.DataFrame(state.history)
     return TrainingResult(
-        model, history, state.best_epoch, str(fabric.device), validation.words, motifs, stopped=state.stop
-    )
+        model, history, state.best_epoch, str(fabric.device), validation.words, motifs, stopped=state.stop,
+        pretraining=pd.DataFrame(state.pretraining),
+    )  # fmt: skip
+
+
+def _pretrain(
+    state: TrainingState, data: RegionData, training: Rows, validation: Rows, fabric: Fabric,
+    callbacks: Sequence[Callback],
+) -> None:  # fmt: skip
+    """Pretrain the model with the optimiser and the course of the learning rate that training has, but for its length.
+
+    The average of the weights needs no change: it begins as a copy of them after the first step of training.
+    """
+    config = state.config
+    rows = pretrain(
+        state.model, data, training, validation, config, fabric,
+        lambda parameters: OPTIMISERS[config.optimiser](parameters, weight_decay=config.weight_decay),
+        lambda step, steps: config.learning_rate * _learning_rate(step, steps, config),
+    )  # fmt: skip
+    for row in rows:
+        state.pretraining.append(row)
+        for callback in callbacks:
+            callback.on_pretraining_epoch(state)
 
 
 def _ahead(prepare: Callable, jobs: Sequence) -> Iterator[tuple[object, float]]:
@@ -407,12 +440,16 @@ def _epoch_row(state: TrainingState, rate: float, validation: dict[str, float], 
 def save_model(result: TrainingResult, config: TrainingConfig, out_dir: str | Path, extra: dict, card: str) -> None:
     """Write `model.safetensors`, `config.json`, `history.csv` and `model_card.md` to `out_dir`.
 
+    A model that was pretrained has a `pretraining.csv`, too; without pretraining, one of an earlier run is removed.
     `extra` (dataset, splits, versions) goes into config.json beside the two configs.
     """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in result.model.state_dict().items()}, out / "model.safetensors")
     result.history.to_csv(out / "history.csv", index=False)
+    (out / "pretraining.csv").unlink(missing_ok=True)
+    if len(result.pretraining):
+        result.pretraining.to_csv(out / "pretraining.csv", index=False)
     (out / "model_card.md").write_text(card)
     content = {
         "model": asdict(result.model.config), "training": asdict(config), "best_epoch": result.best_epoch,

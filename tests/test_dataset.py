@@ -14,10 +14,9 @@ import pyBigWig
 import pytest
 from conftest import PARAMETERS, write_bigwig, write_lines
 
-from chromacc_lib import ChromaccError
+from chromacc_lib import ChromaccError, regions
 from chromacc_lib.dataset import (
     CurationParameters,
-    compare_normalizations,
     curate,
     load_arrays,
     locus_average,
@@ -210,27 +209,49 @@ def test_normalization_json_holds_every_constant(project, method):
 
 
 @pytest.mark.parametrize("method", ["quantile", "s3norm"])
-def test_a_file_without_signal_in_the_reference_windows_is_named(project, method):
+@pytest.mark.parametrize("sample", [4096, 10])
+def test_files_too_sparse_are_all_listed_before_the_store_is_filled(project, monkeypatch, method, sample):
+    """Of a test and of a training cell type; also where only a sample of the windows is looked at first."""
     parameters = replace(PARAMETERS, normalization=method)
     chroms = curate_project(project, parameters).summary["chromosomes"]["test"]
-    write_bigwig(project.folder / "D/CTCF.bw", project.sizes, {chroms[0]: [(0, 60_000, 1.0)]})
-    with pytest.raises(ChromaccError, match=r"D, CTCF \(.*D/CTCF.bw\): no signal to normalise by.*arcsinh"):
-        curate_project(project, parameters)
+    monkeypatch.setattr(regions, "SAMPLE_WINDOWS", sample)
+    for name in ("D/CTCF.bw", "A/H3K27ac.bw"):
+        write_bigwig(project.folder / name, project.sizes, {chroms[0]: [(0, 60_000, 1.0)]})
+    with monkeypatch.context() as patch:
+        patch.setattr(regions, "_fill", None)
+        with pytest.raises(ChromaccError) as error:
+            curate_project(project, parameters)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 3 and lines[0].startswith("2 problem(s)")
+    for line, place in zip(lines[1:], ("A, H3K27ac (", "D, CTCF (")):
+        assert place in line and f": too sparse for {method}; got " in line and "needed above 0" in line
+        assert "Leave the file out" in line and '"arcsinh"' in line
+    assert not list(project.folder.glob("*.partial"))
     assert curate_project(project).fresh  # which needs no windows
+
+
+@pytest.mark.parametrize("method", ["quantile", "s3norm"])
+def test_no_file_is_refused_for_where_the_sample_of_windows_fell(project, monkeypatch, method):
+    """A file that has signal in some windows of training chromosomes, and none in the two that are looked at first."""
+    dataset = open_dataset(curate_project(project).path)
+    train = np.flatnonzero(dataset["window_split"] == "train")
+    skipped = {(dataset["chrom"].values[i], int(dataset["start"].values[i])) for i in train[[0, -1]]}
+    rows = {chrom: [] for chrom in project.sizes}
+    for chrom, start, end, kind in zip(*(dataset[name].values[train] for name in ("chrom", "start", "end", "kind"))):
+        if (chrom, start) not in skipped:
+            rows[chrom].append((int(start), int(end), (8 if kind == "peak" else 1) + start % 3))
+    write_bigwig(project.folder / "D/CTCF.bw", project.sizes, rows)
+    monkeypatch.setattr(regions, "SAMPLE_WINDOWS", 2)
+    read, binned_signals = [], regions.binned_signals
+    monkeypatch.setattr(regions, "binned_signals", lambda entries, windows, n: read.append(len(windows))
+                        or binned_signals(entries, windows, n))
+    assert curate_project(project, replace(PARAMETERS, normalization=method)).fresh
+    assert len(train) in read and 2 in read
 
 
 def test_an_unknown_normalization_is_refused_before_any_work(project):
     with pytest.raises(ChromaccError, match="got 'zscore', needed one of arcsinh, log1p, quantile, s3norm"):
         curate_project(project, replace(PARAMETERS, normalization="zscore"))
-
-
-def test_the_comparison_has_a_number_for_every_method(dataset):
-    comparison = compare_normalizations(dataset, "H3K4me3")
-    distance = comparison.distance
-    assert distance.index.tolist() == ["raw", *METHODS] == list(comparison.values) and not comparison.refused
-    assert distance["raw"] > 3 * distance["arcsinh"] > 0  # depths differ; the genome-wide mean takes them out
-    assert distance["quantile"] < distance["arcsinh"]
-    assert all(np.isnan(values[:, 1]).all() for values in comparison.values.values())  # B lacks it
 
 
 # --- what is in the dataset ---------------------------------------------------------------------------------

@@ -1,10 +1,12 @@
 """Normalisation: values worked by hand, maps that meet their reference, and errors that name the file."""
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy.stats import wasserstein_distance
 
 from chromacc_lib import ChromaccError
-from chromacc_lib.dataset import read_normalization
+from chromacc_lib.dataset import open_dataset, read_normalization
 from chromacc_lib.normalization import (
     LEVELS,
     METHODS,
@@ -12,12 +14,15 @@ from chromacc_lib.normalization import (
     TrackConstants,
     TrackReference,
     compare_methods,
+    compare_normalizations,
+    explain_choice,
     fit_file,
     fit_track,
     normalise_tracks,
     scale_file,
     solve_s3norm,
     track_constants,
+    track_problems,
 )
 
 RNG = np.random.default_rng(5)
@@ -76,10 +81,19 @@ def test_quantiles_by_hand():
 
 def test_a_value_that_fills_levels_gets_their_mean_by_width():
     n = len(LEVELS)
-    own = FileConstants(1.0, quantiles=(0.0,) * 33 + tuple(np.linspace(1, 2, n - 33)))  # 32 levels up to 0.8
+    own = FileConstants(1.0, quantiles=(0.0,) + (0.5,) * 32 + tuple(np.linspace(1, 2, n - 33)))  # 32 levels up to 0.8
     reference = TrackReference(quantiles=tuple(LEVELS))
-    got = inner(scale_file(statistics(np.zeros((1, 1), np.float32)), own, reference, "quantile"))
-    assert got[0, 0, 0] == pytest.approx(0.4, abs=0.01)
+    got = inner(scale_file(statistics(np.full((1, 1), 0.5, np.float32)), own, reference, "quantile"))
+    assert got[0, 0, 0] == pytest.approx(0.41, abs=0.01)
+
+
+def test_no_signal_stays_no_signal_however_many_quantiles_it_fills():
+    """Two sparse files, zero in 60% and in 90% of their bins: zero is one value in both, not the mean of its levels."""
+    means = np.stack([track()] * 2, axis=1)
+    means[:120, 0] = means[:180, 1] = 0
+    files, reference = fit_track(means, np.ones(2), PEAK, np.array([True, True]), "quantile", NAMES)
+    one, two = (scale_file(statistics(means[:, c]), files[c], reference, "quantile")[..., 0] for c in (0, 1))
+    assert (one[:120] == 0).all() and (two[:180] == 0).all() and (one[120:] > 0).all() and (two[180:] > 0).all()
 
 
 def test_missing_tracks_are_zero_and_not_observed():
@@ -162,14 +176,14 @@ def test_own_constants_do_not_depend_on_other_files():
 @pytest.mark.parametrize(("value", "told"), [(0.0, "(100|200) of (100|200)"), (np.nan, "0 of (100|200)")])
 def test_no_signal_under_the_windows_is_an_error_that_names_the_file(method, value, told):
     empty = np.full((200, 10), value, np.float32)
-    found = rf"x.bw: no signal to normalise by: .* is 0, .*; {told} such windows"
+    found = rf"x.bw: too sparse for {method}; got a .* of 0, with data in {told} such windows .*; needed above 0"
     with pytest.raises(ChromaccError, match=found):
         fit_file(empty, 1.0, PEAK, method, TrackReference(), "x.bw")
     assert fit_file(empty, 1.0, PEAK, "log1p", TrackReference(), "x.bw") == FileConstants(1.0)
 
 
 def test_s3norm_without_background_windows_says_so():
-    with pytest.raises(ChromaccError, match="x.bw: .*mean under background windows is 0, .* 0 of 0 such"):
+    with pytest.raises(ChromaccError, match="x.bw: .*mean under background windows of 0, .* 0 of 0 such"):
         fit_file(track(), 1.0, np.ones(200, bool), "s3norm", TrackReference(), "x.bw")
 
 
@@ -198,7 +212,7 @@ def test_s3norm_serves_a_track_that_avoids_peaks():
 def test_s3norm_without_a_solution_says_what_it_would_need():
     flat = np.ones(50)
     reference = TrackReference(peak_mean=3.0, background_mean=0.5)
-    with pytest.raises(ChromaccError, match="x.bw: s3norm finds no beta .* to 8: mean fold 1 under peak"):
+    with pytest.raises(ChromaccError, match="x.bw: s3norm finds no beta .* to 8; got a mean fold of 1 under peak"):
         solve_s3norm(flat, flat, reference, "x.bw")
 
 
@@ -215,10 +229,65 @@ def test_constants_come_by_name_and_unknown_tracks_are_refused(curated):
 
 # --- comparison ---------------------------------------------------------------------------------------------
 def test_the_distance_by_hand_and_refusals_are_told():
-    means = np.zeros((4, 2, 1), np.float32)
-    means[:, 1] = 1  # pooled: half 0, half 1, sd 0.5; each lies 0.5 from it
-    comparison = compare_methods(statistics(means), np.ones(2), np.arange(4) < 2, np.array([True, True]), NAMES)
-    assert comparison.distance["raw"] == pytest.approx(1.0)
-    assert comparison.distance["arcsinh"] == pytest.approx(1.0)  # a rescaling of two values
-    assert set(comparison.refused) == {"quantile", "s3norm"} and comparison.refused["s3norm"].startswith("one:")
+    means = np.zeros((4, 4, 1), np.float32)  # of four cell types, the last is held out, and the third not measured
+    means[:, 1, 0] = [0, 2, 2, 2]  # pooled with the first: 5 zeros and 3 twos, sd sqrt(15) / 8 of the step between
+    means[:, 2], means[:, 3] = np.nan, 9
+    training, scales = np.array([True, True, True, False]), np.array([1, 2, np.nan, 1])
+    comparison = compare_methods(statistics(means), scales, np.arange(4) < 2, training, ["one", "two", "no", "new"])
+    # three quarters of the second are one step from the first, whatever the step is scaled to
+    np.testing.assert_allclose(comparison.distance[["raw", "arcsinh", "log1p"]], 0.75 * 8 / np.sqrt(15), rtol=1e-6)
+    alone = compare_methods(statistics(track()[:, None]), np.ones(1), PEAK, np.array([True]), ["one"])
+    assert alone.distance.isna().all()  # there is nothing to compare it with
+    assert {method: [p.file for p in found] for method, found in comparison.refused.items()} == {
+        "quantile": ["one"], "s3norm": ["one", "new"]}  # no power of what is flat has a contrast
     assert comparison.distance[["quantile", "s3norm"]].isna().all() and "quantile" not in comparison.values
+
+
+def test_the_distance_is_scipys_of_each_cell_type_to_the_others():
+    means = np.round(np.stack([track(), track(2), track(1) ** 2], axis=1), 1)  # with ties
+    scales = np.array([1.0, 2.0, 3.0])
+    got = compare_methods(statistics(means), scales, PEAK, np.full(3, True), ["a", "b", "c"]).distance
+    one_depth, own_depth = (np.arcsinh((means / depth).astype(np.float64)) for depth in (2, scales[:, None]))
+    for name, values in {"raw": one_depth, "arcsinh": own_depth}.items():
+        to_others = [wasserstein_distance(values[:, c].ravel(), np.delete(values, c, axis=1).ravel()) for c in range(3)]
+        assert got[name] == pytest.approx(np.mean(to_others) / values.std(), rel=1e-5) and got[name] > 0.05
+
+
+def test_every_track_is_compared_on_windows_of_training_chromosomes(curated):
+    dataset = open_dataset(curated[1])
+    comparisons = compare_normalizations(dataset)
+    assert list(comparisons) == ["H3K27ac", "H3K4me3", "CTCF"]
+    n_train = int((dataset["window_split"] == "train").sum())
+    for name, one in comparisons.items():
+        assert one.distance.index.tolist() == ["raw", *METHODS] == list(one.values) and not one.refused
+        assert one.distance["raw"] > 2 * one.distance["arcsinh"] > 0, name  # depths differ, and are taken out
+        assert one.distance["quantile"] < one.distance["arcsinh"] and len(one.values["raw"]) == n_train
+    assert all(np.isnan(array[:, 1]).all() for array in comparisons["H3K4me3"].values.values())  # B lacks it
+    few = compare_normalizations(dataset, max_windows=7)["CTCF"].values["raw"]
+    assert len(few) == 7 and np.array_equal(few[-1], comparisons["CTCF"].values["raw"][-1], equal_nan=True)
+
+
+def test_the_choice_is_explained_by_means_over_the_tracks_that_all_can_take():
+    columns = ["raw", "arcsinh", "log1p", "quantile", "s3norm"]
+    distance = pd.DataFrame([[0.5, 0.2, 0.4, 0.1, 0.3], [0.9, 0.6, 0.6, 0.1, 0.3], [1, 1, 1, 1, np.nan]],
+                            index=["CTCF", "H3K27ac", "GATA1"], columns=columns)
+    text = explain_choice(distance, "arcsinh")
+    assert text.startswith("**This run uses `arcsinh`**") and "evens out the depth" in text
+    assert "Over 2 tracks, the mean distance between training cell types is 0.700 sd in raw files and 0.400 sd" in text
+    assert "it is smaller under `quantile` (0.100) and `s3norm` (0.300). Smaller is not better" in text
+    text = explain_choice(distance.iloc[:1], "quantile")
+    assert "Over 1 track, " in text and "0.100 sd under `quantile`; it is smaller under no other method." in text
+    assert "as alike as their distinct values allow, by construction" in text
+    assert "No track can be taken by every method" in explain_choice(distance.iloc[2:], "s3norm")
+
+
+def test_a_track_lists_all_files_that_are_refused_and_averages_the_others():
+    means = np.stack([track(), track(2), track(3), track(4)], axis=1)
+    means[:, 1:3] = 0
+    training, names = np.array([True, True, False, True]), ["a", "b", "c", "d"]
+    for method in ("quantile", "s3norm"):
+        problems = track_problems(means, np.ones(4), PEAK, training, method, names)
+        assert [problem.file for problem in problems] == ["b", "c"]
+        with pytest.raises(ChromaccError, match="(?s)2 problem.*1. b: too sparse.*2. c: too sparse.*arcsinh"):
+            fit_track(means, np.ones(4), PEAK, training, method, names)
+    assert track_problems(means, np.ones(4), PEAK, training, "arcsinh", names) == []

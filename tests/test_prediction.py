@@ -246,14 +246,18 @@ def test_the_model_reads_exactly_what_the_dataset_holds(scaled, monkeypatch):
 
 
 @pytest.mark.parametrize("scaled", ["quantile", "s3norm"], indirect=True)
-def test_a_file_that_the_normalisation_cannot_take_is_named(scaled, tmp_path):
+def test_files_that_the_normalisation_cannot_take_are_all_listed(scaled, tmp_path):
     rows = rows_of(scaled, CELL)
     chrom = scaled.arrays.windows.loc[scaled.arrays.windows["split"] == "test", "chrom"].iloc[0]
     for row in rows:
-        if row["target"] == "CTCF":
+        if row["target"] in ("CTCF", "H3K27ac"):
             only = {chrom: [(0, 60_000, 1.0)]}
-            row["path_or_url"] = str(write_bigwig(tmp_path / "only.bw", scaled.sizes, only))
-    with pytest.raises(ChromaccError, match=r"only.bw: no signal to normalise by"):
+            row["path_or_url"] = str(write_bigwig(tmp_path / f"{row['target']}.bw", scaled.sizes, only))
+    told = (
+        r"(?s)2 problem.*D, H3K27ac \(\S*/H3K27ac.bw\): too sparse"
+        r".*D, CTCF \(\S*/CTCF.bw\): too sparse.*needed above 0"
+    )
+    with pytest.raises(ChromaccError, match=told):
         predict(scaled, rows, tmp_path)
 
 

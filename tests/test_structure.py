@@ -37,6 +37,7 @@ ORDER = [
     "batches",
     "objectives",
     "callbacks",
+    "pretraining",
     "training",
     "inference",
     "hub",
