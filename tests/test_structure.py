@@ -38,6 +38,7 @@ ORDER = [
     "objectives",
     "callbacks",
     "training",
+    "sweep",
     "inference",
     "hub",
     "baselines",
