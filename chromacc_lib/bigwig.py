@@ -294,19 +294,23 @@ def _write_statistics(sums, widths, rows, values, covered):
     """Write mean, population variance and max to values[rows] (n, B, 3), and the covered share to covered[rows].
 
     sums: (n, B, 5); widths: of the bins, bp; rows: int64, (n,); values, covered: float32. Bases
-    without data count as zero.
+    without data count as zero. Returns False where a bin had more than all its bases.
     """
+    whole = True
     for i in range(len(rows)):
+        row = rows[i]
         for k in range(len(widths)):
-            width, row = float(widths[k]), rows[i]
+            width = np.float64(widths[k])
             reference, top = sums[i, k, REFERENCE], sums[i, k, TOP]
             absent = width - sums[i, k, COVERED]
+            whole &= absent >= 0
             shift = (sums[i, k, SUM] - reference * absent) / width  # of the mean from the reference
             spread = (sums[i, k, SQUARE] + reference * reference * absent) / width - shift * shift
             values[row, k, 0] = reference + shift
             values[row, k, 1] = max(spread, 0.0)
             values[row, k, 2] = max(top, 0.0) if absent > 0 else top
             covered[row, k] = sums[i, k, COVERED] / width
+    return whole
 
 
 def read_bins(bigwig: BigWig, chrom: str, starts: np.ndarray, edges: np.ndarray, rows: np.ndarray,
@@ -326,9 +330,8 @@ def read_bins(bigwig: BigWig, chrom: str, starts: np.ndarray, edges: np.ndarray,
             touched = blocks[_touches(blocks, number, here, here + length)]
             sums = np.zeros((len(here), len(widths), 5))
             reducer.add(chrom, number, touched, here, edges, sums)
-            if (sums[:, :, COVERED] > widths).any():  # blocks that overlap: none is bad by itself
-                raise reducer.problem(chrom, int(touched["offset"][0]), CORRUPT)
-            _write_statistics(sums, widths, rows[first:first + WINDOWS_AT_ONCE], values, covered)
+            if not _write_statistics(sums, widths, rows[first:first + WINDOWS_AT_ONCE], values, covered):
+                raise reducer.problem(chrom, int(touched["offset"][0]), CORRUPT)  # they overlap: none is bad by itself
 
 
 class _Reducer:
@@ -435,41 +438,37 @@ def _add_block(words, values, size, chrom, starts, edges, sums):
     window = np.searchsorted(starts, first_start - length, side="right")
     item = 0
     while window < len(starts) and starts[window] < block_end:
-        low, high = starts[window], starts[window] + length
+        low = starts[window]
         item = _first_after(words, item, count, low, kind, block_start, step, span)
-        k, i, last = 0, item, np.int64(-1)
         here = sums[window]
-        reference, total, square, top, covered = here[0, 0], here[0, 1], here[0, 2], here[0, 3], here[0, 4]
-        while i < count:
-            begin, end = _item(words, i, kind, block_start, step, span)
-            if begin >= high:
-                break
-            if end <= begin or begin < last:
-                return CORRUPT  # empty, reversed, or overlapping intervals
-            last = end
-            value = np.float64(values[6 + i * (4 - kind) + 3 - kind])
-            i += 1
-            if not np.isfinite(value):
-                return NOT_FINITE
-            at, until = max(begin, low) - low, min(end, high) - low
-            while at < until:
-                if edges[k + 1] <= at:  # the bin is full: put it back, and take up the one that begins here
-                    here[k, 0], here[k, 1], here[k, 2], here[k, 3], here[k, 4] = reference, total, square, top, covered
-                    while edges[k + 1] <= at:
-                        k += 1
-                    reference, total, square, top, covered = here[k, 0], here[k, 1], here[k, 2], here[k, 3], here[k, 4]
-                stop = min(edges[k + 1], until)
-                bases = np.float64(stop - at)
+        i, last = item, np.int64(-1)
+        for k in range(len(edges) - 1):
+            left, right = low + edges[k], low + edges[k + 1]
+            reference, total, square, top, covered = here[k, 0], here[k, 1], here[k, 2], here[k, 3], here[k, 4]
+            while i < count:
+                begin, end = _item(words, i, kind, block_start, step, span)
+                if begin >= right:
+                    break
+                if end <= begin or begin < last:
+                    return CORRUPT  # empty, reversed, or overlapping intervals
+                value = np.float64(values[6 + i * (4 - kind) + 3 - kind])
+                if not np.isfinite(value):
+                    return NOT_FINITE
+                bases = np.float64(min(end, right) - max(begin, left))
                 if covered == 0:
                     reference = top = value
                 distance = value - reference
                 total += distance * bases
                 square += distance * distance * bases
-                if value > top:
-                    top = value
+                top = max(top, value)
                 covered += bases
-                at = stop
-        here[k, 0], here[k, 1], here[k, 2], here[k, 3], here[k, 4] = reference, total, square, top, covered
+                if end > right:  # goes on in the next bin
+                    break
+                last = end
+                i += 1
+            here[k, 0], here[k, 1], here[k, 2], here[k, 3], here[k, 4] = reference, total, square, top, covered
+            if i == count:
+                break
         window += 1
     return SOUND
 
@@ -488,16 +487,10 @@ def _item(words, i, kind, block_start, step, span):
 
 @numba.njit(nogil=True, cache=True)
 def _first_after(words, i, count, low, kind, block_start, step, span):
-    """Return the first interval from the i-th on that ends after `low`: gallop, then bisect."""
-    jump = 1
-    while i + jump < count and _item(words, i + jump, kind, block_start, step, span)[1] <= low:
-        i += jump
-        jump *= 2
-    end = min(i + jump, count)
-    while i < end:
-        middle = (i + end) // 2
-        if _item(words, middle, kind, block_start, step, span)[1] <= low:
-            i = middle + 1
-        else:
-            end = middle
+    """Return the first interval from the i-th on that ends after `low`, by halving without a branch to foresee."""
+    left = count - i
+    while left > 0:
+        half = (left + 1) // 2
+        i += half * (_item(words, i + half - 1, kind, block_start, step, span)[1] <= low)
+        left -= half
     return i
