@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_encode(commands)
     _add_review(commands)
     _add_check(commands)
+    _add_sweep(commands)
     _add_export(commands)
     _add_predict(commands)
     _add_report(commands)
@@ -116,6 +117,22 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     check.add_argument("--gene-names", type=_path, help=GENES_HELP)
     check.add_argument("--for-prediction", action="store_true", help="allow cell types without accessibility")
     check.set_defaults(command=_check)
+
+
+def _add_sweep(commands: argparse._SubParsersAction) -> None:
+    """Add `chromacc sweep`."""
+    sweep = commands.add_parser(
+        "sweep", help="train many settings side by side and compare them on the validation rows"
+    )
+    sweep.add_argument("dataset", type=_path, metavar="DATASET_DIR", help="such as data/pilot/dataset")
+    sweep.add_argument("settings", type=_path, metavar="YAML", help="seeds, and settings by name or a grid")
+    sweep.add_argument("--out", type=_path, required=True, metavar="FOLDER")
+    sweep.add_argument(
+        "--workers", type=int, metavar="N", help="runs at a time; one a GPU or a core by default"
+    )
+    sweep.add_argument("--dask-address", default="", metavar="URL", help="of a scheduler, tcp://host:8786")
+    sweep.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    sweep.set_defaults(command=_sweep)
 
 
 def _add_export(commands: argparse._SubParsersAction) -> None:
@@ -276,6 +293,19 @@ def _check(options: argparse.Namespace) -> int:
     fatal = sum(problem.fatal for problem in problems)
     print(f"{options.manifest}: {fatal} problem(s), {len(problems) - fatal} note(s)")
     return 1 if fatal else 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    """Run a sweep, and print its settings from the best to the worst."""
+    from chromacc_lib.sweep import read_sweep, run_sweep, summarise
+
+    table = run_sweep(
+        options.dataset, read_sweep(options.settings), options.out, options.workers, options.dask_address, options.device
+    )
+    summary = summarise(table)
+    summary.to_csv(options.out / "summary.csv", index=False)
+    print(summary.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+    return 1 if summary["failed"].any() else 0
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -50,6 +50,7 @@ class ModelConfig:
     encoder_heads: int = 8
     mlp_ratio: int = 4
     dropout: float = 0.1
+    locus_prior: bool = True  # read what the training cell types show at the locus; False: never, for comparison
     score_hidden: int = 64
     score_mean: float = 0.0  # mean training score: where the heads start when no locus prior is given
     positive_share: float = 0.5  # training base rate: where the binary head starts
@@ -440,6 +441,9 @@ class ChromaccModel(nn.Module):
         """
         batch = batch.without_unobserved()
         b, c, t = batch.accessibility.shape
+        if not self.config.locus_prior:
+            prior = {name: torch.zeros_like(getattr(batch, name)) for name in ("prior", "prior_score", "prior_observed")}
+            batch = replace(batch, **prior)
         matches, sequence, sequence_weights = self.sequence_encoder(batch.sequence, return_attention)
         modalities, observed = self.modality_tokens(batch, matches, sequence)
         query = torch.where(

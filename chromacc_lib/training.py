@@ -74,6 +74,7 @@ class TrainingConfig:
     shift_bins: int = 0  # largest shift of a window's content, in bins
     pretrain_epochs: int = 0  # contrastive pretraining before training, see module `pretraining`; 0: none
     pretrain_cell_type_weight: float = 1.0  # of its loss across cell types; that across windows has 1
+    reverse_complement: bool = True  # read half of the batches on the other strand
     motif_prior: bool = True  # start kernels and gates at the JASPAR motifs of the metadata's and tracks' TFs
     validation_windows: int = 1000  # at most so many, evenly spaced
     precision: str = "auto"  # "32-true", "bf16-mixed", or "auto": bf16 on GPUs, float32 on CPUs
@@ -135,16 +136,17 @@ def choose_precision(precision: str, device: str) -> str:
     return "bf16-mixed" if device == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
 
 
-def start_fabric(device: str = "auto", precision: str = "auto") -> Fabric:
+def start_fabric(device: str = "auto", precision: str = "auto", index: int | None = None) -> Fabric:
     """Join the processes that train together: those that torchrun started, on one or several machines; else one alone.
 
-    They share each batch by DistributedDataParallel, over NCCL on GPUs and gloo on CPUs.
+    They share each batch by DistributedDataParallel, over NCCL on GPUs and gloo on CPUs. index: of the GPU that a
+    process alone takes, None = the first.
     """
     accelerator = choose_device(device)
     together = "TORCHELASTIC_RUN_ID" in os.environ  # set by torchrun, with the two below
     world, here = (int(os.environ[name]) if together else 1 for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     fabric = Fabric(
-        accelerator=accelerator, devices=here, num_nodes=world // here, strategy="ddp" if world > 1 else "auto",
+        accelerator=accelerator, devices=here if index is None else [index], num_nodes=world // here, strategy="ddp" if world > 1 else "auto",
         precision=choose_precision(precision, accelerator),
     )  # fmt: skip
     fabric.launch()
@@ -326,7 +328,7 @@ class _Step:
         if config.shift_bins:
             by = math.floor(draws.coin() * (2 * config.shift_bins + 1)) - config.shift_bins
             batch, target = shift_bins(batch, target, by)
-        if draws.coin() < 0.5:
+        if draws.coin() < 0.5 and config.reverse_complement:
             batch, target = batch.reverse_complement(), Target(target.score, target.label, target.profile.flip(2))
         device = self.fabric.device
         return batch.to(device), Target(*(t.to(device) for t in vars(target).values()))

@@ -39,6 +39,7 @@ ORDER = [
     "callbacks",
     "pretraining",
     "training",
+    "sweep",
     "inference",
     "hub",
     "baselines",

@@ -1,0 +1,203 @@
+"""Train many settings side by side and put them in one table: a search over a grid, or an ablation by name.
+
+Only validation rows have a say: every figure is that of the epoch which the run would keep. Test cell types and test
+chromosomes are never looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import distributed
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+
+from chromacc_lib import ChromaccError
+from chromacc_lib.dataset import Arrays, load_arrays
+from chromacc_lib.model import ModelConfig
+from chromacc_lib.training import TrainingConfig, choose_device, start_fabric, train
+
+__all__ = ["Sweep", "read_sweep", "run_sweep", "summarise"]
+
+FIGURES = ("validation_mse", "validation_skill", "validation_pearson", "seconds", "samples_per_second")
+_TRAINING = {f.name for f in fields(TrainingConfig)}
+_MODEL = {f.name for f in fields(ModelConfig)} - {"histone_marks", "tfs", "features", "window_bp", "n_bins"}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What to train: every setting with every seed.
+
+    settings: {name: {field: value}}, each on top of base; fields are those of TrainingConfig and ModelConfig. The first
+    is what the others are compared with. windows: so many training windows, evenly spaced; 0 = all.
+    """
+
+    settings: Mapping[str, Mapping[str, Any]]
+    seeds: tuple[int, ...] = (1,)
+    base: Mapping[str, Any] = field(default_factory=dict)
+    windows: int = 0
+
+    def __post_init__(self) -> None:
+        problems = []
+        for where, given in {"base": self.base, **self.settings}.items():
+            for name in given:
+                if name not in _TRAINING | _MODEL or name == "seed":
+                    near = get_close_matches(name, _TRAINING | _MODEL, 1)
+                    problems.append(f"{where}: {name!r} is no setting" + (f"; did you mean {near[0]!r}?" if near else ""))
+        if not self.settings or not self.seeds:
+            problems.append("needed: at least one setting and one seed")
+        if problems:
+            raise ChromaccError("sweep: " + "; ".join(problems))
+
+
+def read_sweep(path: str | Path) -> Sweep:
+    """Read a sweep from YAML: `seeds`, `base`, `windows`, and either `settings` by name or a `grid` of lists.
+
+    Of a grid, all combinations are taken, or `draw` of them, drawn by `draw_seed` (1). Raises ChromaccError for
+    anything else that the file holds.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ChromaccError(f"{path}: this sweep cannot be read ({error})") from error
+    known = {"seeds", "base", "windows", "settings", "grid", "draw", "draw_seed"}
+    if not isinstance(content, dict) or set(content) - known or ("settings" in content) == ("grid" in content):
+        raise ChromaccError(
+            f"{path}: a sweep holds `settings` or `grid`, not both, and may hold seeds, base, windows, draw, draw_seed; "
+            f"got {', '.join(map(str, content)) if isinstance(content, dict) else type(content).__name__}"
+        )
+    settings = content.get("settings")
+    if settings is None:
+        settings = {_name(combination): combination for combination in _combinations(content["grid"])}
+        if "draw" in content:
+            chosen = random.Random(content.get("draw_seed", 1)).sample(sorted(settings), content["draw"])
+            settings = {name: settings[name] for name in chosen}
+    settings = {name: given or {} for name, given in settings.items()}
+    return Sweep(settings, tuple(content.get("seeds", (1,))), content.get("base") or {}, content.get("windows", 0))
+
+
+def _combinations(grid: Mapping[str, list]) -> list[dict[str, Any]]:
+    return [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+
+
+def _name(combination: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in combination.items())
+
+
+def run_sweep(
+    dataset_dir: str | Path, sweep: Sweep, out_dir: str | Path, workers: int | None = None, dask_address: str = "",
+    device: str = "auto", say: Callable[[str], None] = print,
+) -> pd.DataFrame:  # fmt: skip
+    """Train every setting with every seed; returns and writes `out_dir`/sweep.csv, one row a run.
+
+    Columns: setting, seed, the figures of FIGURES at the best epoch (seconds: of all epochs), best_epoch, epochs,
+    parameters, error (a run that fails has its message here and no figures), key. A run that stands in the table
+    already, of the same settings, seed and dataset, is not trained again, so an interrupted sweep goes on. workers: runs
+    at a time, None = one a GPU, or on CPUs one a core, each with its share of the threads. dask_address: of a scheduler
+    whose workers have this project installed and see dataset_dir.
+    """
+    out, table_path = Path(out_dir), Path(out_dir) / "sweep.csv"
+    out.mkdir(parents=True, exist_ok=True)
+    dataset = json.loads((Path(dataset_dir) / "curation.json").read_text())["fingerprint"]
+    jobs = {}
+    for name, seed in itertools.product(sweep.settings, sweep.seeds):
+        given = {**sweep.base, **sweep.settings[name], "seed": seed}
+        key = hashlib.sha256(json.dumps([given, sweep.windows, dataset], sort_keys=True).encode()).hexdigest()[:16]
+        jobs[name, seed] = key, given
+    rows = pd.read_csv(table_path).to_dict("records") if table_path.is_file() else []
+    done = {row["key"] for row in rows if not isinstance(row["error"], str)}
+    rows = [row for row in rows if row["key"] in done]
+    todo = {who: given for who, (key, given) in jobs.items() if key not in done}
+    say(f"{len(jobs)} runs ({len(sweep.settings)} settings x {len(sweep.seeds)} seeds), {len(jobs) - len(todo)} done before")
+    with _client(dask_address, workers, choose_device(device)) as (client, threads):
+        arguments = {"dataset_dir": str(Path(dataset_dir).absolute()), "windows": sweep.windows, "device": device,
+                     "threads": threads}  # fmt: skip
+        futures = {client.submit(_run, given, **arguments, pure=False): who for who, given in todo.items()}
+        for future, result in distributed.as_completed(list(futures), loop=client.loop, with_results=True):
+            name, seed = futures[future]
+            rows.append({"setting": name, "seed": seed, **result, "key": jobs[name, seed][0]})
+            pd.DataFrame(rows).to_csv(table_path.with_suffix(".new"), index=False)
+            table_path.with_suffix(".new").replace(table_path)
+            figures = result["error"] or f"validation skill {result['validation_skill']:+.3f}, {result['seconds']:.0f} s"
+            say(f"{name}, seed {seed}: {figures}")
+    table = pd.DataFrame(rows)
+    order = {key: i for i, (key, _) in enumerate(jobs.values())}
+    return table[table["key"].isin(order)].sort_values("key", key=lambda k: k.map(order), ignore_index=True)
+
+
+def _run(given: Mapping[str, Any], dataset_dir: str, windows: int, device: str, threads: int) -> dict[str, Any]:
+    """Train one setting in a worker; the figures of the epoch that it keeps, or the message of what went wrong."""
+    torch.set_num_threads(threads)
+    settings = TrainingConfig(**{name: value for name, value in given.items() if name in _TRAINING})
+    sizes = {name: value for name, value in given.items() if name in _MODEL}
+    name = distributed.get_worker().name
+    index = int(name) % torch.cuda.device_count() if choose_device(device) == "cuda" and str(name).isdigit() else None
+    try:
+        fabric = start_fabric(device, settings.precision, index)
+        result = train(_arrays(dataset_dir, windows), settings, sizes=sizes, fabric=fabric)
+    except ChromaccError as error:
+        return dict.fromkeys((*FIGURES, "best_epoch", "epochs", "parameters"), np.nan) | {"error": str(error)}
+    best = result.history.set_index("epoch").loc[result.best_epoch]
+    figures = {figure: float(best[figure]) for figure in FIGURES} | {"seconds": float(result.history["seconds"].sum())}
+    parameters = sum(p.numel() for p in result.model.parameters())
+    return figures | {"best_epoch": result.best_epoch, "epochs": len(result.history), "parameters": parameters, "error": ""}
+
+
+@lru_cache(maxsize=1)
+def _arrays(dataset_dir: str, windows: int) -> Arrays:
+    arrays = load_arrays(dataset_dir)
+    train_windows = np.flatnonzero(arrays.windows["split"].to_numpy() == "train")
+    if not 0 < windows < len(train_windows):
+        return arrays
+    kept = train_windows[np.linspace(0, len(train_windows) - 1, windows).round().astype(int)]
+    split = arrays.windows["split"].to_numpy(copy=True)
+    split[np.setdiff1d(train_windows, kept)] = "left out"
+    return replace(arrays, windows=arrays.windows.assign(split=split))
+
+
+@contextmanager
+def _client(address: str, workers: int | None, device: str) -> Iterator[tuple[distributed.Client, int]]:
+    """A client, and the threads of each run: of a scheduler, or of processes on this machine, one run each."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if address:
+        with distributed.Client(address, set_as_default=False) as client:
+            yield client, max(client.nthreads().values(), default=1)
+        return
+    workers = workers or (torch.cuda.device_count() if device == "cuda" else cores)
+    with distributed.LocalCluster(
+        n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=0
+    ) as cluster, distributed.Client(cluster, set_as_default=False) as client:  # fmt: skip
+        yield client, max(1, cores // workers)
+
+
+def summarise(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a setting, in the table's order: its mean figures, and what it differs from the first in, seed by seed.
+
+    Columns: setting, seeds, validation_skill (mean), skill_sd (over seeds), difference (mean over the seeds that both
+    have), lowest, highest (of the seeds' differences), seconds (mean), failed (runs with an error).
+    """
+    first = table["setting"].iloc[0]
+    skill = table.pivot_table(index="seed", columns="setting", values="validation_skill", dropna=False)
+    rows = []
+    for name, runs in table.groupby("setting", sort=False):
+        apart = (skill[name] - skill[first]).dropna()
+        rows.append({
+            "setting": name, "seeds": int(runs["validation_skill"].notna().sum()),
+            "validation_skill": runs["validation_skill"].mean(), "skill_sd": runs["validation_skill"].std(),
+            "difference": apart.mean(), "lowest": apart.min(), "highest": apart.max(),
+            "seconds": runs["seconds"].mean(), "failed": int(runs["validation_skill"].isna().sum()),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
