@@ -136,6 +136,7 @@ class Output:
     logit: Tensor  # (B, C)
     profile: Tensor  # (B, C, T)
     attention: dict[str, Tensor] | None = None  # with return_attention: see `ChromaccModel.forward`
+    tokens: Tensor | None = None  # (B, C, T, d) what the heads read
 
 
 class ByteDropout(nn.Module):
@@ -463,7 +464,7 @@ class ChromaccModel(nn.Module):
                 "fusion": fusion_weights.reshape(b, c, *fusion_weights.shape[1:]),
                 "encoder": encoder_weights.reshape(b, c, *encoder_weights.shape[1:]),
             }
-        return self._heads(tokens.reshape(b, c, t, -1), batch, attention)
+        return replace(self.heads(tokens.reshape(b, c, t, -1), batch), attention=attention)
 
     @torch.no_grad()
     def start_from_motifs(self, matrices: Sequence[tuple[str, Tensor]]) -> None:
@@ -512,7 +513,8 @@ class ChromaccModel(nn.Module):
         observed += [batch.metadata_observed, batch.prior_observed]
         return tokens, torch.stack(observed, -1)
 
-    def _heads(self, tokens: Tensor, batch: Batch, attention: dict[str, Tensor] | None) -> Output:
+    def heads(self, tokens: Tensor, batch: Batch) -> Output:
+        """Tokens (B, C, T, d) -> what they predict, on top of the locus prior of the batch."""
         pooled = tokens.mean(2)  # (B, C, T, d) -> (B, C, d)
         known, centre = batch.prior_observed.to(tokens.dtype), self.config.score_mean
         away = (batch.prior_score - centre) * known
@@ -522,5 +524,5 @@ class ChromaccModel(nn.Module):
             score=centre + slope_score * away + self.score_head(pooled).squeeze(-1),
             logit=slope_logit * away + self.label_head(pooled).squeeze(-1),
             profile=centre + slope_profile * place + self.profile_head(tokens).squeeze(-1),
-            attention=attention,
+            tokens=tokens,
         )

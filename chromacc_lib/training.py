@@ -319,7 +319,7 @@ class _Step:
         self, data: RegionData, epoch: int, index: int, windows: np.ndarray, cells: np.ndarray, n_steps: int
     ) -> tuple[Batch, Target]:
         """This process's share of a batch, augmented and masked, on the device."""
-        config, draws = self.config, Draws((self.config.seed, epoch, index), len(windows), self.mine)
+        config, draws = self.config, Draws((self.config.seed, epoch, index + 1), len(windows), self.mine)
         batch, target = (read(windows[self.mine], cells[self.mine]) for read in (data.batch, data.target))
         done = ((epoch - 1) * n_steps + index) / (config.epochs * n_steps)
         whole = config.first_fully_masked + (1 - config.first_fully_masked) * done
@@ -341,10 +341,9 @@ class _Step:
             group["lr"] = self.rate
         seed = np.random.SeedSequence((config.seed, epoch, index, self.fabric.global_rank))
         torch.manual_seed(int(seed.generate_state(1)[0]))  # of dropout
-        loss, terms = self.objective(self.wrapped(batch), batch, target, self._mean_count)
-        shared = self.model.encoder.norm.weight
-        pulls = {f"pull_{name}": torch.autograd.grad(term, shared, retain_graph=True)[0].norm()
-                 for name, term in terms.items()}  # fmt: skip
+        output = self.wrapped(batch)
+        loss, terms = self.objective(output, batch, target, self._mean_count)
+        pulls = self._pulls(output.tokens, batch, target)
         self.optimiser.zero_grad()
         self.fabric.backward(loss)
         norms = {f"grad_{name}": _grad_norm(getattr(self.model, name)) for name in BRANCHES}
@@ -364,6 +363,14 @@ class _Step:
             )
         self.optimiser.step()
         return row | {"step": time.perf_counter() - start, "samples": target.score.numel()}
+
+    def _pulls(self, tokens: Tensor, batch: Batch, target: Target) -> dict[str, Tensor]:
+        """Norm of the gradient of each term, unweighted, where the heads begin: at the tokens that all of them read."""
+        tokens = tokens.detach().requires_grad_()
+        with self.fabric.autocast():
+            output = self.model.heads(tokens, batch)
+        _, terms = self.objective(output, batch, target, self._mean_count)
+        return {f"pull_{name}": torch.autograd.grad(term, tokens, retain_graph=True)[0].norm() for name, term in terms.items()}
 
     def _mean_count(self, counts: Tensor) -> Tensor:
         return self.fabric.all_reduce(counts, reduce_op="mean")

@@ -323,3 +323,12 @@ def test_the_table_of_predictions_holds_every_pair_once(arrays, result):
     a = table[(table.cell_type == "A") & (table.window == 7)].iloc[0]
     assert a.average_score == pytest.approx(arrays.score[7, others][1:].mean(), rel=1e-5)  # leave-one-out: A trains
     assert table.predicted_probability.between(0, 1).all() and math.isnan(row.truth)
+
+
+def test_a_step_in_bfloat16_learns_too(arrays):
+    """The road of GPUs, taken on a CPU: lower precision changes the loss a little, and breaks nothing."""
+    short = replace(CONFIG, epochs=1)
+    low = train(arrays, replace(short, precision="bf16-mixed"), device="cpu", sizes=SIZES).history.iloc[0]
+    full = train(arrays, short, device="cpu", sizes=SIZES).history.iloc[0]
+    assert low["train_loss"] == pytest.approx(full["train_loss"], rel=0.02) and low["train_loss"] != full["train_loss"]
+    assert low[["pull_score", "pull_profile", "pull_label"]].gt(0).all()
