@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+import torch
 from lightning_fabric import Fabric
 
 from chromacc_lib import ChromaccError, project_path
@@ -19,13 +20,19 @@ from chromacc_lib.hub import complete_model_folder, model_card
 from chromacc_lib.inference import load_model, read_model_config
 from chromacc_lib.memory import fitting_batch
 from chromacc_lib.streaming import StreamedRegionData
-from chromacc_lib.training import TrainingConfig, TrainingResult, model_config, save_model, start_fabric, train
+from chromacc_lib.training import (
+    TrainingConfig, TrainingResult, choose_precision, model_config, save_model, start_fabric, train,
+)  # fmt: skip
 from chromacc_lib.windows import SPLITS
 
-__all__ = ["Fitted", "fit", "training_settings"]
+__all__ = ["EPOCH_LINE", "Fitted", "fit", "training_settings"]
 
 SIZES = ("sequence_layers", "encoder_layers", "d_model", "dropout")  # parameters that are fields of ModelConfig
 CHECKPOINT = "checkpoint.pt"
+EPOCH_LINE = (
+    "epoch {epoch:2d}: training MSE {train_score:.4f}, validation MSE {validation_mse:.4f}, skill {validation_skill:+.3f}, "
+    "{samples_per_second:.0f} samples/s, {seconds:.0f} s"
+)  # of a row of the history
 
 
 class Fitted(NamedTuple):
@@ -62,7 +69,9 @@ def fit(
         return fitted
     fabric = start_fabric(device, config.precision)
     tell = say if fabric.is_global_zero else (lambda text: None)
-    tell(_where(fabric))
+    tell(_where(fabric, config.precision))
+    if isinstance(data, StreamedRegionData):
+        tell(data.memory())
     checkpoint = Checkpoint(folder / CHECKPOINT, identity, say=tell)
     if config.batch_windows == 0:
         config = replace(config, batch_windows=_batch_windows(checkpoint, arrays, data, config, sizes, fabric, tell))
@@ -73,18 +82,19 @@ def fit(
         tell(f"stopped early: {result.stopped}")
     fitted = Fitted(result, config)
     if fabric.is_global_zero:
+        tell(f"best epoch: {result.best_epoch} of {len(result.history)}, chosen on {result.validation}")
         _write(fitted, folder, dataset_dir, arrays, identity)
         checkpoint.path.unlink()
     fabric.barrier()
     return fitted
 
 
-def _where(fabric: Fabric) -> str:
+def _where(fabric: Fabric, precision: str) -> str:
     """Device, precision and number of processes, in words."""
-    kind = fabric.device.type
-    name = "CPU, no GPU is used" if kind == "cpu" else f"{kind}"
-    together = f", {fabric.world_size} processes share each batch" if fabric.world_size > 1 else ""
-    return f"device: {name}; precision: {fabric._precision.precision}{together}"
+    gpu = fabric.device.type == "cuda"
+    name = torch.cuda.get_device_name(fabric.device) if gpu else "CPU (no GPU is used)"
+    together = f"; {fabric.world_size} processes share each batch" if fabric.world_size > 1 else ""
+    return f"device: {name}; precision: {choose_precision(precision, fabric.device.type)}{together}"
 
 
 def _batch_windows(
