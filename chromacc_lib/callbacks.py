@@ -88,7 +88,8 @@ class Progress(Callback):
         if self.bar is None:
             self.bar = tqdm(
                 total=state.steps_per_epoch, initial=len(state.steps) - 1, unit="batch", leave=False,
-                desc=f"epoch {state.epoch} of {state.config.epochs}", disable=not state.is_first_process,
+                desc=f"epoch {state.epoch} of {state.config.epochs}",
+                **({} if state.is_first_process else {"disable": True}),  # else TQDM_DISABLE has its say
             )  # fmt: skip
         self.bar.update()
 

@@ -143,7 +143,7 @@ def _read_trained(path: Path, arrays: Arrays, config: TrainingConfig, sizes: dic
             f"{path}: this model was trained otherwise ({'; '.join(differ)}); give the same settings and dataset here, or "
             "set trained_model to '' to train anew."
         )
-    history = pd.read_csv(path.parent / "history.csv", float_precision="round_trip")
+    history = pd.read_csv(path.parent / "history.csv")
     result = TrainingResult(
         load_model(path.parent, arrays), history, content["best_epoch"], content["device"], content["validation"],
         content["started_from_motifs"], content["stopped"],
