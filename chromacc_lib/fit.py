@@ -64,7 +64,7 @@ def fit(
     folder, identity = project_path(model_dir), {"dataset": _fingerprint(dataset_dir)}
     if trained_model:
         fitted = _read_trained(project_path(trained_model), arrays, config, sizes, identity)
-        say(f"not trained here: {trained_model} was, on {fitted.result.device}")
+        say(f"not trained here: read from {trained_model}, which was trained on {fitted.result.device}")
         _write(fitted, folder, dataset_dir, arrays, identity)
         return fitted
     fabric = start_fabric(device, config.precision)

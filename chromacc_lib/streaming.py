@@ -63,15 +63,16 @@ class StreamedRegionData:
     `epoch_order` draws an epoch's pools; batches that follow that order find theirs in memory. Windows that are
     neither in the pools at hand nor kept are read from disk for that one batch.
 
-    tables: the light arrays of all windows. prior_score, float32 (W, C), as in `RegionData`. held_bytes and most_bytes:
-    of the tensors that are, and at most were, in memory. Raises `ChromaccError` for a pool without windows.
+    pool_windows: at most so many a pool; those of two zarr chunks where fewer are asked for, so that pools are at least
+    half full and no batch of half a pool meets three. tables: the light arrays of all windows. prior_score, float32
+    (W, C), as in `RegionData`. held_bytes and most_bytes: of the tensors that are, and at most were, in memory. Raises `ChromaccError` for a pool without windows.
     """
 
     def __init__(self, path: str | Path, pool_windows: int) -> None:
         if pool_windows < 1:
             raise ChromaccError(f"stream_windows={pool_windows}; needed: windows of a pool, 1 or more (0 = no streaming).")
-        self.pool_windows = pool_windows
         self._dataset, self._normalization = _open(path), read_normalization(path)
+        self.pool_windows = max(pool_windows, 2 * _chunk_windows(self._dataset))
         none = arrays_of(self._dataset.isel(window=slice(0, 0)), self._normalization)
         self.tables = replace(
             none, score=self._dataset["score"].values, label=self._dataset["label"].values,
@@ -96,7 +97,7 @@ class StreamedRegionData:
         Where one pool holds them all, it is the order of `RegionData`.
         """
         if self._coming is not None:
-            self._coming[1].result()
+            self._held |= self._coming[1].result()  # of an epoch that was given up
             self._coming = None
         stretches = self._stretches(windows)
         if len(windows) <= self.pool_windows:
@@ -139,8 +140,8 @@ class StreamedRegionData:
         n = len(tables.windows)
         return (
             f"streamed from disk in pools of {self.pool_windows:,} windows, {each / 1e3:,.1f} kB each: two pools take "
-            f"{2 * self.pool_windows * each / 1e9:,.3f} GB, tables of all {n:,} windows {light_bytes / 1e9:,.3f} GB "
-            f"({light_bytes / n:,.0f} bytes a window); all in memory would take {n * each / 1e9:,.3f} GB"
+            f"{2 * self.pool_windows * each / 1e6:,.1f} MB, tables of all {n:,} windows {light_bytes / 1e6:,.1f} MB "
+            f"({light_bytes / n:,.0f} bytes a window); all in memory would take {n * each / 1e6:,.1f} MB"
         )
 
     def _stretches(self, windows: np.ndarray) -> list[int]:

@@ -91,8 +91,9 @@ def test_memory_is_bounded_by_two_pools_and_the_kept_windows(path, arrays):
     keeping = data.held_bytes
     assert keeping >= len(kept) * (each - 100)
     for epoch in range(2):
-        for window in data.epoch_order(windows, np.random.default_rng(epoch)):
-            data.batch(np.array([window]), np.arange(3))
+        order = data.epoch_order(windows, np.random.default_rng(epoch))
+        for first in range(0, len(order), CHUNK):
+            data.batch(order[first : first + CHUNK], np.arange(3))
     assert keeping < data.most_bytes <= keeping + data.still_to_read()
     assert data.still_to_read() < 0.5 * len(windows) * each, "too few windows to show anything"
     held = sum(t.nbytes for part in data._held.values() for t in vars(part).values())
