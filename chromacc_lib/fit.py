@@ -30,8 +30,8 @@ __all__ = ["EPOCH_LINE", "Fitted", "fit", "training_settings"]
 SIZES = ("sequence_layers", "encoder_layers", "d_model", "dropout")  # parameters that are fields of ModelConfig
 CHECKPOINT = "checkpoint.pt"
 EPOCH_LINE = (
-    "epoch {epoch:2d}: training MSE {train_score:.4f}, validation MSE {validation_mse:.4f}, skill {validation_skill:+.3f}, "
-    "{samples_per_second:.0f} samples/s, {seconds:.0f} s"
+    "epoch {epoch:2d}: training MSE {train_score:.4f}, validation MSE {validation_mse:.4f}, "
+    "skill {validation_skill:+.3f}, {samples_per_second:.0f} samples/s, {seconds:.0f} s"
 )  # of a row of the history
 
 
@@ -112,7 +112,7 @@ def _batch_windows(
 def _fingerprint(dataset_dir: str | Path) -> str:
     path = project_path(dataset_dir) / "curation.json"
     if not path.is_file():
-        raise ChromaccError(f"{path}: not there; curate the dataset (notebook 01_data_curation), or correct dataset_dir.")
+        raise ChromaccError(f"{path}: not there; curate the dataset (01_data_curation), or correct dataset_dir.")
     return json.loads(path.read_text())["fingerprint"]
 
 
@@ -137,11 +137,11 @@ def _read_trained(path: Path, arrays: Arrays, config: TrainingConfig, sizes: dic
     if config.batch_windows == 0:
         asked["batch_windows"] = found["batch_windows"]
     asked = json.loads(json.dumps(asked))
-    differ = [f"{name}: {found.get(name)!r} there, {asked[name]!r} here" for name in asked if found.get(name) != asked[name]]
+    differ = [f"{n}: {found.get(n)!r} there, {asked[n]!r} here" for n in asked if found.get(n) != asked[n]]
     if differ:
         raise ChromaccError(
-            f"{path}: this model was trained otherwise ({'; '.join(differ)}); give the same settings and dataset here, or "
-            "set trained_model to '' to train anew."
+            f"{path}: this model was trained otherwise ({'; '.join(differ)}); give the same settings and dataset here, "
+            "or set trained_model to '' to train anew."
         )
     history = pd.read_csv(path.parent / "history.csv")
     result = TrainingResult(

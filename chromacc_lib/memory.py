@@ -21,7 +21,7 @@ from chromacc_lib.training import TrainingConfig, build_model
 __all__ = ["MOST_WINDOWS", "FittingBatch", "available_memory", "fitting_batch", "saved_bytes"]
 
 MOST_WINDOWS = 256  # a batch has no more: the learning rates that were tried go with far smaller ones
-SHARE = 0.5  # of what is available: the peak of a step was measured at 1.6 times what autograd saves (CPU, default sizes)
+SHARE = 0.5  # of what is available: a step's peak was measured at 1.6 times what autograd saves (CPU, default sizes)
 COPIES = 6  # of the weights: themselves, gradients, two moments, their average, the best so far
 TRIED_WINDOWS = 4  # of the batch that is measured
 
@@ -66,8 +66,8 @@ def fitting_batch(
     each = f" in each of {fabric.world_size} processes" if fabric.world_size > 1 else ""
     return FittingBatch(chosen, (
         f"batch_windows: {chosen}. A window takes {window_bytes / 1e6:,.2f} MB in {len(cells)} cell types; "
-        f"{free / 1e9:,.2f} GB are available ({source}), {SHARE:.0%} of it fits {fits:,} windows{each}; the largest power "
-        f"of two is taken, at most {most}"
+        f"{free / 1e9:,.2f} GB are available ({source}), {SHARE:.0%} of it fits {fits:,} windows{each}; the largest "
+        f"power of two is taken, at most {most}"
     ))  # fmt: skip
 
 

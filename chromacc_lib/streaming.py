@@ -65,12 +65,13 @@ class StreamedRegionData:
 
     pool_windows: at most so many a pool; those of two zarr chunks where fewer are asked for, so that pools are at least
     half full and no batch of half a pool meets three. tables: the light arrays of all windows. prior_score, float32
-    (W, C), as in `RegionData`. held_bytes and most_bytes: of the tensors that are, and at most were, in memory. Raises `ChromaccError` for a pool without windows.
+    (W, C), as in `RegionData`. held_bytes and most_bytes: of the tensors that are, and at most were, in memory. Raises
+    `ChromaccError` for a pool without windows.
     """
 
     def __init__(self, path: str | Path, pool_windows: int) -> None:
         if pool_windows < 1:
-            raise ChromaccError(f"stream_windows={pool_windows}; needed: windows of a pool, 1 or more (0 = no streaming).")
+            raise ChromaccError(f"stream_windows={pool_windows}; needed: windows a pool, 1 or more (0 = no streaming).")
         self._dataset, self._normalization = _open(path), read_normalization(path)
         self.pool_windows = max(pool_windows, 2 * _chunk_windows(self._dataset))
         none = arrays_of(self._dataset.isel(window=slice(0, 0)), self._normalization)

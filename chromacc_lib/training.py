@@ -176,7 +176,8 @@ def build_model(arrays: Arrays, motif_prior: bool, sizes: dict | None = None) ->
 
 def train(
     arrays: Arrays, config: TrainingConfig, device: str = "auto", sizes: dict | None = None,
-    callbacks: Sequence[Callback] = (), fabric: Fabric | None = None, data: RegionData | StreamedRegionData | None = None,
+    callbacks: Sequence[Callback] = (), fabric: Fabric | None = None,
+    data: RegionData | StreamedRegionData | None = None,
 ) -> TrainingResult:  # fmt: skip
     """Train on training cell types x training chromosomes; keep the epoch with the lowest validation score MSE.
 
@@ -205,7 +206,9 @@ def train(
     _require_same_place(state, fabric)
     while state.epoch <= config.epochs and not state.stop:
         rng = np.random.default_rng((config.seed, state.epoch))
-        batches = list(region_batches(data.epoch_order(windows, rng), cells, config.batch_windows, config.cells_per_window, rng))
+        batches = list(
+            region_batches(data.epoch_order(windows, rng), cells, config.batch_windows, config.cells_per_window, rng)
+        )
         state.steps_per_epoch = len(batches)
         wrapped.train()
         jobs = [(i, *batches[i]) for i in range(len(state.steps), len(batches))]
@@ -419,6 +422,7 @@ def save_model(result: TrainingResult, config: TrainingConfig, out_dir: str | Pa
     (out / "model_card.md").write_text(card)
     content = {
         "model": asdict(result.model.config), "training": asdict(config), "best_epoch": result.best_epoch,
-        "device": result.device, "validation": result.validation, "started_from_motifs": result.motifs, "stopped": result.stopped, **extra,
+        "device": result.device, "validation": result.validation, "started_from_motifs": result.motifs,
+        "stopped": result.stopped, **extra,
     }  # fmt: skip
     (out / "config.json").write_text(json.dumps(content, indent=1))
