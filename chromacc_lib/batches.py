@@ -56,6 +56,17 @@ class RegionData:
         w, c = self._index(windows, cell_types)
         return Target(self.score[w, c], self.label[w, c], self.accessibility[w, c])
 
+    def epoch_order(self, windows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The order in which an epoch goes through `windows`: at random."""
+        return rng.permutation(windows)
+
+    def keep(self, windows: np.ndarray) -> None:
+        """Hold `windows` in memory for good: here all are."""
+
+    def still_to_read(self) -> int:
+        """Bytes that this will take beyond what it holds now: none."""
+        return 0
+
     @staticmethod
     def _index(windows: np.ndarray, cell_types: np.ndarray) -> tuple[Tensor, Tensor]:
         w, c = torch.as_tensor(windows)[:, None], torch.as_tensor(cell_types)
@@ -90,14 +101,13 @@ class Draws:
 
 
 def region_batches(
-    windows: np.ndarray, cell_types: np.ndarray, batch_windows: int, cells_per_window: int, rng: np.random.Generator
+    order: np.ndarray, cell_types: np.ndarray, batch_windows: int, cells_per_window: int, rng: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """One epoch: every window once, in random order, each with its own random draw of cell types.
+    """One epoch: every window once, in the given order, each with its own random draw of cell types.
 
     Yields window indices (B,) and cell-type indices (B, C). A last batch under half the size is merged into the one
     before it, so that no window is left out and no step rests on a handful of windows.
     """
-    order = rng.permutation(windows)
     cuts = list(range(batch_windows, len(order), batch_windows))
     if cuts and len(order) - cuts[-1] < batch_windows / 2:
         cuts.pop()

@@ -100,7 +100,8 @@ class Progress(Callback):
         if self.bar is None:
             self.bar = tqdm(
                 total=state.steps_per_epoch, initial=len(state.steps) - 1, unit="batch", leave=False,
-                desc=f"epoch {state.epoch} of {state.config.epochs}", disable=not state.is_first_process,
+                desc=f"epoch {state.epoch} of {state.config.epochs}",
+                **({} if state.is_first_process else {"disable": True}),  # else TQDM_DISABLE has its say
             )  # fmt: skip
         self.bar.update()
 
@@ -161,28 +162,34 @@ class Checkpoint(Callback):
     renamed, so a kill at any moment leaves the last whole one. It is read as tensors and plain values only. A
     checkpoint of another configuration, model or dataset is refused by name.
 
-    `identity` is anything plain that tells datasets apart. `resumed` says, after the start, what was found.
+    `identity` is anything plain that tells datasets apart. `resumed` says, after the start, what was found, and `say`
+    is told of it.
     """
 
     NAMES = ("epoch", "steps", "history", "pretraining", "best", "best_epoch", "best_weights", "stop")
 
-    def __init__(self, path: str | Path, identity: dict, every_steps: int = 100) -> None:
-        self.path, self.identity, self.every_steps, self.resumed = Path(path), identity, every_steps, ""
+    def __init__(
+        self, path: str | Path, identity: dict, every_steps: int = 100, say: Callable[[str], object] = lambda text: None
+    ) -> None:
+        self.path, self.identity, self.every_steps, self.say, self.resumed = Path(path), identity, every_steps, say, ""
+
+    def settings(self) -> dict:
+        """The settings that the file's training was begun with; {} without a file."""
+        return self._read()["config"] if self.path.is_file() else {}
 
     def on_start(self, state: TrainingState) -> None:
         """Restore the state from the file, where there is one."""
         if not self.path.is_file():
             return
-        try:
-            saved = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise ChromaccError(
-                f"{self.path}: this checkpoint cannot be read ({error}); delete it to train from the start."
-            ) from error
+        saved = self._read()
         if saved["fingerprint"] != self._fingerprint(state):
+            now = asdict(state.config)
+            differ = [f"{name} {saved['config'].get(name)}, now {now[name]}" for name in now
+                      if saved["config"].get(name) != now[name]]  # fmt: skip
             raise ChromaccError(
-                f"{self.path}: this checkpoint belongs to another training (settings, model or dataset differ); delete "
-                "it to train from the start, or give back the settings that it was begun with."
+                f"{self.path}: this checkpoint belongs to another training "
+                f"({'; '.join(differ) or 'its model or its dataset is another one'}); delete it to train from the "
+                "start, or give back the settings that it was begun with."
             )
         state.model.load_state_dict(saved["model"])
         state.average.load_state_dict(saved["average"])
@@ -190,6 +197,15 @@ class Checkpoint(Callback):
         for name in self.NAMES:
             setattr(state, name, saved[name])
         self.resumed = f"goes on at step {len(state.steps) + 1} of epoch {state.epoch}"
+        self.say(f"an interrupted training was found: it {self.resumed}")
+
+    def _read(self) -> dict:
+        try:
+            return torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ChromaccError(
+                f"{self.path}: this checkpoint cannot be read ({error}); delete it to train from the start."
+            ) from error
 
     def on_pretraining_epoch(self, state: TrainingState) -> None:
         """Save when the last one has ended."""
@@ -211,6 +227,7 @@ class Checkpoint(Callback):
         content = {name: getattr(state, name) for name in self.NAMES} | {
             "fingerprint": self._fingerprint(state), "model": state.model.state_dict(),
             "average": state.average.state_dict(), "optimiser": state.optimiser.state_dict(),
+            "config": asdict(state.config),
         }  # fmt: skip
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = self.path.with_name(self.path.name + ".new")

@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_sweep(commands)
     _add_export(commands)
+    _add_train(commands)
     _add_predict(commands)
     _add_report(commands)
     return parser
@@ -151,6 +152,26 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
         "--out", type=_path, required=True, metavar="FOLDER", help="new, or an earlier export"
     )
     export.set_defaults(command=_export)
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    """Add `chromacc train`."""
+    train = commands.add_parser(
+        "train", help="train as notebook 02_training does, without it; several GPUs or machines through torchrun"
+    )
+    train.add_argument("dataset", type=_path, metavar="DATASET_DIR", help="such as data/pilot/dataset")
+    train.add_argument(
+        "--out", type=_path, required=True, metavar="MODEL_DIR", help="such as reports/pilot/model"
+    )
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="parameters of 02_training that differ from its defaults",
+    )
+    train.set_defaults(command=_train)
 
 
 def _add_predict(commands: argparse._SubParsersAction) -> None:
@@ -313,6 +334,37 @@ def _export(options: argparse.Namespace) -> int:
     from chromacc_lib.exports import export
 
     print(f"written to {export(options.dataset, options.format, options.out)}")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    """Train a model; each process that torchrun started comes by here, and the first one talks."""
+    from chromacc_lib import project_path
+    from chromacc_lib.callbacks import EpochLine
+    from chromacc_lib.fit import EPOCH_LINE, PRETRAINING_LINE, fit, training_settings
+    from chromacc_lib.parameters import check_settings, declared_parameters, parse_overrides
+    from chromacc_lib.streaming import open_training_data
+
+    declared = declared_parameters(project_path("notebooks") / "02_training.ipynb")
+    for given_otherwise in ("run_dir", "dataset_dir", "trained_model"):
+        del declared[given_otherwise]
+    settings = parse_overrides([override for group in options.set for override in group])
+    values = {name: parameter.default for name, parameter in declared.items()} | check_settings(settings, declared)
+    config, sizes = training_settings(values)
+    arrays, data = open_training_data(options.dataset, config.stream_windows)
+    fit(
+        options.dataset,
+        options.out,
+        arrays,
+        data,
+        config,
+        sizes,
+        device=values["device"],
+        patience=values["patience"],
+        callbacks=[EpochLine(lambda row: print(EPOCH_LINE.format(**row), flush=True),
+                             lambda row: print(PRETRAINING_LINE.format(**row), flush=True))],
+        say=lambda text: print(text, flush=True),
+    )
     return 0
 
 

@@ -41,8 +41,8 @@ from chromacc_lib.windows import (
 )
 
 __all__ = [
-    "Arrays", "Curation", "CurationParameters", "curate", "load_arrays", "locus_average", "open_dataset",
-    "read_normalization", "replace_folder", "track_signal", "window_summaries", "window_tracks",
+    "Arrays", "Curation", "CurationParameters", "arrays_of", "curate", "load_arrays", "locus_average", "open_dataset",
+    "read_normalization", "replace_folder", "track_signal", "window_summaries", "window_table", "window_tracks",
 ]
 
 MAX_FEATURES = 2_000  # metadata features (genes); more than that is a transcriptome, not a description
@@ -126,7 +126,7 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
         dataset.attrs |= {"dataset_id": target.parent.name if target.name == "dataset" else target.name,
                           "genome_fasta": _portable(genome_fasta), "manifest": _portable(manifest),
                           "gene_names": _portable(parameters.gene_names) if parameters.gene_names else ""}
-        windows = _window_table(dataset)
+        windows = window_table(dataset)
         per_region = per_region or region_windows(plan, len(windows))
         filled_from = _fingerprint(replace(parameters, normalization=""), lock)
         expected = _expect_streaming(plan, windows, per_region, is_begun(plan.store, filled_from, per_region), say)
@@ -476,7 +476,7 @@ def _add_metadata(dataset: xr.Dataset, table: pd.DataFrame, gene_names: str) -> 
     dataset["metadata"] = (("cell_type", "feature"), table_.to_numpy(dtype=np.float32))
 
 
-def _window_table(dataset: xr.Dataset) -> pd.DataFrame:
+def window_table(dataset: xr.Dataset) -> pd.DataFrame:
     """Return chrom, start, end, gc, kind, split of every window."""
     columns = {name: dataset[name].values for name in ("chrom", "start", "end", "gc", "kind")}
     return pd.DataFrame(columns | {"split": dataset["window_split"].values})
@@ -484,7 +484,7 @@ def _window_table(dataset: xr.Dataset) -> pd.DataFrame:
 
 def _summary(dataset: xr.Dataset, counts: list[Count], match: dict) -> dict:
     """Return curation.json's content: counts, splits, what is missing, the match of background to peaks."""
-    windows = _window_table(dataset)
+    windows = window_table(dataset)
     observed = dataset["observed"]
     measured = observed.any("chrom_name")
     missing = [f"{cell}, {track}" for cell, track in zip(*_names_where(~measured.values, measured))]
@@ -664,7 +664,11 @@ def load_arrays(path: str | Path, windows: slice = slice(None)) -> Arrays:
 
     Raises ChromaccError if it is not there.
     """
-    dataset, normalization = open_dataset(path).isel(window=windows), read_normalization(path)
+    return arrays_of(open_dataset(path).isel(window=windows), read_normalization(path))
+
+
+def arrays_of(dataset: xr.Dataset, normalization: Mapping) -> Arrays:
+    """Load an opened dataset, or a part of its windows, normalised; normalization: of `read_normalization`."""
     marks, tfs = (tuple(dataset[dim].values.tolist()) for dim in ("histone_mark", "tf_name"))
     features = tuple(dataset["feature"].values.tolist())
     cell_names = dataset["cell_type"].values.tolist()
@@ -674,12 +678,12 @@ def load_arrays(path: str | Path, windows: slice = slice(None)) -> Arrays:
         for kind, names in (("histone", marks), ("tf", tfs)))
     metadata, metadata_observed = normalise_metadata(dataset["metadata"].values, normalization, features)
     cells = {"cell_type": "cell_type", "split": "cell_type_split", "lineage": "lineage", "donor": "donor"}
-    several = dataset.sizes["replicate"] > 1
+    several = dataset.sizes.get("replicate", 1) > 1
     plain = {name: dataset[name].values for name in ("sequence", "accessibility", "score", "label")}
     cell_types = pd.DataFrame({new: dataset[old].values for new, old in cells.items()})
     return Arrays(
         **plain, histone=histone, histone_observed=histone_observed, tf=tf, tf_observed=tf_observed,
-        metadata=metadata, metadata_observed=metadata_observed, windows=_window_table(dataset),
+        metadata=metadata, metadata_observed=metadata_observed, windows=window_table(dataset),
         cell_types=cell_types, histone_marks=marks, tfs=tfs, features=features,
         simulated=bool(dataset.attrs["simulated"]),
         truth=dataset["truth"].values if "truth" in dataset else None,

@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from chromacc_lib.dataset import Arrays, open_dataset, read_normalization
 from chromacc_lib.inference import load_model, read_model_config
 from chromacc_lib.model import ChromaccModel
 from chromacc_lib.normalization import track_constants
+from chromacc_lib.streaming import array_parts
 from chromacc_lib.training import TrainingConfig, TrainingResult
 from chromacc_lib.windows import SPLITS
 
@@ -93,14 +95,15 @@ class ModelFolder:
 def complete_model_folder(model_dir: str | Path, dataset_dir: str | Path, arrays: Arrays) -> None:
     """Add to a saved model what prediction needs: `normalization.json` and `locus_prior.npz`.
 
-    dataset_dir, arrays: the dataset that the model was trained on. Each file appears only when it is whole.
+    dataset_dir, arrays: the dataset that the model was trained on, which is read in parts; the arrays may be the
+    tables of streamed data. Each file appears only when it is whole.
     Raises ChromaccError when model_dir holds no model, or one that was trained on another dataset.
     """
     folder, dataset = project_path(model_dir), project_path(dataset_dir)
     load_model(folder, arrays)
     read_normalization(dataset)
     assembly = str(open_dataset(dataset).attrs["assembly"])
-    reference = training_reference(arrays, assembly)
+    reference = training_reference(array_parts(dataset), assembly)
     shutil.copyfile(dataset / "normalization.json", folder / ".normalization.part")
     os.replace(folder / ".normalization.part", folder / "normalization.json")
     with open(folder / ".locus_prior.part", "wb") as handle:
@@ -166,28 +169,32 @@ windows of `locus_prior.npz` the locus average is not known, and the model does 
 """
 
 
-def training_reference(arrays: Arrays, assembly: str) -> TrainingReference:
-    """Take from a dataset what a cell type that is not among the training ones is given at each window."""
-    training = np.flatnonzero(arrays.train_mask)
-    unseen = _with_unknown_cell_type(arrays, training)
-    kinds = ((arrays.histone, arrays.histone_observed), (arrays.tf, arrays.tf_observed))
-    figures = [
-        track_figures(values[:, training, track], seen[:, training, track])
-        for values, seen in kinds
-        for track in range(values.shape[2])
-    ]
-    mean, spread = (
-        np.array(figures).reshape(-1, 2, len(training)).transpose(1, 2, 0)
-    )  # (K, 2, C) -> 2 x (C, K)
+def training_reference(parts: Iterable[Arrays], assembly: str) -> TrainingReference:
+    """Take from a dataset what a cell type that is not among the training ones is given at each window.
+
+    parts: the dataset's windows in their order, some at a time.
+    """
+    unseen, sums = [], 0
+    for arrays in parts:
+        training = np.flatnonzero(arrays.train_mask)
+        unknown = _with_unknown_cell_type(arrays, training)
+        unseen.append((unknown.windows[WINDOW_COLUMNS], unknown.prior_profile[:, -1], unknown.prior_score[:, -1],
+                       unknown.prior_observed[:, -1]))  # fmt: skip
+        kinds = ((arrays.histone, arrays.histone_observed), (arrays.tf, arrays.tf_observed))
+        tracks = [_track_sums(z[:, training, k], seen[:, training, k]) for z, seen in kinds for k in range(z.shape[2])]
+        sums = sums + np.array(tracks).reshape(-1, 3, len(training))  # (K, 3, C)
+    count, total, absolute = sums.transpose(1, 2, 0)  # (K, 3, C) -> 3 x (C, K)
+    windows, *known = zip(*unseen)
+    profile, score, observed = map(np.concatenate, known)
     metadata = np.where(arrays.metadata_observed[training, None], arrays.metadata[training], np.nan)
     return TrainingReference(
-        windows=arrays.windows[WINDOW_COLUMNS].reset_index(drop=True),
-        profile=unseen.prior_profile[:, -1],
-        score=unseen.prior_score[:, -1],
-        observed=unseen.prior_observed[:, -1],
+        windows=pd.concat(windows, ignore_index=True),
+        profile=profile,
+        score=score,
+        observed=observed,
         cell_types=tuple(arrays.cell_types["cell_type"].iloc[training]),
-        track_mean=mean,
-        track_spread=spread,
+        track_mean=_ratio(total, count),
+        track_spread=_ratio(absolute, count),
         metadata=metadata.astype(np.float32),
         assembly=assembly,
         simulated=arrays.simulated,
@@ -200,10 +207,19 @@ def track_figures(values: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray,
 
     values: shape=(W, C, B, 3), z; observed: bool, shape=(W, C).
     """
+    count, total, absolute = _track_sums(values, observed)
+    return _ratio(total, count), _ratio(absolute, count)
+
+
+def _track_sums(values: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Number of known bins, sum of z and of |z| of one track, float64, each shape=(C,)."""
     z = np.where(observed[:, :, None], values[..., 0].astype(np.float64), 0)
     count = (observed.sum(axis=0) * values.shape[2]).astype(np.float64)
-    count[count == 0] = np.nan
-    return z.sum(axis=(0, 2)) / count, np.abs(z).sum(axis=(0, 2)) / count
+    return count, z.sum(axis=(0, 2)), np.abs(z).sum(axis=(0, 2))
+
+
+def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
 def _with_unknown_cell_type(arrays: Arrays, training: np.ndarray) -> Arrays:

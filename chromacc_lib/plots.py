@@ -614,8 +614,9 @@ def plot_learning(history: pd.DataFrame, average_mse: float, best_epoch: int) ->
     right.plot(history["epoch"], history["label_std"], color=PALETTE["measured"], linestyle="--", label="measured")
     right.set(xlabel="epoch", ylabel="sd of validation scores, arcsinh fold", ylim=(0, None))
     for ax in (left, right):
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.legend(fontsize="small")
+        _whole_epochs(ax, history)
+        ax.set_ylim(0, 1.1 * ax.get_ylim()[1])
+        ax.legend(fontsize="small", loc="lower left")
     return fig
 
 
@@ -638,6 +639,12 @@ def plot_pretraining(rows: pd.DataFrame) -> Figure:
     return fig
 
 
+def _whole_epochs(ax: Axes, history: pd.DataFrame) -> None:
+    """Show epochs as whole numbers, a single one in the middle."""
+    ax.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+
+
 def plot_branch_gradients(history: pd.DataFrame, branches: Sequence[str]) -> Figure:
     """Mean gradient norm of each branch by epoch (columns `grad_*` of history.csv), on a logarithmic axis."""
     fig, ax = plt.subplots(figsize=(7.5, 3.6))
@@ -645,7 +652,7 @@ def plot_branch_gradients(history: pd.DataFrame, branches: Sequence[str]) -> Fig
     for i, name in enumerate(branches):
         ax.plot(history["epoch"], history[name], marker=".", linestyle=styles[i // 7], label=name.removeprefix("grad_").replace("_", " "))
     ax.set(xlabel="epoch", ylabel="gradient norm before clipping", yscale="log")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    _whole_epochs(ax, history)
     ax.legend(fontsize="small", ncols=1, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return fig
 

@@ -159,7 +159,8 @@ def pretrain(
     for epoch in range(1, config.pretrain_epochs + 1):
         start = time.perf_counter()
         rng = np.random.default_rng((config.seed, 0, epoch))
-        batches = list(region_batches(*training, config.batch_windows, config.cells_per_window, rng))
+        order = data.epoch_order(training[0], rng)
+        batches = list(region_batches(order, training[1], config.batch_windows, config.cells_per_window, rng))
         sides.train()
         sums = torch.zeros(len(CONTRASTS), len(Matching._fields))
         for index, (windows, cells) in enumerate(batches):

@@ -35,9 +35,10 @@ from chromacc_lib.jaspar import matrices_of
 from chromacc_lib.model import Batch, ChromaccModel, ModelConfig
 from chromacc_lib.objectives import Objective
 from chromacc_lib.pretraining import Rows, pretrain
+from chromacc_lib.streaming import StreamedRegionData
 
 __all__ = ["TrainingConfig", "TrainingResult", "build_model", "choose_device", "choose_precision", "model_config",
-           "save_model", "start_fabric", "train"]  # fmt: skip
+           "save_model", "start_fabric", "train", "validation_rows"]  # fmt: skip
 
 MATRICES_PER_TF = 4  # JASPAR has several of some TFs: alone, in dimers, of two lengths
 BRANCHES = ("sequence_encoder", "histone_encoder", "tf_encoder", "cell_gate", "cell_token", "prior_token", "fusion",
@@ -52,7 +53,8 @@ class TrainingConfig:
     """How the model is trained; see `objectives.Objective` for the terms of the loss."""
 
     epochs: int = 5
-    batch_windows: int = 32
+    batch_windows: int = 32  # 0 = as many as fit in memory: `memory.fitting_batch` has to choose before training
+    stream_windows: int = 0  # windows of a pool (see `streaming`), since the order follows from it; 0 = all in memory
     cells_per_window: int = 7
     optimiser: str = "adamw"  # or "adam"
     learning_rate: float = 1e-3
@@ -86,10 +88,15 @@ class TrainingConfig:
             raise ChromaccError(f"optimiser={self.optimiser!r} is not known; allowed: {', '.join(OPTIMISERS)}.")
         if self.precision not in PRECISIONS:
             raise ChromaccError(f"precision={self.precision!r} is not known; allowed: {', '.join(PRECISIONS)}.")
-        if self.epochs < 1 or self.batch_windows < 1 or self.cells_per_window < 1:
+        if self.epochs < 1 or self.batch_windows < 0 or self.cells_per_window < 1:
             raise ChromaccError(
                 f"epochs={self.epochs}, batch_windows={self.batch_windows}, cells_per_window={self.cells_per_window}: "
-                "each has to be 1 or more."
+                "each has to be 1 or more (batch_windows=0: as many as fit)."
+            )
+        if self.stream_windows and self.stream_windows < max(1, 2 * self.batch_windows):
+            raise ChromaccError(
+                f"stream_windows={self.stream_windows}; needed: 0 (all in memory), or a pool of at least two batches "
+                f"(2 x batch_windows = {2 * self.batch_windows}), better of thousands of windows."
             )
         if self.pretrain_epochs < 0 or not 0 <= self.pretrain_cell_type_weight < math.inf:
             raise ChromaccError(
@@ -210,13 +217,17 @@ def build_model(arrays: Arrays, motif_prior: bool, sizes: dict | None = None) ->
 def train(
     arrays: Arrays, config: TrainingConfig, device: str = "auto", sizes: dict | None = None,
     callbacks: Sequence[Callback] = (), fabric: Fabric | None = None,
+    data: RegionData | StreamedRegionData | None = None,
 ) -> TrainingResult:  # fmt: skip
     """Train on training cell types x training chromosomes; keep the epoch with the lowest validation score MSE.
 
     `sizes` overrides fields of `ModelConfig`; `callbacks` watch, save, resume and stop (module `callbacks`). The same
     seed on the same machine gives the same weights. Every process that torchrun started calls this alike and gets the
-    same result; fabric is `start_fabric`'s when not given. Raises `ChromaccError` at the first loss that is not finite.
+    same result; fabric is `start_fabric`'s when not given. `data` is where batches come from, `RegionData(arrays)` when
+    not given; with streamed data, `arrays` are its tables. Raises `ChromaccError` at the first loss that is not finite.
     """
+    if config.batch_windows == 0:
+        raise ChromaccError("train: batch_windows=0; give a number, or let `memory.fitting_batch` choose it first.")
     fabric = fabric or start_fabric(device, config.precision)
     seed_everything(config.seed, verbose=False)
     model, motifs = build_model(arrays, config.motif_prior, sizes)
@@ -225,18 +236,21 @@ def train(
     )
     wrapped, optimiser = fabric.setup(torch.compile(model) if config.compile else model, optimiser)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
-    data = RegionData(arrays)
+    data = RegionData(arrays) if data is None else data
     windows, cells = np.flatnonzero(arrays.windows["split"].to_numpy() == "train"), np.flatnonzero(arrays.train_mask)
     validation = _Validation(arrays, data, config, fabric)
     step = _Step(fabric, model, wrapped, optimiser, config)
     state = TrainingState(config, model, average, optimiser, is_first_process=fabric.is_global_zero)
     for callback in callbacks:
         callback.on_start(state)
+    _require_same_place(state, fabric)
     if len(state.pretraining) < config.pretrain_epochs:
         _pretrain(state, data, (windows, cells), (validation.windows, validation.cells), fabric, callbacks)
     while state.epoch <= config.epochs and not state.stop:
         rng = np.random.default_rng((config.seed, state.epoch))
-        batches = list(region_batches(windows, cells, config.batch_windows, config.cells_per_window, rng))
+        batches = list(
+            region_batches(data.epoch_order(windows, rng), cells, config.batch_windows, config.cells_per_window, rng)
+        )
         state.steps_per_epoch = len(batches)
         wrapped.train()
         jobs = [(i, *batches[i]) for i in range(len(state.steps), len(batches))]
@@ -279,6 +293,19 @@ def _pretrain(
         state.pretraining.append(row)
         for callback in callbacks:
             callback.on_pretraining_epoch(state)
+
+
+def _require_same_place(state: TrainingState, fabric: Fabric) -> None:
+    """Raise `ChromaccError` unless all processes go on from the same step: a checkpoint that only some of them see."""
+    if fabric.world_size == 1:
+        return
+    places: list = [None] * fabric.world_size
+    torch.distributed.all_gather_object(places, (len(state.pretraining), state.epoch, len(state.steps)))
+    if len(set(places)) > 1:
+        raise ChromaccError(
+            f"train: the processes would go on from different places, (epochs of pretraining done, epoch, steps done): {sorted(set(places))}; the "
+            "checkpoint has to lie where all of them can read it, on a file system that the machines share."
+        )
 
 
 def _ahead(prepare: Callable, jobs: Sequence) -> Iterator[tuple[object, float]]:
@@ -384,23 +411,30 @@ def _grad_norm(branch: nn.Module | None) -> Tensor:
     return torch.stack(norms).norm() if norms else torch.tensor(0.0)
 
 
-class _Validation:
-    """Score the rows on which a checkpoint is chosen: validation cell types x validation chromosomes.
+def validation_rows(arrays: Arrays, most_windows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the windows (evenly spaced where there are more than `most_windows`) and cell types that choose the epoch.
 
-    Where there are no validation cell types, training cell types on validation chromosomes (with their leave-one-out
-    prior) take their place, and `words` says so. Test rows are never looked at.
+    They are validation cell types x validation chromosomes. Where there are no validation cell types, training cell
+    types (with their leave-one-out prior) take their place. Raises `ChromaccError` without validation windows.
     """
+    split = arrays.cell_types["split"].to_numpy()
+    windows = np.flatnonzero(arrays.windows["split"].to_numpy() == "validation")
+    if not len(windows):
+        raise ChromaccError("train: no window lies on a validation chromosome; name some in validation_chromosomes.")
+    cells = np.flatnonzero(split == ("validation" if (split == "validation").any() else "train"))
+    return windows[:: max(1, math.ceil(len(windows) / most_windows))], cells
+
+
+class _Validation:
+    """Score the rows on which a checkpoint is chosen, in this process's share. Test rows are never looked at."""
 
     def __init__(self, arrays: Arrays, data: RegionData, config: TrainingConfig, fabric: Fabric) -> None:
-        split = arrays.cell_types["split"].to_numpy()
-        self.unseen = bool((split == "validation").any())
-        self.cells = np.flatnonzero(split == ("validation" if self.unseen else "train"))
-        windows = np.flatnonzero(arrays.windows["split"].to_numpy() == "validation")
-        if not len(windows):
-            raise ChromaccError("train: no window lies on a validation chromosome; name some in validation_chromosomes.")
-        self.windows = windows[:: max(1, math.ceil(len(windows) / config.validation_windows))]
+        self.windows, self.cells = validation_rows(arrays, config.validation_windows)
+        self.mine = self.windows[fabric.global_rank :: fabric.world_size]
         self.data, self.fabric = data, fabric
-        kind = "unseen (validation)" if self.unseen else "training"
+        data.keep(self.mine)
+        unseen = (arrays.cell_types["split"].iloc[self.cells] == "validation").all()
+        kind = "unseen (validation)" if unseen else "training"
         self.words = f"{len(self.cells)} {kind} cell types x {len(self.windows)} windows of validation chromosomes"
 
     @torch.no_grad()
@@ -409,7 +443,7 @@ class _Validation:
         was_training, fabric = model.training, self.fabric
         model.eval()
         parts = []
-        for chunk in np.array_split(self.windows[fabric.global_rank :: fabric.world_size], max(1, len(self.windows) // 32)):
+        for chunk in np.array_split(self.mine, max(1, len(self.windows) // 32)):
             if not len(chunk):
                 continue
             with fabric.autocast():
@@ -462,6 +496,7 @@ def save_model(result: TrainingResult, config: TrainingConfig, out_dir: str | Pa
     (out / "model_card.md").write_text(card)
     content = {
         "model": asdict(result.model.config), "training": asdict(config), "best_epoch": result.best_epoch,
-        "device": result.device, "validation": result.validation, "started_from_motifs": result.motifs, **extra,
+        "device": result.device, "validation": result.validation, "started_from_motifs": result.motifs,
+        "stopped": result.stopped, **extra,
     }  # fmt: skip
     (out / "config.json").write_text(json.dumps(content, indent=1))

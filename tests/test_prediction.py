@@ -140,7 +140,7 @@ def test_the_reference_by_hand(trained):
     changed.accessibility[0, 3] = 99  # the test cell type's own must not enter
     changed.score[0, [0, 1]] = [2.0, 6.0]
     changed.histone[:, 0, 0, :, 0] = -0.5
-    reference = training_reference(changed, "tiny1")
+    reference = training_reference([changed], "tiny1")
     assert np.allclose(reference.profile[0], [[2.0, 1.0]] * 10) and reference.score[0] == 4
     assert reference.observed[0] and not reference.observed[1:].any() and not reference.profile[1:].any()
     assert reference.track_mean[0, 0] == -0.5 and reference.track_spread[0, 0] == 0.5

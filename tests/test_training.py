@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,9 @@ from chromacc_lib.batches import RegionData, drop_inputs, mask_accessibility, re
 from chromacc_lib.callbacks import Callback, Checkpoint, EarlyStopping, EpochLine, History
 from chromacc_lib.dataset import load_arrays
 from chromacc_lib.inference import load_model, predict_dataset, predict_scores
-from chromacc_lib.training import TrainingConfig, _learning_rate, build_model, choose_device, save_model, train
+from chromacc_lib.training import (
+    TrainingConfig, _learning_rate, _require_same_place, build_model, choose_device, save_model, train,
+)  # fmt: skip
 
 SIZES = {"d_model": 32, "sequence_layers": 1, "encoder_layers": 1, "encoder_heads": 4, "histone_filters": 8, "tf_hidden": 16}
 CONFIG = TrainingConfig(epochs=2, batch_windows=16, cells_per_window=3)
@@ -179,6 +182,8 @@ def test_rows_that_cannot_be_trained_on_are_refused(arrays):
     windows = arrays.windows.assign(split=arrays.windows["split"].replace("validation", "train"))
     with pytest.raises(ChromaccError, match="validation_chromosomes"):
         train(replace(arrays, windows=windows), CONFIG, device="cpu", sizes=SIZES)
+    with pytest.raises(ChromaccError, match="batch_windows=0"):
+        train(arrays, replace(CONFIG, batch_windows=0), device="cpu", sizes=SIZES)
 
 
 def test_a_device_that_is_not_there_is_never_replaced_silently():
@@ -239,6 +244,19 @@ def test_a_run_interrupted_anywhere_ends_as_if_it_had_not_been(arrays, result, t
     assert again.resumed.startswith("goes on at step") == (steps > 1)
     assert torch.equal(weights(result), weights(resumed))
     assert result.history.drop(columns=TIMING).equals(resumed.history.drop(columns=TIMING))
+
+
+def test_a_checkpoint_that_only_some_processes_see_is_refused(monkeypatch):
+    """What each of two processes says of its place comes from the test."""
+    places = []
+    gathered = lambda out, mine: out.__setitem__(slice(None), [mine, places[0]])  # noqa: E731
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gathered)
+    state, two = SimpleNamespace(epoch=3, steps=[{}, {}]), SimpleNamespace(world_size=2)
+    places[:] = [(3, 2)]
+    _require_same_place(state, two)
+    places[:] = [(1, 0)]
+    with pytest.raises(ChromaccError, match=r"\[\(1, 0\), \(3, 2\)\]; the checkpoint has to lie where all"):
+        _require_same_place(state, two)
 
 
 def test_a_finished_checkpoint_trains_no_further(arrays, result, tmp_path):

@@ -1,0 +1,164 @@
+"""Train on a dataset and leave a whole model folder: what the training notebook and `chromacc train` both do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+
+from chromacc_lib import ChromaccError, project_path
+from chromacc_lib.batches import RegionData
+from chromacc_lib.callbacks import Callback, Checkpoint, EarlyStopping, History, Progress
+from chromacc_lib.dataset import Arrays
+from chromacc_lib.hub import complete_model_folder, model_card
+from chromacc_lib.inference import load_model, read_model_config
+from chromacc_lib.memory import fitting_batch
+from chromacc_lib.streaming import StreamedRegionData
+from chromacc_lib.training import (
+    TrainingConfig, TrainingResult, choose_precision, model_config, save_model, start_fabric, train,
+)  # fmt: skip
+from chromacc_lib.windows import SPLITS
+
+__all__ = ["EPOCH_LINE", "PRETRAINING_LINE", "Fitted", "fit", "training_settings"]
+
+SIZES = ("sequence_layers", "encoder_layers", "d_model", "dropout")  # parameters that are fields of ModelConfig
+CHECKPOINT = "checkpoint.pt"
+EPOCH_LINE = (
+    "epoch {epoch:2d}: training MSE {train_score:.4f}, validation MSE {validation_mse:.4f}, "
+    "skill {validation_skill:+.3f}, {samples_per_second:.0f} samples/s, {seconds:.0f} s"
+)  # of a row of the history
+PRETRAINING_LINE = (
+    "pretraining, epoch {epoch:2d}: partners found across windows {across_windows_accuracy:.1%} (guessing "
+    "{across_windows_chance:.1%}), across cell types {across_cell_types_accuracy:.1%} (guessing "
+    "{across_cell_types_chance:.1%}), {seconds:.0f} s"
+)  # of a row of the pretraining
+
+
+class Fitted(NamedTuple):
+    """What came out, and the settings as they were used: batch_windows=0 is a number there."""
+
+    result: TrainingResult
+    config: TrainingConfig
+
+
+def training_settings(parameters: Mapping[str, object]) -> tuple[TrainingConfig, dict[str, object]]:
+    """Return the settings of training, and the sizes of the model, from the training notebook's parameters by name.
+
+    `model` holds further fields of `ModelConfig`; one that is a parameter of its own is refused there.
+    """
+    further = dict(parameters.get("model", {}))
+    if twice := sorted(set(further) & set(SIZES)):
+        raise ChromaccError(f"model: {', '.join(twice)} is a parameter of its own; set it there, not in `model`.")
+    named = {field.name: parameters[field.name] for field in fields(TrainingConfig) if field.name in parameters}
+    return TrainingConfig(**named), {name: parameters[name] for name in SIZES} | further
+
+
+def fit(
+    dataset_dir: str | Path, model_dir: str | Path, arrays: Arrays, data: RegionData | StreamedRegionData,
+    config: TrainingConfig, sizes: dict, *, device: str = "auto", patience: int = 0, trained_model: str = "",
+    callbacks: Sequence[Callback] = (), say: Callable[[str], object] = print,
+) -> Fitted:  # fmt: skip
+    """Train, or take a model that was trained elsewhere, and write the model folder.
+
+    arrays, data: of `streaming.open_training_data`. device: as in `choose_device`. patience: epochs without a better
+    validation error after which training ends, 0 = never. trained_model: path of the model.safetensors of a
+    folder that `chromacc train` wrote, "" = train here. A training that was interrupted goes on where it stopped: its
+    state is in `checkpoint.pt` of the folder until the model is saved. Every process that torchrun started calls this
+    alike; only the first one writes and talks. Raises `ChromaccError` for a checkpoint or a model of other settings.
+    """
+    folder, identity = project_path(model_dir), {"dataset": _fingerprint(dataset_dir)}
+    if trained_model:
+        fitted = _read_trained(project_path(trained_model), arrays, config, sizes, identity)
+        say(f"not trained here: read from {trained_model}, which was trained on {fitted.result.device}")
+        _write(fitted, folder, dataset_dir, arrays, identity)
+        return fitted
+    fabric = start_fabric(device, config.precision)
+    tell = say if fabric.is_global_zero else (lambda text: None)
+    tell(_where(fabric, config.precision))
+    if isinstance(data, StreamedRegionData):
+        tell(data.memory())
+    checkpoint = Checkpoint(folder / CHECKPOINT, identity, say=tell)
+    if config.batch_windows == 0:
+        config = replace(config, batch_windows=_batch_windows(checkpoint, arrays, data, config, sizes, fabric, tell))
+    watching = [checkpoint, History(folder / "history.csv"), Progress(), *callbacks]
+    watching += [EarlyStopping(patience)] if patience else []
+    result = train(arrays, config, sizes=sizes, callbacks=watching, fabric=fabric, data=data)
+    if result.stopped:
+        tell(f"stopped early: {result.stopped}")
+    fitted = Fitted(result, config)
+    if fabric.is_global_zero:
+        tell(f"best epoch: {result.best_epoch} of {len(result.history)}, chosen on {result.validation}")
+        _write(fitted, folder, dataset_dir, arrays, identity)
+        checkpoint.path.unlink()
+    fabric.barrier()
+    return fitted
+
+
+def _where(fabric: Fabric, precision: str) -> str:
+    """Device, precision and number of processes, in words."""
+    gpu = fabric.device.type == "cuda"
+    name = torch.cuda.get_device_name(fabric.device) if gpu else "CPU (no GPU is used)"
+    together = f"; {fabric.world_size} processes share each batch" if fabric.world_size > 1 else ""
+    return f"device: {name}; precision: {choose_precision(precision, fabric.device.type)}{together}"
+
+
+def _batch_windows(
+    checkpoint: Checkpoint, arrays: Arrays, data: RegionData | StreamedRegionData, config: TrainingConfig, sizes: dict,
+    fabric: Fabric, tell: Callable[[str], object],
+) -> int:  # fmt: skip
+    """As many windows as fit, or as the interrupted training had: it goes on with the batches that it began with."""
+    begun = checkpoint.settings().get("batch_windows")
+    if begun is None:
+        begun, words = fitting_batch(arrays, data, config, sizes, fabric)
+        tell(words)
+    return begun
+
+
+def _fingerprint(dataset_dir: str | Path) -> str:
+    path = project_path(dataset_dir) / "curation.json"
+    if not path.is_file():
+        raise ChromaccError(f"{path}: not there; curate the dataset (01_data_curation), or correct dataset_dir.")
+    return json.loads(path.read_text())["fingerprint"]
+
+
+def _write(fitted: Fitted, folder: Path, dataset_dir: str | Path, arrays: Arrays, identity: dict) -> None:
+    """Write the whole model folder."""
+    cells, windows = arrays.cell_types, arrays.windows
+    origin = {
+        "dataset_dir": str(dataset_dir), **identity, "simulated": arrays.simulated,
+        "cell_types": {s: cells["cell_type"][cells["split"] == s].tolist() for s in SPLITS},
+        "chromosomes": {s: windows["chrom"][windows["split"] == s].unique().tolist() for s in SPLITS},
+    }  # fmt: skip
+    card = model_card(arrays, fitted.result, fitted.config)
+    save_model(fitted.result, fitted.config, folder, origin, card)
+    complete_model_folder(folder, dataset_dir, arrays)
+
+
+def _read_trained(path: Path, arrays: Arrays, config: TrainingConfig, sizes: dict, identity: dict) -> Fitted:
+    """Read a training back from its folder; refuse one of other settings, sizes or data, naming what differs."""
+    content = read_model_config(path.parent)
+    asked = {**asdict(config), **asdict(model_config(arrays, **sizes)), **identity}
+    found = {**content["training"], **content["model"], "dataset": content.get("dataset")}
+    if config.batch_windows == 0:
+        asked["batch_windows"] = found["batch_windows"]
+    asked = json.loads(json.dumps(asked))
+    differ = [f"{n}: {found.get(n)!r} there, {asked[n]!r} here" for n in asked if found.get(n) != asked[n]]
+    if differ:
+        raise ChromaccError(
+            f"{path}: this model was trained otherwise ({'; '.join(differ)}); give the same settings and dataset here, "
+            "or set trained_model to '' to train anew."
+        )
+    history = pd.read_csv(path.parent / "history.csv")
+    pretraining = path.parent / "pretraining.csv"
+    result = TrainingResult(
+        load_model(path.parent, arrays), history, content["best_epoch"], content["device"], content["validation"],
+        content["started_from_motifs"], content["stopped"],
+        pd.read_csv(pretraining) if pretraining.is_file() else pd.DataFrame(),
+    )  # fmt: skip
+    return Fitted(result, replace(config, batch_windows=content["training"]["batch_windows"]))
