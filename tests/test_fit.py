@@ -53,7 +53,7 @@ def straight(curated, tmp_path_factory):
 def test_every_setting_of_training_is_a_parameter_of_the_notebook():
     declared = declared_parameters(project_path("notebooks") / "02_training.ipynb")
     config, sizes = training_settings({name: p.default for name, p in declared.items()})
-    assert {name for name in vars(config) if name not in declared} == {"validation_windows"}
+    assert {name for name in vars(config) if name not in declared} == {"validation_windows", "pretrain_cell_type_weight"}
     assert config == type(config)() and sizes == {"sequence_layers": 4, "encoder_layers": 6, "d_model": 128, "dropout": 0.1}
 
 

@@ -251,11 +251,11 @@ def test_a_checkpoint_that_only_some_processes_see_is_refused(monkeypatch):
     places = []
     gathered = lambda out, mine: out.__setitem__(slice(None), [mine, places[0]])  # noqa: E731
     monkeypatch.setattr(torch.distributed, "all_gather_object", gathered)
-    state, two = SimpleNamespace(epoch=3, steps=[{}, {}]), SimpleNamespace(world_size=2)
-    places[:] = [(3, 2)]
+    state, two = SimpleNamespace(pretraining=[], epoch=3, steps=[{}, {}]), SimpleNamespace(world_size=2)
+    places[:] = [(0, 3, 2)]
     _require_same_place(state, two)
-    places[:] = [(1, 0)]
-    with pytest.raises(ChromaccError, match=r"\[\(1, 0\), \(3, 2\)\]; the checkpoint has to lie where all"):
+    places[:] = [(0, 1, 0)]
+    with pytest.raises(ChromaccError, match=r"\[\(0, 1, 0\), \(0, 3, 2\)\]; the checkpoint has to lie where all"):
         _require_same_place(state, two)
 
 
