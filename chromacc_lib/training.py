@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ __all__ = ["TrainingConfig", "TrainingResult", "build_model", "choose_device", "
 MATRICES_PER_TF = 4  # JASPAR has several of some TFs: alone, in dimers, of two lengths
 BRANCHES = ("sequence_encoder", "histone_encoder", "tf_encoder", "cell_gate", "cell_token", "prior_token", "fusion",
             "encoder", "score_head", "label_head", "profile_head")  # fmt: skip
-OPTIMISERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+OPTIMISERS = {"adamw": partial(torch.optim.AdamW, fused=True), "adam": partial(torch.optim.Adam, fused=True)}
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 
@@ -310,8 +311,7 @@ def _grad_norm(branch: nn.Module | None) -> Tensor:
     """L2 norm of a branch's gradient; NaN for a branch that this dataset has no input for."""
     if branch is None:
         return torch.tensor(math.nan)
-    norms = [p.grad.norm() for p in branch.parameters() if p.grad is not None]
-    return torch.stack(norms).norm() if norms else torch.tensor(0.0)
+    return nn.utils.get_total_norm([p.grad for p in branch.parameters() if p.grad is not None])
 
 
 class _Validation:
