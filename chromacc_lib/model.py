@@ -254,7 +254,7 @@ class SequenceEncoder(nn.Module):
         """Best score and its first base in each patch, of the kernels and then of their reverse complements (B, 2d, T)."""
         kernels = torch.cat([self.scan.weight, self.scan.weight.flip(1, 2)]).flatten(1)
         found = []
-        for part in x.split(1 if x.device.type == "cpu" else len(x)):  # on CPUs, a window's scores must fit the cache
+        for part in x.split(4 if x.device.type == "cpu" else len(x)):  # on CPUs, their scores must fit the cache
             scores = F.linear(part.unfold(1, self.scan.weight.shape[2], 1).flatten(2), kernels)  # (n, L, 2d)
             pooled = F.max_pool2d(scores[:, :, None].permute(0, 3, 1, 2), (self.patch_bp, 1), return_indices=True)
             found.append([one.squeeze(3) for one in pooled])  # (n, 2d, T)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from chromacc_lib import ChromaccError
-from chromacc_lib.model import MODALITIES, Batch, ByteDropout, ChromaccModel, ModelConfig
+from chromacc_lib.model import MODALITIES, Attention, Batch, ByteDropout, ChromaccModel, ModelConfig
 
 CONFIG = ModelConfig(
     histone_marks=("H3K27ac", "H3K4me3"), tfs=("CTCF",), features=("CTCF", "GATA1"), window_bp=200, n_bins=10,
@@ -164,6 +164,37 @@ def test_kernels_started_from_a_motif_find_it_on_both_strands():
     assert model.cell_gate.of_cell.weight[0].argmax() == 1  # the gate of that channel follows GATA1's expression
     with pytest.raises(ChromaccError, match="33 motifs"):
         model.start_from_motifs([(str(i), torch.full((5, 4), 0.25)) for i in range(33)])
+
+
+def test_the_scan_is_a_convolution_on_both_strands_and_a_maximum_over_each_patch():
+    """In its values and in its gradients, and without a gradient too."""
+    encoder, codes = make_model().sequence_encoder, random_batch().sequence
+    torch.nn.init.normal_(encoder.scan.bias)
+    found, expected = [], []
+    for scores in (found, expected):
+        x = torch.nn.functional.one_hot(codes.long(), 4).float().requires_grad_()
+        if scores is found:
+            best = encoder._best_matches(x)
+        else:
+            strands = [encoder.scan(y.transpose(1, 2)) for y in (x, x.flip(1, 2))]
+            best = torch.maximum(strands[0], strands[1].flip(2)).unflatten(2, (10, 20)).amax(3)
+        encoder.zero_grad()
+        (best**2).sum().backward()
+        scores += [best, x.grad, encoder.scan.weight.grad, encoder.scan.bias.grad]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder._best_matches(x), expected[0])
+
+
+@pytest.mark.parametrize("tokens", [10, 16, 17])
+def test_attention_is_that_of_torch(tokens):
+    attention, x = Attention(32, 4), torch.randn(5, tokens, 32)
+    q, k, v = attention.qkv(x).view(5, tokens, 3, 4, 8).permute(2, 0, 3, 1, 4)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(5, tokens, 32)
+    torch.testing.assert_close(attention(x)[0], attention.out(expected), atol=1e-5, rtol=1e-5)
+    weights = attention(x, return_weights=True)[1]
+    assert weights.shape == (5, 4, tokens, tokens)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(5, 4, tokens))
 
 
 def test_dropout_from_bytes_drops_its_share_keeps_the_mean_and_is_off_in_evaluation():
