@@ -232,6 +232,7 @@ class SequenceEncoder(nn.Module):
         matches = self.activation(self.match_norm(best)).transpose(1, 2)  # (B, d, T) -> (B, T, d)
         return matches, *self.stack(self.embed(matches), return_weights)
 
+    @torch.compiler.disable  # torch 2.13's compiler takes strides for others than they are, and refuses a view
     def _best_matches(self, sequence: Tensor) -> Tensor:
         """One-hot (B, L, 4) -> score of each kernel's best match in each patch, on either strand (B, d, T).
 
@@ -245,9 +246,11 @@ class SequenceEncoder(nn.Module):
         strands = torch.cat([x, x.flip(1, 2)], 1)
         start = torch.where(best[:, :d] >= best[:, d:], at[:, :d], strands.shape[1] - width - at[:, d:])
         window = torch.arange(len(x), device=x.device)[:, None]
-        found = strands.unfold(1, width, 1)[window, start.transpose(0, 1).contiguous()]  # (d, B, T, 4, width)
-        score = torch.bmm(found.reshape(d, -1, 4 * width), weight.reshape(d, -1, 1)).view(d, len(x), -1)
-        return score.transpose(0, 1) + self.scan.bias[:, None]  # (d, B, T) -> (B, d, T)
+        bases = strands.unfold(1, width, 1).transpose(2, 3)  # (B, starts, width, 4)
+        found = bases[window, start.transpose(0, 1).contiguous()]  # (d, B, T, width, 4)
+        score = torch.bmm(found.reshape(d, -1, 4 * width), weight.transpose(1, 2).reshape(d, -1, 1))
+        by_window = score.view(d, len(x), -1).transpose(0, 1).contiguous()  # (d, B, T) -> (B, d, T)
+        return by_window + self.scan.bias[:, None]
 
     @torch.no_grad()
     def _search(self, x: Tensor) -> tuple[Tensor, Tensor]:
