@@ -25,6 +25,7 @@ N_STATISTICS = 3  # mean, variance, max
 SEQUENCE_TOKENS, GATES = ("patch", "kmer"), ("multiplicative", "additive")
 LONGEST_KMER = 8  # a bin's counts are 4^k numbers, at 8 bp as dear as all the rest of the model
 NORM_GROUPS = 8  # of the histone encoder's filters
+LANES = 16  # float32 values in the longest vector registers of CPUs
 
 
 @dataclass(frozen=True)
@@ -151,12 +152,18 @@ class ByteDropout(nn.Module):
         if not self.training or self.cut == 0:
             return x
         words = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 7) // 8,), device=x.device)
-        keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.cut
-        return x * keep.to(x.dtype).mul_(256 / (256 - self.cut))
+        drawn = words.view(torch.uint8)[: x.numel()].view(x.shape)
+        keep = torch.ge(drawn, self.cut, out=torch.empty_like(x, requires_grad=False))  # 0 or 1, in x's own dtype
+        return x * keep.mul_(256 / (256 - self.cut))
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one projection; fused by default, explicit when its weights are asked for."""
+    """Multi-head self-attention with one projection; the weights on request, which changes no output.
+
+    Fused on GPUs. On CPUs it is written out: with a window's few tokens that takes half the time of the fused kernel.
+    Keys are filled up, masked, to LANES: a softmax over rows of whole vector registers takes a tenth of the time of one
+    over 15 values.
+    """
 
     def __init__(self, d_model: int, heads: int) -> None:
         super().__init__()
@@ -168,13 +175,15 @@ class Attention(nn.Module):
         """x (N, T, d) -> (N, T, d), and weights (N, heads, T, T) or None."""
         n, t, d = x.shape
         q, k, v = self.qkv(x).view(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # (N, H, T, d/H)
-        weights = None
-        if return_weights:
-            weights = (q @ k.transpose(-2, -1) / math.sqrt(d // self.heads)).softmax(-1)
-            y = weights @ v
-        else:
-            y = F.scaled_dot_product_attention(q, k, v)
-        return self.out(y.transpose(1, 2).reshape(n, t, d)), weights  # (N, H, T, d/H) -> (N, T, d)
+        if x.is_cuda and not return_weights:
+            attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, d)
+            return self.out(attended), None
+        filled = -t % LANES
+        k, v = F.pad(k, (0, 0, 0, filled)), F.pad(v, (0, 0, 0, filled))
+        mask = F.pad(x.new_zeros(t), (0, filled), value=float("-inf"))
+        weights = (q @ k.transpose(-2, -1) / math.sqrt(d // self.heads) + mask).softmax(-1)  # (N, H, T, T + filled)
+        attended = (weights @ v).transpose(1, 2).reshape(n, t, d)  # (N, H, T, d/H) -> (N, T, d)
+        return self.out(attended), weights[..., :t] if return_weights else None
 
 
 class Block(nn.Module):
@@ -291,7 +300,7 @@ class SequenceEncoder(nn.Module):
         if config.sequence_tokens == "kmer":
             self.kmers = KmerContent(config)
         else:
-            patch_bp = config.window_bp // config.n_bins
+            self.patch_bp = patch_bp = config.window_bp // config.n_bins
             self.scan = nn.Conv1d(4, config.d_model, config.motif_kernel_bp, padding=config.motif_kernel_bp // 2)
             self.best_forward, self.best_backward = nn.MaxPool1d(patch_bp), nn.MaxPool1d(patch_bp)
         self.match_norm = SharedBatchNorm(config.d_model)
@@ -304,18 +313,58 @@ class SequenceEncoder(nn.Module):
 
     def forward(self, sequence: Tensor, return_weights: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
         """Codes (B, L) or one-hot (B, L, 4) -> motif matches (B, T, d), tokens (B, T, d), attention weights or None."""
-        if sequence.dtype == torch.uint8:
+        codes = sequence.dtype == torch.uint8
+        if codes:
             table = torch.eye(5, 4, device=sequence.device)  # N is a row of zeros
             sequence = F.embedding(sequence.int(), table)
-        found = self.kmers(sequence) if self.kmers else self._best_matches(sequence.transpose(1, 2))
+        if self.kmers:
+            found = self.kmers(sequence)
+        else:
+            found = self._best_matches(sequence) if codes and not sequence.is_cuda else self._pooled_scan(sequence)
         matches = self.activation(self.match_norm(found)).transpose(1, 2)  # (B, d, T) -> (B, T, d)
         return matches, *self.stack(self.embed(matches), return_weights)
 
-    def _best_matches(self, x: Tensor) -> Tensor:
-        """One-hot (B, 4, L) -> best match of each kernel in each patch (B, d, T)."""
+    def _pooled_scan(self, sequence: Tensor) -> Tensor:
+        """One-hot (B, L, 4) -> best match of each kernel in each patch (B, d, T): every place scored, then pooled.
+
+        By modules that attribution methods know; GPUs are fast at it.
+        """
+        x = sequence.transpose(1, 2)  # (B, L, 4) -> (B, 4, L)
         flipped = F.conv1d(x, self.scan.weight.flip(1, 2), self.scan.bias, padding=self.scan.padding)
         # The best match of each patch, (B, d, L) -> (B, d, T), then of the two strands: small before they meet.
         return torch.maximum(self.best_forward(self.scan(x)), self.best_backward(flipped))
+
+    @torch.compiler.disable  # torch 2.13's compiler takes strides for others than they are, and refuses a view
+    def _best_matches(self, sequence: Tensor) -> Tensor:
+        """The same as `_pooled_scan`, in a third of its time on CPUs, without a gradient for the sequence.
+
+        Only the best match has a gradient: it is looked for without one, and what was found is scored once more.
+        """
+        weight, (d, _, width) = self.scan.weight, self.scan.weight.shape
+        x = F.pad(sequence, (0, 0, width // 2, width // 2))
+        best, at = self._search(x)
+        if not torch.is_grad_enabled():
+            return torch.maximum(best[:, :d], best[:, d:]) + self.scan.bias[:, None]
+        strands = torch.cat([x, x.flip(1, 2)], 1)
+        start = torch.where(best[:, :d] >= best[:, d:], at[:, :d], strands.shape[1] - width - at[:, d:])
+        window = torch.arange(len(x), device=x.device)[:, None]
+        bases = strands.unfold(1, width, 1).transpose(2, 3)  # (B, starts, width, 4)
+        found = bases[window, start.transpose(0, 1).contiguous()]  # (d, B, T, width, 4)
+        score = torch.bmm(found.reshape(d, -1, 4 * width), weight.transpose(1, 2).reshape(d, -1, 1))
+        by_window = score.view(d, len(x), -1).transpose(0, 1).contiguous()  # (d, B, T) -> (B, d, T)
+        return by_window + self.scan.bias[:, None]
+
+    @torch.no_grad()
+    def _search(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Best score and its first base in each patch, of the kernels and then of their reverse complements (B, 2d, T)."""
+        kernels = torch.cat([self.scan.weight, self.scan.weight.flip(1, 2)]).flatten(1)
+        found = []
+        for part in x.split(4 if x.device.type == "cpu" else len(x)):  # on CPUs, their scores must fit the cache
+            scores = F.linear(part.unfold(1, self.scan.weight.shape[2], 1).flatten(2), kernels)  # (n, L, 2d)
+            pooled = F.max_pool2d(scores[:, :, None].permute(0, 3, 1, 2), (self.patch_bp, 1), return_indices=True)
+            found.append([one.squeeze(3) for one in pooled])  # (n, 2d, T)
+        best, at = (torch.cat(parts) for parts in zip(*found))
+        return best, at
 
 
 class HistoneEncoder(nn.Module):
@@ -392,17 +441,22 @@ class Fusion(nn.Module):
         self.query, self.key_value, self.out = nn.Linear(d, d), nn.Linear(d, 2 * d), nn.Linear(d, d)
 
     def forward(self, query: Tensor, modalities: list[Tensor], observed: Tensor) -> tuple[Tensor, Tensor]:
-        """query (N, T, d), five tokens (N, T, d), observed (N, 5) -> tokens (N, T, d), weights (N, T, heads, 6)."""
-        n, t, d = query.shape
-        null = torch.zeros_like(query)
-        keys = self.norm_key(torch.stack([*modalities, null], 2)) + self.kind  # (N, T, 6, d)
-        k, v = self.key_value(keys).view(n, t, -1, 2, self.heads, d // self.heads).unbind(3)  # (N, T, 6, H, d/H)
-        q = self.query(self.norm_query(query)).view(n, t, 1, self.heads, d // self.heads)
-        logits = (q * k).sum(-1) / math.sqrt(d // self.heads)  # (N, T, 6, H)
-        present = torch.cat([observed, observed.new_ones(n, 1)], 1)[:, None, :, None]
-        weights = logits.masked_fill(~present, float("-inf")).softmax(2)
-        fused = (weights[..., None] * v).sum(2).reshape(n, t, d)
-        return query + self.out(fused), weights.transpose(2, 3)
+        """query (N, T, d), five tokens (N, T, d), observed (N, 5) -> tokens (N, T, d), weights (N, T, heads, 6).
+
+        Tokens that are the same at every place may come as (N, 1, d).
+        """
+        n, _, d = query.shape
+        by_head = (self.heads, d // self.heads)
+        q = self.query(self.norm_query(query)) / math.sqrt(d // self.heads)
+        logits, values = [], []
+        for tokens, kind in zip([*modalities, query.new_zeros(1, 1, d)], self.kind):
+            k, v = self.key_value(self.norm_key(tokens) + kind).chunk(2, -1)
+            logits.append((q * k).unflatten(2, by_head).sum(-1))  # (N, T, d) -> (N, T, H)
+            values.append(v.unflatten(2, by_head))
+        present = torch.cat([observed, observed.new_ones(n, 1)], 1).T[:, :, None, None]  # (6, N, 1, 1)
+        weights = torch.stack(logits).masked_fill(~present, float("-inf")).softmax(0)
+        fused = sum(weight[..., None] * value for weight, value in zip(weights, values))  # (N, T, H, d/H)
+        return query + self.out(fused.flatten(2)), weights.permute(1, 2, 3, 0)
 
 
 class ChromaccModel(nn.Module):
@@ -453,8 +507,7 @@ class ChromaccModel(nn.Module):
             self.mask_token,
         )
         fused, fusion_weights = self.fusion(
-            (query + self.encoder.position).reshape(b * c, t, -1), [m.reshape(b * c, t, -1) for m in modalities],
-            observed.reshape(b * c, -1),
+            (query + self.encoder.position).flatten(0, 1), [m.flatten(0, 1) for m in modalities], observed.flatten(0, 1)
         )  # fmt: skip
         tokens, encoder_weights = self.encoder(fused, return_attention)
         attention = None
@@ -491,14 +544,14 @@ class ChromaccModel(nn.Module):
                 self.cell_gate.of_cell.weight[channel, self.config.features.index(tf)] = 1.0
 
     def modality_tokens(self, batch: Batch, matches: Tensor, sequence: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Tokens (B, C, T, d) of each of MODALITIES, and which are observed (B, C, 5).
+        """Tokens of each of MODALITIES, (B, C, T, d) or (B, C, 1, d) for all places, and which are observed (B, C, 5).
 
         matches and sequence, each (B, T, d), come from the sequence encoder.
         """
         b, c, t = batch.accessibility.shape
         known = batch.sequence.amin(1) < 4 if batch.sequence.dtype == torch.uint8 else batch.sequence.amax((1, 2)) > 0
         observed = [known[:, None].expand(b, c)]
-        absent = sequence.new_zeros(b, c, t, sequence.shape[-1])
+        absent = sequence.new_zeros(b, c, 1, sequence.shape[-1])
         gated = self.cell_gate(matches, batch.metadata, batch.metadata_observed) if self.cell_gate else absent
         tokens = [sequence[:, None] + gated]
         for encoder, signal, seen in (
@@ -507,7 +560,7 @@ class ChromaccModel(nn.Module):
         ):
             tokens.append(encoder(signal.flatten(0, 1), seen.flatten(0, 1)).view(b, c, t, -1) if encoder else absent)
             observed.append(seen.any(-1))
-        cell = self.cell_token(batch.metadata)[:, :, None].expand_as(absent) if self.cell_token else absent
+        cell = self.cell_token(batch.metadata)[:, :, None] if self.cell_token else absent
         prior = torch.cat([batch.prior, batch.prior_score[..., None, None].expand(b, c, t, 1)], -1)
         tokens += [cell, self.prior_token(prior)]
         observed += [batch.metadata_observed, batch.prior_observed]

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ __all__ = ["TrainingConfig", "TrainingResult", "build_model", "choose_device", "
 MATRICES_PER_TF = 4  # JASPAR has several of some TFs: alone, in dimers, of two lengths
 BRANCHES = ("sequence_encoder", "histone_encoder", "tf_encoder", "cell_gate", "cell_token", "prior_token", "fusion",
             "encoder", "score_head", "label_head", "profile_head")  # fmt: skip
-OPTIMISERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+OPTIMISERS = {"adamw": partial(torch.optim.AdamW, fused=True), "adam": partial(torch.optim.Adam, fused=True)}
 FROM_DATA = ("histone_marks", "tfs", "features", "window_bp", "n_bins", "score_mean", "positive_share")
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
@@ -407,8 +408,7 @@ def _grad_norm(branch: nn.Module | None) -> Tensor:
     """L2 norm of a branch's gradient; NaN for a branch that this dataset has no input for."""
     if branch is None:
         return torch.tensor(math.nan)
-    norms = [p.grad.norm() for p in branch.parameters() if p.grad is not None]
-    return torch.stack(norms).norm() if norms else torch.tensor(0.0)
+    return nn.utils.get_total_norm([p.grad for p in branch.parameters() if p.grad is not None])
 
 
 def validation_rows(arrays: Arrays, most_windows: int) -> tuple[np.ndarray, np.ndarray]:

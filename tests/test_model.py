@@ -394,6 +394,40 @@ def test_kernels_started_from_a_motif_find_it_on_both_strands():
         model.start_from_motifs([(str(i), torch.full((5, 4), 0.25)) for i in range(33)])
 
 
+def test_the_scan_is_a_convolution_on_both_strands_and_a_maximum_over_each_patch():
+    """In its values and in its gradients, and without a gradient too."""
+    encoder, codes = make_model().sequence_encoder, random_batch().sequence
+    torch.nn.init.normal_(encoder.scan.bias)
+    found, pooled, expected = [], [], []
+    for scores in (found, pooled, expected):
+        x = torch.nn.functional.one_hot(codes.long(), 4).float().requires_grad_()
+        if scores is found:
+            best = encoder._best_matches(x)
+        elif scores is pooled:
+            best = encoder._pooled_scan(x)
+        else:
+            strands = [encoder.scan(y.transpose(1, 2)) for y in (x, x.flip(1, 2))]
+            best = torch.maximum(strands[0], strands[1].flip(2)).unflatten(2, (10, 20)).amax(3)
+        encoder.zero_grad()
+        (best**2).sum().backward()
+        scores += [best, x.grad, encoder.scan.weight.grad, encoder.scan.bias.grad]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(pooled, expected, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder._best_matches(x), expected[0])
+
+
+@pytest.mark.parametrize("tokens", [10, 16, 17])
+def test_attention_is_that_of_torch(tokens):
+    attention, x = Attention(32, 4), torch.randn(5, tokens, 32)
+    q, k, v = attention.qkv(x).view(5, tokens, 3, 4, 8).permute(2, 0, 3, 1, 4)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(5, tokens, 32)
+    torch.testing.assert_close(attention(x)[0], attention.out(expected), atol=1e-5, rtol=1e-5)
+    weights = attention(x, return_weights=True)[1]
+    assert weights.shape == (5, 4, tokens, tokens)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(5, 4, tokens))
+
+
 # --- training: the start, depth, and whether it can fit --------------------------------------------------------
 
 
@@ -420,13 +454,14 @@ def test_twice_the_depth_starts_at_the_same_scale():
 
 @ARCHITECTURES
 def test_every_nonlinearity_is_a_module_that_is_called_once(config):
-    """DeepLIFT needs it: one call of each activation and pooling in a forward pass."""
+    """DeepLIFT needs it: one call of each activation and pooling in a forward pass of one-hot DNA, which it is given."""
     model, calls = make_model(config), {}
     for name, module in model.named_modules():
         if isinstance(module, (nn.GELU, nn.MaxPool1d)):
             calls[name] = 0
             module.register_forward_hook(lambda m, args, out, name=name: calls.__setitem__(name, calls[name] + 1))
-    outputs(model, random_batch(config))
+    batch = random_batch(config)
+    outputs(model, replace(batch, sequence=torch.eye(5, 4)[batch.sequence.long()]))
     blocks = config.sequence_layers + config.encoder_layers
     pools = 2 if config.sequence_tokens == "patch" else 0
     heads_and_encoders = 2 + config.histone_blocks + 1 + 1  # score and label; histone, TF and sequence encoders
