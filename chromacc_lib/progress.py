@@ -15,11 +15,12 @@ LONGEST_S = 300   # s, or of so long a wait
 
 
 class Lines:
-    """The part of tqdm that is used here, as lines on standard error: "... curation: 40% (12 of 30
-    regions), about 6 min left".
+    """The part of tqdm that is used here, as lines on standard error, such as
 
-    total, done: what there is to do (0 = not known), and what was done before. unit: in the plural, or "B" = bytes. `update` may be
-    called by several threads.
+        ... curation: 40% (12 of 30 regions), about 6 min left
+
+    total, done: what there is to do (0 = not known), and what was done before. unit: in the plural, or "B" = bytes.
+    `update` may be called by several threads; n below 0 takes back what was counted.
     """
 
     def __init__(self, total: float, what: str, unit: str, done: float = 0) -> None:

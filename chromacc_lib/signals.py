@@ -176,8 +176,9 @@ def binned_signals(entries: Sequence[str | Path], windows: pd.DataFrame, n_bins:
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     signals = []
-    with ThreadPoolExecutor(max(1, min(workers, len(entries)))) as pool, progress(len(entries), "reading bigWigs", "files") as bar:
-        groups = _by_chrom(windows)
+    groups = _by_chrom(windows)
+    threads = max(1, min(workers, len(entries)))
+    with ThreadPoolExecutor(threads) as pool, progress(len(entries), "reading bigWigs", "files") as bar:
         jobs = [pool.submit(_read, entry, groups, len(windows), n_bins) for entry in entries]
         for job in jobs:
             signals.append(job.result())

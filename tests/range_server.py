@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Served:
     """What is served, what was asked, and the faults to play: {path: [fault, ...]}, one a request, in order.
 
-    A range of another version than If-Range names is answered by the whole file. Faults: ("status", code, headers), ("drop", n) = close after n bytes, ("slow", seconds), ("redirect", path),
+    A range of another version than If-Range names is answered by the whole file.
+    Faults: ("status", code, headers), ("drop", n) = close after n bytes, ("slow", seconds), ("redirect", path),
     ("wrong range",) = answer the whole file with 200, ("late", n) = a range that begins n bytes later than asked.
     """
 

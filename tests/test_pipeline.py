@@ -324,7 +324,8 @@ def test_what_a_notebook_prints_is_heard_while_it_runs(project, stream):
     )
     out = Listener("43 files of 46 GB", heard)
     run("tiny", until="01", root=project, out=out)
-    assert [line for line in out.getvalue().splitlines() if line.startswith("    ")] == ["    43 files of 46 GB", "    end"]
+    indented = [line for line in out.getvalue().splitlines() if line.startswith("    ")]
+    assert indented == ["    43 files of 46 GB", "    end"]
 
 
 def test_progress_is_lines_that_the_page_leaves_out_and_a_bar_in_jupyter(project):

@@ -48,7 +48,8 @@ def test_a_line_every_tenth_or_thirty_seconds_whichever_is_rarer(wait, capsys):
     assert lines[3] == "... curation: 40% (12 of 30 regions), about 6 min left" and len(lines) == 10
     work(Lines(30, "curation", "regions"), wait, 30, 2)  # a tenth is six seconds
     assert capsys.readouterr().err.splitlines() == [
-        "... curation: 50% (15 of 30 regions), about 30 s left", "... curation: 100% (30 of 30 regions), about 0 s left"]
+        "... curation: 50% (15 of 30 regions), about 30 s left",
+        "... curation: 100% (30 of 30 regions), about 0 s left"]
 
 
 def test_nobody_waits_longer_than_five_minutes(wait, capsys):
@@ -61,7 +62,8 @@ def test_nobody_waits_longer_than_five_minutes(wait, capsys):
 def test_bytes_are_gigabytes_and_what_was_there_is_not_taken_for_speed(wait, capsys):
     work(Lines(40e9, "downloads", "B", 20e9), wait, 2, 100, 4e9)
     assert capsys.readouterr().err.splitlines() == [
-        "... downloads: 60% (24.0 of 40.0 GB), about 7 min left", "... downloads: 70% (28.0 of 40.0 GB), about 5 min left"]
+        "... downloads: 60% (24.0 of 40.0 GB), about 7 min left",
+        "... downloads: 70% (28.0 of 40.0 GB), about 5 min left"]
     work(Lines(0, "downloads", "B"), wait, 1, 40, 3.2e9)
     assert capsys.readouterr().err == "... downloads: 3.2 GB\n", "of a total that is not known"
 

@@ -101,7 +101,8 @@ def test_the_size_is_said_first_and_the_lock_knows_the_address(tiny, tmp_path, c
     said = capsys.readouterr().out.splitlines()
     assert [line.partition(",")[0] for line in said] == [
         "downloads: 1 file(s) (tiny.2bit)", "downloads: 1 file(s) (black.bed.gz)"]
-    write_manifest(tmp_path / "tracks.tsv", [{"cell_type": "A", "target": "CTCF", "kind": "tf", "path_or_url": "tiny.2bit"}])
+    row = {"cell_type": "A", "target": "CTCF", "kind": "tf", "path_or_url": "tiny.2bit"}
+    write_manifest(tmp_path / "tracks.tsv", [row])
     lock = lock_table(read_manifest(tmp_path / "tracks.tsv"), {
         "genome_fasta": genome, "blacklist": blacklist, "manifest": tmp_path / "tracks.tsv"}).set_index("kind")
     lock = lock.drop(index="tf")

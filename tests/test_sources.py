@@ -332,8 +332,10 @@ def test_how_many_bytes_come_is_said_before_they_are_asked_for(server, tmp_path)
     download_all(files, tmp_path, say=say)
     assert len(said) == 2, "nothing is left to fetch, so nothing is said"
     large = [("https://example.org/a/hg38.2bit", MD5, 835_393_456)]
-    assert sources._what_comes(large, 400_000_000) == "downloads: 1 file(s) (hg38.2bit), 0.84 GB; 0.40 GB are there already"
-    assert "0.84 GB, and 1 of a size that is not known" in sources._what_comes([*large, ("https://example.org/b", "", 0)], 0)
+    line = sources._what_comes(large, 400_000_000)
+    assert line == "downloads: 1 file(s) (hg38.2bit), 0.84 GB; 0.40 GB are there already"
+    unknown = sources._what_comes([*large, ("https://example.org/b", "", 0)], 0)
+    assert "0.84 GB, and 1 of a size that is not known" in unknown
 
 
 @pytest.mark.parametrize("kind", ["etag", "date"])
@@ -345,7 +347,8 @@ def test_a_file_replaced_under_way_by_one_of_its_length_is_not_mixed_with_it(ser
         server.files["/x.bin"] = other
         server.etags["/x.bin"], server.headers = '"2"', dates[1]
 
-    dates = [{"ETag": "", "Last-Modified": f"Mon, 0{day} Jan 2024 00:00:00 GMT"} if kind == "date" else {} for day in (1, 8)]
+    dated = kind == "date"
+    dates = [{"ETag": "", "Last-Modified": f"Mon, 0{day} Jan 2024 00:00:00 GMT"} if dated else {} for day in (1, 8)]
     server.headers = dates[0]
     server.faults["/x.bin"] = [("drop", 131_072)]
     path = download(server.url("/x.bin"), tmp_path, size=len(DATA), advance=replace)
