@@ -13,10 +13,10 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from chromacc_lib import ChromaccError
 from chromacc_lib.model import ChromaccModel
+from chromacc_lib.progress import progress
 
 __all__ = ["Callback", "Checkpoint", "EarlyStopping", "EpochLine", "History", "Progress", "TrainingState"]
 
@@ -90,19 +90,18 @@ class EpochLine(Callback):
 
 
 class Progress(Callback):
-    """A progress bar an epoch."""
+    """Show how far each epoch is, in the first process."""
 
     def __init__(self) -> None:
-        self.bar: tqdm | None = None
+        self.bar: Any = None  # what `progress` returns
 
     def on_step(self, state: TrainingState) -> None:
         """Move on by one batch."""
+        if not state.is_first_process:
+            return
         if self.bar is None:
-            self.bar = tqdm(
-                total=state.steps_per_epoch, initial=len(state.steps) - 1, unit="batch", leave=False,
-                desc=f"epoch {state.epoch} of {state.config.epochs}",
-                **({} if state.is_first_process else {"disable": True}),  # else TQDM_DISABLE has its say
-            )  # fmt: skip
+            title = f"epoch {state.epoch} of {state.config.epochs}"
+            self.bar = progress(state.steps_per_epoch, title, "batches", len(state.steps) - 1, leave=False)
         self.bar.update()
 
     def on_epoch(self, state: TrainingState) -> None:

@@ -17,6 +17,7 @@ import pandas as pd
 import xarray as xr
 
 from chromacc_lib import ChromaccError, project_path
+from chromacc_lib.bigwig import open_bigwig
 from chromacc_lib.cache import fetched_here, file_lock
 from chromacc_lib.fetch import fetch
 from chromacc_lib.genes import TF_TABLE, read_gene_names
@@ -108,7 +109,7 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
     require_method(parameters.normalization)
     target, before = project_path(dataset_dir), fetched_here()
     with _alone(target):
-        table = fetch(keep_cell_types(read_manifest(manifest), parameters.cell_types), remote_tracks)
+        table = fetch(keep_cell_types(read_manifest(manifest), parameters.cell_types), remote_tracks, say=say)
         truth = read_manifest(truth_manifest) if truth_manifest else None
         _require_valid(table, truth, genome_fasta, blacklist, say, parameters.gene_names)
         references = _references(genome_fasta, blacklist, manifest, truth, parameters)
@@ -121,8 +122,8 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
             fetched = f" {fetched_here() - before:,} bytes of remote tracks were fetched." if done["streamed"] else ""
             say(f"Nothing has changed since {target} was curated; it is used as it is.{fetched}")
             return Curation(target, done, fresh=False)
-        dataset, plan, label, counts, match = _plan(table, truth, genome_fasta, blacklist, parameters,
-                                                    partial / "dataset.zarr", say)
+        dataset, plan, label, counts, match, mappability = _plan(table, truth, genome_fasta, blacklist, parameters,
+                                                                 partial / "dataset.zarr", say)
         dataset.attrs |= {"dataset_id": target.parent.name if target.name == "dataset" else target.name,
                           "genome_fasta": _portable(genome_fasta), "manifest": _portable(manifest),
                           "gene_names": _portable(parameters.gene_names) if parameters.gene_names else ""}
@@ -130,14 +131,15 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
         per_region = per_region or region_windows(plan, len(windows))
         filled_from = _fingerprint(replace(parameters, normalization=""), lock)
         expected = _expect_streaming(plan, windows, per_region, is_begun(plan.store, filled_from, per_region), say)
-        index_bytes = fetched_here() - before
+        planned = fetched_here()
         require_normalisable(plan, dataset, parameters.normalization)
         _begin(partial, dataset, plan, filled_from, per_region, say)
-        fetched = fetched_here() - before - index_bytes
+        fetched = fetched_here() - planned
         fetched += fill_regions(plan, windows, label, per_region, dask_address, workers, say)
+        streamed = _streamed(expected, mappability, fetched, planned - before, say)
         dataset = open_dataset(partial)
         summary = {"fingerprint": fingerprint, "parameters": _as_dict(parameters),
-                   **_summary(dataset, counts, match), "streamed": _streamed(expected, fetched, index_bytes, say)}
+                   **_summary(dataset, counts, match), "streamed": streamed}
         lock.to_csv(partial / "manifest.lock.tsv", sep="\t", index=False)
         files = {(row["cell_type"], row["target"]): row["path_or_url"] for _, row in _bigwigs(table).iterrows()}
         normalization = fit_normalization(dataset, parameters.normalization, files)
@@ -224,15 +226,16 @@ def _fingerprint(parameters: CurationParameters, lock: pd.DataFrame) -> str:
 
 def _plan(table: pd.DataFrame, truth: pd.DataFrame | None, genome_fasta: str | Path, blacklist: str | Path,
           parameters: CurationParameters, store: Path, say: Callable[[str], None]
-          ) -> tuple[xr.Dataset, Plan, np.ndarray, list[Count], dict]:
-    """Return what the store begins with, what fills it, labels (W, C), every count, and the GC match.
+          ) -> tuple[xr.Dataset, Plan, np.ndarray, list[Count], dict, dict[str, int]]:
+    """Return what the store begins with, what fills it, labels (W, C), every count, the match of background, and
+    the bytes that a remote mappability took.
 
     Cell types are split first: windows see only the training ones.
     """
     cells = _cell_types(table, parameters)
     sizes = genome_sizes(genome_fasta)
     peaks, elsewhere = _keep_chromosomes(_read_all_peaks(table, sizes), sizes, parameters.chromosomes)
-    windows, counts, match = _choose_windows(cells, peaks, genome_fasta, blacklist, parameters)
+    windows, counts, match, mappability = _choose_windows(cells, peaks, genome_fasta, blacklist, parameters, say)
     coverage = {path: chroms_with_data(path) for path in _bigwigs(table)["path_or_url"]}
     tracks, left_out = _choose_tracks(table, cells, windows, coverage, parameters)
     counts = elsewhere + counts + left_out
@@ -251,7 +254,7 @@ def _plan(table: pd.DataFrame, truth: pd.DataFrame | None, genome_fasta: str | P
     slots = [file.slot for file in files if file.variable == "accessibility"]
     lengths |= {"position": parameters.window_bp, "bin": parameters.n_bins, "replicate": 1 + max(slots)}
     plan = Plan(str(store), str(project_path(genome_fasta)), lengths, tuple(files), CHUNK_WINDOWS)
-    return dataset, plan, _labels(windows, names, peaks, parameters.min_overlap_bp), counts, match
+    return dataset, plan, _labels(windows, names, peaks, parameters.min_overlap_bp), counts, match, mappability
 
 
 def _cell_types(table: pd.DataFrame, parameters: CurationParameters) -> pd.DataFrame:
@@ -303,9 +306,11 @@ def _labels(windows: pd.DataFrame, cells: Sequence[str], peaks: Mapping[str, pd.
 
 
 def _choose_windows(cells: pd.DataFrame, peaks: Mapping[str, pd.DataFrame], genome_fasta: str | Path,
-                    blacklist: str | Path, parameters: CurationParameters
-                    ) -> tuple[pd.DataFrame, list[Count], dict]:
-    """Return windows (chrom, start, end, gc, kind, split) in genome order, every count, and the match."""
+                    blacklist: str | Path, parameters: CurationParameters, say: Callable[[str], None]
+                    ) -> tuple[pd.DataFrame, list[Count], dict, dict[str, int]]:
+    """Return windows (chrom, start, end, gc, kind, split) in genome order, every count, the match, and the bytes
+    that a remote mappability took ({} = none was read).
+    """
     names = cells.loc[cells["split"] == "train", "cell_type"]
     training = {name: peaks[name] for name in names if name in peaks}
     regions = read_peaks(project_path(blacklist), genome_sizes(genome_fasta)) if blacklist else None
@@ -319,18 +324,22 @@ def _choose_windows(cells: pd.DataFrame, peaks: Mapping[str, pd.DataFrame], geno
                               parameters.validation_chromosomes)
     capped = cap_windows(union.windows.assign(split=union.windows["chrom"].map(split)),
                          parameters.max_positive_windows, parameters.seed)
-    background = Selection(capped.windows.iloc[:0], [])
+    background, mappability = Selection(capped.windows.iloc[:0], []), {}
     if parameters.negatives_per_positive > 0:
         # off all of the union's windows, also those that the cap left out: they are training peaks
         off = {**training, "union": union.windows}
         choice = MatchChoice(parameters.match_on, parameters.mappability, parameters.tss)
+        mappability = _expect_mappability(parameters.mappability, capped.windows, say)
+        before = fetched_here()
         background = background_windows(capped.windows, off, genome_fasta, regions,
                                         parameters.negatives_per_positive, parameters.seed,
                                         placement=parameters.window_placement, choice=choice)
+        if mappability:
+            mappability["mappability_bytes"] = fetched_here() - before
     windows = pd.concat([capped.windows.assign(kind="peak"), background.windows.assign(kind="background")])
     rank = windows["chrom"].map({chrom: i for i, chrom in enumerate(genome_sizes(genome_fasta))})
     windows = windows.iloc[np.lexsort((windows["start"], rank))].reset_index(drop=True)
-    return windows, union.counts + capped.counts + background.counts, background.match
+    return windows, union.counts + capped.counts + background.counts, background.match, mappability
 
 
 # --- tracks -------------------------------------------------------------------------------------------------
@@ -415,13 +424,38 @@ def _expect_streaming(plan: Plan, windows: pd.DataFrame, per_region: int, begun:
             "expected_bytes": to_fetch}
 
 
-def _streamed(expected: dict, fetched: int, index_bytes: int, say: Callable[[str], None]) -> dict:
-    """Return what was expected with what came over the network, in bytes, and say how they compare; {} stays so."""
-    if not expected:
+def _expect_mappability(entry: str, windows: pd.DataFrame, say: Callable[[str], None]) -> dict[str, int]:
+    """Return, and say, the bytes that a remote mappability will take at most; {} where it is local, or not given.
+
+    Background may come from anywhere on the chromosomes of the windows, so that nearly all of these are read.
+    """
+    if not is_url(entry):
         return {}
-    say(f"{fetched:,} bytes of remote tracks were fetched, {expected['expected_bytes']:,} were expected, and the "
-        f"blocks under the windows hold {expected['block_bytes']:,}; headers and indexes took {index_bytes:,} more")
-    return expected | {"fetched_bytes": fetched, "index_bytes": index_bytes}
+    with open_bigwig(entry) as bigwig:
+        ends = {chrom: bigwig.chroms[chrom] for chrom in windows["chrom"].unique() if chrom in bigwig.chroms}
+    whole = pd.DataFrame({"chrom": list(ends), "start": 0, "end": list(ends.values())})
+    found = bytes_to_fetch(entry, whole)
+    say(f"mappability: background is matched on {len(ends)} whole chromosomes of {entry} ({found.file / 1e9:,.2f} GB): "
+        f"at most {found.to_fetch / 1e6:,.1f} MB are to be fetched now, the rest is in the cache")
+    return {"mappability_expected_bytes": found.to_fetch}
+
+
+def _streamed(expected: dict, mappability: dict[str, int], fetched: int, planned: int, say: Callable[[str], None]
+              ) -> dict:
+    """Return what was expected with what came over the network, in bytes, and say how they compare.
+
+    fetched: since the estimate; planned: before it, by the plan: headers and indexes, and what `mappability` says
+    of that track. {} where no track was remote.
+    """
+    if not expected and not mappability:
+        return {}
+    index_bytes = planned - mappability.get("mappability_bytes", 0)
+    counted = {"files": 0, "file_bytes": 0, "windows": 0, "block_bytes": 0, "expected_bytes": 0} | expected
+    of_map = f", mappability {mappability['mappability_bytes']:,}" if mappability else ""
+    say(f"{fetched:,} bytes of remote tracks were fetched, {counted['expected_bytes']:,} were expected, and the "
+        f"blocks under the windows hold {counted['block_bytes']:,}; headers and indexes took {index_bytes:,} more"
+        f"{of_map}")
+    return counted | {"fetched_bytes": fetched, "index_bytes": index_bytes} | mappability
 
 
 def _coordinates(windows: pd.DataFrame, cells: pd.DataFrame, tracks: Mapping[str, tuple[str, ...]]) -> dict:

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file
-from tqdm import tqdm
 
 from chromacc_lib import ChromaccError
 from chromacc_lib.batches import RegionData
 from chromacc_lib.dataset import Arrays, locus_average
 from chromacc_lib.model import Batch, ChromaccModel, ModelConfig, Output
+from chromacc_lib.progress import progress
 
 __all__ = ["load_model", "predict_batch", "predict_dataset", "predict_scores", "read_model_config"]
 
@@ -85,10 +85,12 @@ def predict_scores(
     model.eval()
     scores, logits = [], []
     chunks = np.array_split(windows, max(1, -(-len(windows) // batch_windows)))
-    for chunk in tqdm(chunks, desc="predicting", unit="batch", leave=False):
-        output = predict_batch(model, data.batch(chunk, cell_types).to(device))
-        scores.append(output.score.cpu())
-        logits.append(output.logit.cpu())
+    with progress(len(chunks), "predicting", "batches", leave=False) as bar:
+        for chunk in chunks:
+            output = predict_batch(model, data.batch(chunk, cell_types).to(device))
+            scores.append(output.score.cpu())
+            logits.append(output.logit.cpu())
+            bar.update()
     model.train(was_training)
     return torch.cat(scores).numpy(), torch.cat(logits).sigmoid().numpy()
 

@@ -17,6 +17,7 @@ from chromacc_lib.bigwig import BigWig, open_bigwig
 from chromacc_lib.genes import bare_id, read_gene_names
 from chromacc_lib.genome import genome_sizes, open_genome
 from chromacc_lib.problems import FileProblem, Problem, require_no_problems
+from chromacc_lib.reference import pinned_url
 from chromacc_lib.sources import file_md5, is_url, open_source, require_file, text_lines
 
 __all__ = [
@@ -151,10 +152,12 @@ def lock_table(manifest: pd.DataFrame, references: Mapping[str, str | Path]) -> 
     """Return the manifest with what was really read: `md5` and `bytes` of each file, hashed now.
 
     A remote file that is read by its blocks cannot be hashed: it keeps the manifest's md5, and `read` says
-    "blocks" instead of "whole", and `version` is what the server calls it (ETag or date). references: further files by kind, such as {"genome_fasta": path, "blacklist":
-    path}; they become rows.
+    "blocks" instead of "whole", and `version` is what the server calls it (ETag or date). references: further
+    files by kind, such as {"genome_fasta": path, "blacklist": path}; they become rows. `url`: where a file on disk
+    was fetched from, by `fetch` or by the name of a reference; "" = it is the user's own.
     """
-    extra = pd.DataFrame([{"kind": kind, "path_or_url": str(path)} for kind, path in references.items()])
+    extra = pd.DataFrame([{"kind": kind, "path_or_url": str(path), "url": pinned_url(path)}
+                          for kind, path in references.items()])
     columns = [*COLUMNS, *OPTIONAL_COLUMNS, *(["url"] if "url" in manifest else [])]
     table = pd.concat([manifest[columns], extra], ignore_index=True).fillna("")
     remote = table["path_or_url"].map(is_url)

@@ -55,7 +55,7 @@ __all__ = ["Stage", "find_stages", "run"]
 
 START_TIMEOUT = 180  # seconds that a kernel may take to start; a busy two-core machine has needed 60
 KERNEL_ENVIRONMENT = {
-    "TQDM_DISABLE": "1",  # a progress bar would be saved as a frozen line in the page
+    "TQDM_DISABLE": "1",  # a bar would be saved as a frozen line in the page: `progress` prints lines instead
     "PYTHONHASHSEED": "0",  # the order of a set must not make two runs differ
 }
 
@@ -86,6 +86,26 @@ class _ThisInterpreter(AsyncKernelManager):
     def kernel_spec(self) -> KernelSpec:
         """The kernelspec, made here instead of looked up by name."""
         return KernelSpec(**get_kernel_dict(), env=dict(KERNEL_ENVIRONMENT))
+
+
+class _Indented:
+    """Where papermill writes what a notebook prints while it runs: whole lines, indented below their stage's."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out, self._rest = out, ""
+
+    def write(self, text: str) -> None:
+        """Print the lines that are whole by now."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        self._out.writelines(f"    {line}\n" for line in lines)
+
+    def flush(self) -> None:
+        """Hand on what was printed."""
+        self._out.flush()
+
+    def close(self) -> None:
+        """Print what is left of a line without an end."""
+        self.write("\n" if self._rest else "")
 
 
 @dataclass
@@ -171,7 +191,7 @@ def run(
     unless set. start, until, only: names of stages ("02_training", "02" or "training"); those before `start`
     are taken as they stand. force: run the chosen stages even when they are up to date. root: folder that
     holds notebooks/, data/ and reports/; the project's own by default. out: where the table of stages is
-    printed, standard output by default.
+    printed, and below each what its notebook prints, while it runs; standard output by default.
 
     Raises ChromaccError for an unknown profile, parameter or stage, a folder that another run uses, a stage
     that fails (its half-run notebook is kept as NN_name.failed.ipynb), or a stage that changes an earlier
@@ -416,6 +436,7 @@ def _execute(this: _Run, stage: Stage) -> None:
     target = this.folder / f"{stage.name}.ipynb"
     running, failed = target.with_name(f".{stage.name}.running.ipynb"), target.with_suffix(".failed.ipynb")
     failed.unlink(missing_ok=True)
+    printed, warned = _Indented(this.out), _Indented(this.out)
     try:
         papermill.execute_notebook(
             nbformat.read(stage.path, as_version=4),
@@ -426,13 +447,18 @@ def _execute(this: _Run, stage: Stage) -> None:
             kernel_name="python3",
             kernel_manager_class=_ThisInterpreter,
             start_timeout=START_TIMEOUT,
-            progress_bar=sys.stderr.isatty(),
+            progress_bar=False,  # the notebook's own lines are shown instead
+            stdout_file=printed,
+            stderr_file=warned,
             cwd=project_path(""),
         )
     except BaseException:
         if running.exists():
             os.replace(running, failed)
         raise
+    finally:
+        printed.close()
+        warned.close()
     os.replace(running, target)
     export_page(target, target.with_suffix(".html"), is_simulated(this.folder))
 

@@ -20,7 +20,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from chromacc_lib import ChromaccError, __version__, project_path
 from chromacc_lib.fetch import fetch
@@ -48,6 +47,7 @@ from chromacc_lib.normalization import (
     track_constants,
 )
 from chromacc_lib.problems import FileProblem, require_no_problems
+from chromacc_lib.progress import progress
 from chromacc_lib.quality import FAR_SD, Quality, expression_distance
 from chromacc_lib.signals import binned_signal, binned_signals, genome_mean
 from chromacc_lib.training import choose_device
@@ -528,14 +528,14 @@ def _stream(
     chunks = _read_chunks(folder, inputs, genome_fasta, windows, workers)
     nothing = True
     try:
-        with tqdm(total=len(windows), desc=title, unit="window", mininterval=0.5) as progress:
+        with progress(len(windows), title, "windows") as bar:
             for chunk in chunks:
                 n, nothing = len(chunk.windows), False
                 outputs = []
                 for rows in np.array_split(np.arange(n), -(-n // BATCH_WINDOWS[chosen])):
                     batch = _batch(folder, chunk, rows, (z[0], known[0]), shown)
                     outputs.append(_output(model, batch))
-                    progress.update(len(rows))
+                    bar.update(len(rows))
                 score, logit, profile = (torch.cat(tensors).numpy() for tensors in zip(*outputs, strict=True))
                 table = chunk.windows.assign(average_score=_average_score(folder.reference, chunk.prior_row))
                 yield chunk, Predictions(table, score, _sigmoid(logit), profile)

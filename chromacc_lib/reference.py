@@ -12,9 +12,9 @@ from pathlib import Path
 
 from chromacc_lib import ChromaccError
 from chromacc_lib.genome import genome_sizes
-from chromacc_lib.sources import cache_folder, download_all, file_md5
+from chromacc_lib.sources import cache_folder, download_all, file_md5, place_of
 
-__all__ = ["REFERENCES", "PinnedFile", "Reference", "blacklist_path", "fetch_reference", "genome_path"]
+__all__ = ["REFERENCES", "PinnedFile", "Reference", "blacklist_path", "fetch_reference", "genome_path", "pinned_url"]
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,19 @@ def blacklist_path(value: str | Path) -> str | Path:
     return _fetch(REFERENCES[str(value)]["blacklist"]) if str(value) in REFERENCES else value
 
 
+def pinned_url(path: str | Path) -> str:
+    """Return the address that a file of the cache was fetched from as part of a reference; "" of any other path."""
+    urls = [pinned.url for files in REFERENCES.values() for pinned in files.values()]
+    return next((url for url in urls if place_of(url, _folder()) == Path(path)), "")
+
+
+def _folder() -> Path:
+    return cache_folder() / "files"
+
+
 def _fetch(pinned: PinnedFile) -> Path:
     """Return the file's path in the cache. Raises ChromaccError where its checksum is not the known one."""
-    (path,) = download_all([(pinned.url, pinned.md5, pinned.n_bytes)], cache_folder() / "files")
+    (path,) = download_all([(pinned.url, pinned.md5, pinned.n_bytes)], _folder())
     if not pinned.md5:
         _require_recorded(pinned.url, path)
     return path

@@ -25,7 +25,6 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from distributed.comm.addressing import parse_address, parse_host_port
-from tqdm import tqdm
 
 import chromacc_lib
 from chromacc_lib import ChromaccError
@@ -34,6 +33,7 @@ from chromacc_lib.genes import TF_TABLE
 from chromacc_lib.genome import open_genome
 from chromacc_lib.normalization import BLOCK_WINDOWS, reads_windows, track_problems
 from chromacc_lib.problems import Problem, require_no_problems
+from chromacc_lib.progress import progress
 from chromacc_lib.signals import read_signal, window_mean
 from chromacc_lib.windows import sequence_codes
 
@@ -231,8 +231,7 @@ def fill_regions(plan: Plan, windows: pd.DataFrame, label: np.ndarray, per_regio
     regions = (_Region(number, first, windows.iloc[first:first + per_region][["chrom", "start", "end"]],
                        label[first:first + per_region])
                for number, first in ((number, number * per_region) for number in todo))
-    with tqdm(total=len(numbers), initial=len(numbers) - len(todo), desc="regions", unit="region",
-              disable=None) as bar:
+    with progress(len(numbers), "curation", "regions", len(numbers) - len(todo)) as bar:
         fetched = 0
         for here in _run(plan, regions, address, workers) if todo else ():
             fetched += here

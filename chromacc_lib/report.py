@@ -18,6 +18,7 @@ import pandas as pd
 from nbconvert import HTMLExporter
 
 from chromacc_lib import ChromaccError, project_path
+from chromacc_lib.progress import MARK
 from chromacc_lib.provenance import write_atomically
 
 __all__ = ["export_page", "write_index", "headline", "is_simulated", "Figure"]
@@ -85,19 +86,35 @@ def headline(run_dir: Path) -> str:
 def export_page(notebook: Path, page: Path, simulated: bool | None) -> None:
     """Write the page of an executed notebook: one HTML file that needs nothing from the web.
 
-    A tag in text that a cell displays as Markdown is shown as text: names of cell types come from the user.
+    A tag in text that a cell displays as Markdown is shown as text: names of cell types come from the user. Lines
+    of progress are left out.
     """
     content = nbformat.read(notebook, as_version=4)
     content.metadata.pop("widgets", None)  # without the widgets' state, nbconvert cannot read it
     content.metadata["title"] = _heading(content.cells, len(content.cells), first=True) or notebook.stem
     content.metadata["chromacc"] = {"banner": _BANNERS[simulated]}
     for cell in content.cells:
+        if cell.cell_type == "code":
+            cell.outputs = _without_progress(cell.outputs)
         for output in cell.get("outputs", []):
             if "text/markdown" in output.get("data", {}):
                 output.data["text/markdown"] = _TAG.sub("&lt;", output.data["text/markdown"])
     exporter = HTMLExporter(template_name="page", extra_template_basedirs=[str(_TEMPLATES)])
     text, _ = exporter.from_notebook_node(content, resources={"metadata": {"name": notebook.stem}})
     write_atomically(page, text)
+
+
+def _without_progress(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Return a cell's outputs without the lines of progress, and without what held nothing else."""
+    kept = []
+    for output in outputs:
+        if output.output_type == "stream" and output.name == "stderr":
+            lines = output.text.splitlines(keepends=True)
+            output.text = "".join(line for line in lines if not line.startswith(MARK))
+            if not output.text:
+                continue
+        kept.append(output)
+    return kept
 
 
 def write_index(run_dir: Path) -> Path:

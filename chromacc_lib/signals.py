@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from chromacc_lib import ChromaccError
 from chromacc_lib.bigwig import open_bigwig, read_bins
+from chromacc_lib.progress import progress
 
 __all__ = [
     "STATISTICS", "RemoteBytes", "Signal", "bin_edges", "binned_signal", "binned_signals", "bytes_to_fetch",
@@ -175,8 +175,12 @@ def binned_signals(entries: Sequence[str | Path], windows: pd.DataFrame, n_bins:
     """
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    progress = {"total": len(entries), "desc": "bigWigs read", "unit": "file", "disable": None}
-    with ThreadPoolExecutor(max(1, min(workers, len(entries)))) as pool:
-        groups = _by_chrom(windows)
+    signals = []
+    groups = _by_chrom(windows)
+    threads = max(1, min(workers, len(entries)))
+    with ThreadPoolExecutor(threads) as pool, progress(len(entries), "reading bigWigs", "files") as bar:
         jobs = [pool.submit(_read, entry, groups, len(windows), n_bins) for entry in entries]
-        return [job.result() for job in tqdm(jobs, **progress)]
+        for job in jobs:
+            signals.append(job.result())
+            bar.update()
+    return signals

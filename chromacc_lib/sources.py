@@ -18,16 +18,16 @@ from urllib.parse import unquote, urlsplit
 
 import pooch
 import requests
-from tqdm import tqdm
 
 from chromacc_lib import ChromaccError, project_path
 from chromacc_lib.cache import shared_remote
 from chromacc_lib.network import CHUNK_BYTES, TRIES, http_session, request, require_from, require_http, require_ok
 from chromacc_lib.problems import FileProblem, Problem
+from chromacc_lib.progress import progress
 
 __all__ = [
     "ByteSource", "LocalFile", "cache_folder", "download", "download_all", "file_md5", "is_url", "open_source",
-    "require_file", "text_lines",
+    "place_of", "require_file", "text_lines",
 ]
 
 
@@ -154,26 +154,30 @@ def download(url: str, folder: str | Path, md5: str = "", size: int = 0,
     """Fetch a whole file into `folder`, under the address's own name, and return its path.
 
     What is there already is not fetched again where its md5 fits. md5: hex; "" = not known, and then only the
-    length is checked. advance: called with the bytes of each packet. A download that was cut goes on where
-    it stopped; the file appears under its name when it is whole. Raises ChromaccError for all else.
+    length is checked. advance: called with the bytes of each packet, and with bytes below 0 where some that lay
+    in `folder` are of no use. A download that was cut goes on where it stopped, unless the file has changed
+    since; it appears under its name when it is whole. Raises ChromaccError for all else.
     """
     require_http(url)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{hashlib.sha256(url.encode()).hexdigest()[:16]}.part"
+    part = _part(url, folder)
     session = session or http_session()
     pooch.get_logger().setLevel("WARNING")
     there = folder / _file_name(url)
-    if md5 and there.is_file() and file_md5(there) == md5.lower():
-        advance(there.stat().st_size)
-        return there
+    if md5 and there.is_file():
+        if file_md5(there) == md5.lower():
+            return there
+        advance(-there.stat().st_size)
     if not md5 and size and there.is_file() and there.stat().st_size != size:
+        advance(-there.stat().st_size)
         there.unlink()  # of no known checksum, and of another length: fetched again
 
     def fetch(address: str, target: str, _: object) -> None:
         """Resume into the part file beside it, then hand it over: pooch itself would start anew each time."""
         _resume(session, address, part, size, advance)
         os.replace(part, target)
+        _version_of(part).unlink(missing_ok=True)
 
     try:
         path = pooch.retrieve(url, known_hash=f"md5:{md5.lower()}" if md5 else None, fname=_file_name(url),
@@ -183,31 +187,65 @@ def download(url: str, folder: str | Path, md5: str = "", size: int = 0,
     return Path(path)
 
 
+def place_of(url: str, folder: str | Path) -> Path:
+    """Return where `download_all` puts the file of an address: in a folder of its own, named by the address."""
+    return Path(folder) / _key(url) / _file_name(url)
+
+
+def _key(url: str) -> str:
+    return hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
+def _part(url: str, folder: Path) -> Path:
+    return folder / f".{_key(url)}.part"
+
+
+def _version_of(part: Path) -> Path:
+    """Return the file beside an unfinished download that says which version its bytes are of (see `_version`)."""
+    return part.with_suffix(".version")
+
+
 def _file_name(url: str) -> str:
     """Return a name that cannot leave its folder: the address's last part, made plain."""
     name = re.sub(r"[^A-Za-z0-9._-]", "_", unquote(urlsplit(url).path).rpartition("/")[2]).lstrip(".")
-    return name or hashlib.sha256(url.encode()).hexdigest()[:16]
+    return name or _key(url)
+
+
+def _version(answer: requests.Response) -> str:
+    """Return what If-Range takes: a strong ETag, else the date; "" = the server tells neither."""
+    etag = answer.headers.get("ETag", "")
+    return etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified", "")
 
 
 def _resume(session: requests.Session, url: str, part: Path, size: int,
             advance: Callable[[int], object]) -> None:
-    """Fetch what `part` lacks of a file, appending; a server without ranges is read from the start."""
-    tries = 0
+    """Fetch what `part` lacks of a file, appending; a server without ranges, or with another version of the file
+    than the one that `part` began with, is read from the start.
+    """
+    tries, version = 0, _version_of(part)
     while tries < TRIES:
         have = part.stat().st_size if part.exists() else 0
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        if have and version.is_file():
+            headers["If-Range"] = version.read_text()
         answer = request(session, url, headers, url)
         if answer.status_code == 416 and have:  # nothing is left to fetch, or the part is another file's
             whole = answer.headers.get("Content-Range", "").rpartition("/")[2]
             answer.close()
             if whole == str(have):
                 return
+            advance(-have)
             part.unlink()
             continue
         require_ok(answer, url)
         if answer.status_code == 206:
             require_from(answer, have, url)
-        have = have if answer.status_code == 206 else 0
+        else:
+            advance(-have)
+            have = 0
+            version.unlink(missing_ok=True)
+            if _version(answer):
+                version.write_text(_version(answer))
         total = have + int(answer.headers.get("Content-Length", -have - 1))
         if size and total >= 0 and total != size:
             answer.close()
@@ -237,18 +275,21 @@ def _append(answer: requests.Response, part: Path, have: int, advance: Callable[
     return came, False
 
 
-def download_all(files: Sequence[tuple[str, str, int]], folder: str | Path, workers: int = 4) -> list[Path]:
-    """`download` each (url, md5, bytes), `workers` at a time, with one progress bar; return paths in order.
+def download_all(files: Sequence[tuple[str, str, int]], folder: str | Path, workers: int = 4,
+                 say: Callable[[str], None] = print) -> list[Path]:
+    """`download` each (url, md5, bytes), `workers` at a time, showing progress; return paths in order (`place_of`).
 
-    md5 "" and bytes 0 = not known. Each file has a folder of its own, named by its address, since two may
-    share a name. Raises one ChromaccError that lists all that failed; files that are whole stay.
+    md5 "" and bytes 0 = not known. say: gets a line with the number of bytes before the first is asked for, unless
+    all files are there. Raises one ChromaccError that lists all that failed; files that are whole stay.
     """
-    folder = Path(folder)
-    session = http_session()
-    with tqdm(total=sum(size for *_, size in files) or None, desc="download", unit="B", unit_scale=True,
-              disable=None) as bar, ThreadPoolExecutor(workers) as pool:
-        jobs = [pool.submit(download, url, folder / hashlib.sha256(url.encode()).hexdigest()[:16], md5, size,
-                            session, bar.update) for url, md5, size in files]
+    session, places = http_session(), [place_of(url, folder) for url, *_ in files]
+    there = sum(_bytes_there(url, place) for (url, *_), place in zip(files, places))
+    if not all(place.is_file() for place in places):
+        say(_what_comes(files, there))
+    total = 0 if any(size == 0 for *_, size in files) else sum(size for *_, size in files)
+    with progress(total, "downloads", "B", there) as bar, ThreadPoolExecutor(workers) as pool:
+        jobs = [pool.submit(download, url, place.parent, md5, size, session, bar.update)
+                for (url, md5, size), place in zip(files, places)]
         errors = [job.exception() for job in jobs]
     failed = [error for error in errors if error is not None]
     unexpected = next((error for error in failed if not isinstance(error, ChromaccError)), None)
@@ -258,3 +299,17 @@ def download_all(files: Sequence[tuple[str, str, int]], folder: str | Path, work
         listing = "\n".join(f"  {i}. {error}" for i, error in enumerate(failed, start=1))
         raise ChromaccError(f"{len(failed)} of {len(files)} file(s) could not be fetched:\n{listing}") from failed[0]
     return [job.result() for job in jobs]
+
+
+def _bytes_there(url: str, place: Path) -> int:
+    """Return the bytes of a file that an earlier download left, whole or in part; whether they fit is seen later."""
+    return next((path.stat().st_size for path in (place, _part(url, place.parent)) if path.is_file()), 0)
+
+
+def _what_comes(files: Sequence[tuple[str, str, int]], there: int) -> str:
+    """Return the line that is said before (url, md5, bytes) files are fetched; there: bytes that are on the disk."""
+    sizes = [size for *_, size in files if size]
+    name = f" ({_file_name(files[0][0])})" if len(files) == 1 else ""
+    unknown = f", and {len(files) - len(sizes)} of a size that is not known" if len(sizes) < len(files) else ""
+    return (f"downloads: {len(files)} file(s){name}, {sum(sizes) / 1e9:,.2f} GB{unknown}; {there / 1e9:,.2f} GB are "
+            "there already")

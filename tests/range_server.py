@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Served:
     """What is served, what was asked, and the faults to play: {path: [fault, ...]}, one a request, in order.
 
+    A range of another version than If-Range names is answered by the whole file.
     Faults: ("status", code, headers), ("drop", n) = close after n bytes, ("slow", seconds), ("redirect", path),
     ("wrong range",) = answer the whole file with 200, ("late", n) = a range that begins n bytes later than asked.
     """
@@ -58,7 +59,9 @@ def _handler(served: Served) -> Callable:
             data = served.files[self.path]
             asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
             headers = {"ETag": served.etags.get(self.path, '"1"')} | served.headers
-            if not served.ranges or fault[0] == "wrong range" or asked is None:
+            known = self.headers.get("If-Range", "")
+            changed = known and known not in (headers["ETag"], headers.get("Last-Modified"))
+            if not served.ranges or fault[0] == "wrong range" or asked is None or changed:
                 return self._answer(200, data, headers, fault)
             first, last = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
             if first >= len(data):

@@ -50,6 +50,15 @@ def test_tracks_stream_and_all_else_is_fetched_whole(remote_project):
         fetch(read_manifest(manifest), "torrent")
 
 
+def test_downloads_say_their_size_before_the_first_track_is_asked_for(remote_project):
+    _, manifest, served = remote_project
+    table, said = read_manifest(manifest), []
+    sizes = [len(served.files[url.removeprefix(served.address)]) for url in table["path_or_url"]]
+    fetch(table.assign(bytes=sizes), "download", say=lambda line: said.append((line, len(served.asked))))
+    assert said == [(f"downloads: {len(table)} file(s), {sum(sizes) / 1e9:,.2f} GB; 0.00 GB are there already", 0)]
+    assert len(served.asked) == len(table)
+
+
 def test_a_wrong_md5_is_refused_before_any_long_work(remote_project):
     _, manifest, _ = remote_project
     text = manifest.read_text()
@@ -168,10 +177,11 @@ def stream(large, tmp_path, monkeypatch):
         table.assign(path_or_url=[served.url("/" + entry) for entry in table["path_or_url"]]).to_csv(
             manifest, sep="\t", index=False)
 
-        def run(name, say=lambda line: None):
+        def run(name, say=lambda line: None, **changes):
             fetch(read_manifest(manifest))  # peaks, whole: not what is counted here
             served.sent = 0
-            return curate(manifest, large.genome_fasta, tmp_path / name, parameters, workers=2, say=say)
+            return curate(manifest, large.genome_fasta, tmp_path / name, replace(parameters, **changes), workers=2,
+                          say=say)
 
         yield run, served
 
@@ -188,6 +198,11 @@ def held_by_blocks(large, windows):
             touched |= (chroms == chrom) & (blocks["start"] < end) & (blocks["end"] > start)
         total += int(blocks["size"][touched].sum())
     return total
+
+
+def heard(served, said):
+    """Return what hears lines of a curation, and keeps with each what the server had sent by then."""
+    return lambda line: said.append((line, served.sent))
 
 
 def windows_of(path):
@@ -258,3 +273,32 @@ def test_a_run_that_goes_on_expects_only_what_is_left(large, stream, tmp_path, m
     assert abs(streamed["fetched_bytes"] - streamed["expected_bytes"]) <= WASTE * streamed["expected_bytes"]
     assert streamed["fetched_bytes"] + streamed["index_bytes"] == served.sent
     assert streamed["block_bytes"] < 0.5 * held_by_blocks(large, windows)
+
+
+def test_the_estimate_comes_before_the_first_block(stream):
+    run, served = stream
+    said = []
+    streamed = run("dataset", heard(served, said)).summary["streamed"]
+    (sent,) = [sent for line, sent in said if "are to be fetched now" in line]
+    assert sent == streamed["index_bytes"] and served.sent - sent == streamed["fetched_bytes"]
+
+
+def test_a_remote_mappability_is_estimated_and_counted_apart(large, stream, tmp_path):
+    run, served = stream
+    write_track(tmp_path / "map.bw", large.sizes, 99, 1_024)
+    with pyBigWig.open(str(tmp_path / "map.bw")) as track, pyBigWig.open(str(tmp_path / "low.bw"), "w") as low:
+        low.addHeader(list(track.chroms().items()))
+        for chrom in track.chroms():
+            starts, ends, values = zip(*track.intervals(chrom))
+            low.addEntries([chrom] * len(starts), list(starts), ends=list(ends), values=[v / 100 for v in values])
+    served.files["/map.bw"] = (tmp_path / "low.bw").read_bytes()
+    on = {"match_on": ("gc", "mappability"), "mappability": served.url("/map.bw")}
+    said = []
+    streamed = run("dataset", heard(served, said), **on).summary["streamed"]
+    ((line, before),) = [pair for pair in said if pair[0].startswith("mappability: ")]
+    assert f"at most {streamed['mappability_expected_bytes'] / 1e6:,.1f} MB" in line
+    track = len(served.files["/map.bw"])
+    assert 0.5 * track < streamed["mappability_bytes"] <= streamed["mappability_expected_bytes"] < track
+    assert before < streamed["index_bytes"] < 0.2 * track, "only headers and indexes had come"
+    assert sum(streamed[f"{what}_bytes"] for what in ("fetched", "index", "mappability")) == served.sent
+    assert f"mappability {streamed['mappability_bytes']:,}" in said[-1][0]

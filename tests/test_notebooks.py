@@ -1,9 +1,13 @@
 """The six real notebooks, run in sequence with the smoke profile: the whole road from tracks to report."""
 
+import io
 import json
+import re
 
+import nbformat
 import pandas as pd
 import pytest
+from test_fetch import large, stream  # noqa: F401
 from test_report import Links, assert_offline
 from test_structure import NOTEBOOKS
 
@@ -109,6 +113,39 @@ def test_the_pages_fit_in_a_mail(smoke):
 def test_a_second_run_does_nothing(smoke, places, capsys):
     run("smoke", places)
     assert capsys.readouterr().out.count("up to date") == len(NOTEBOOKS)
+
+
+# --- over the network ----------------------------------------------------------------------------------------
+
+
+def test_tracks_that_are_streamed_are_counted_on_the_page(large, stream, tmp_path):  # noqa: F811
+    """Notebook 01 from a local server: what it says beforehand, and the table of what came, add up to what was sent."""
+    _, served = stream
+    out = io.StringIO()
+    settings = [
+        f"run_dir={tmp_path / 'reports'}", f"dataset_dir={tmp_path / 'dataset'}", f"raw_dir={tmp_path / 'raw'}",
+        f"manifest={tmp_path / 'remote.tsv'}", f"genome_fasta={large.genome_fasta}", "window_bp=1000", "n_bins=10",
+        "test_cell_types=[D]", "validation_cell_types=[none]",
+    ]  # fmt: skip
+    folder = run("local", settings, until="01", out=out)
+    assert {path.endswith(".bw") for path, _ in served.asked} == {True, False}, "tracks by their blocks, peaks whole"
+    terminal = out.getvalue()
+    order = ["downloads: 4 file(s)", "files opened, none refused", "12 remote tracks of", "remote tracks were fetched"]
+    assert sorted(order, key=terminal.index) == order
+    streamed = json.loads((tmp_path / "dataset" / "curation.json").read_text())["streamed"]
+    assert streamed["files"] == 12 and streamed["fetched_bytes"] > 0
+    notebook = nbformat.read(folder / "01_data_curation.ipynb", as_version=4)
+    (html,) = [
+        output.data["text/html"]
+        for cell in notebook.cells if cell.cell_type == "code" and "network_bytes" in cell.source
+        for output in cell.outputs if "data" in output
+    ]  # fmt: skip
+    rows = re.findall(r"<td>([^<]*)</td>\s*<td>([\d,]+)</td>", html)
+    table = {what: int(number.replace(",", "")) for what, number in rows}
+    whole = sum(len(data) for path, data in served.files.items() if not path.endswith(".bw"))
+    assert table["all over the network"] == served.sent - whole
+    assert table["what the check above read"] > 0
+    assert table["fetched of them"] == streamed["fetched_bytes"]
 
 
 # --- real tracks ---------------------------------------------------------------------------------------------

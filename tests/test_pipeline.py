@@ -3,6 +3,7 @@ recorded.
 """
 
 import fcntl
+import io
 import json
 import os
 import subprocess
@@ -294,6 +295,56 @@ def test_the_kernel_is_this_python_at_the_projects_root(project):
     executable, where, silent = (project / "reports" / "tiny" / "who.txt").read_text().split("|")
     assert executable == sys.executable and silent == "1"
     assert os.path.samefile(where, os.path.dirname(os.path.dirname(provenance.__file__)))
+
+
+class Listener(io.StringIO):
+    """What a run prints to; once it has heard `word`, it writes the file that the notebook waits for."""
+
+    def __init__(self, word, file):
+        super().__init__()
+        self.word, self.file = word, file
+
+    def writelines(self, lines):
+        """Keep the lines, and listen."""
+        for line in lines:
+            self.write(line)
+            if self.word in line:
+                self.file.touch()
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_what_a_notebook_prints_is_heard_while_it_runs(project, stream):
+    heard = project / "heard"
+    write_notebook(
+        project / "notebooks" / "01_first.ipynb",
+        FOLDERS + "n: int = 2  # rows",
+        f"import sys, time\nfrom pathlib import Path\nprint('43 files', 'of 46 GB', file=sys.{stream})\n"
+        f"until = time.monotonic() + 60\nwhile not Path({str(heard)!r}).exists():\n"
+        "    assert time.monotonic() < until, 'nobody heard it'\n    time.sleep(0.05)\nprint('end', end='')",
+    )
+    out = Listener("43 files of 46 GB", heard)
+    run("tiny", until="01", root=project, out=out)
+    indented = [line for line in out.getvalue().splitlines() if line.startswith("    ")]
+    assert indented == ["    43 files of 46 GB", "    end"]
+
+
+def test_progress_is_lines_that_the_page_leaves_out_and_a_bar_in_jupyter(project):
+    count = (
+        "import os, sys\nfrom chromacc_lib import progress\nprogress.EVERY_S = 0\n"
+        "with progress.progress(4, 'counting', 'steps') as bar:\n    bar.update(3)\n"
+        "print('a', 'warning', file=sys.stderr)\n"
+    )
+    write_notebook(project / "notebooks" / "01_first.ipynb", FOLDERS + "n: int = 2  # rows", count)
+    bar = "import os\ndel os.environ['TQDM_DISABLE']\n" + count
+    write_notebook(project / "notebooks" / "02_second.ipynb", FOLDERS + "label: str = 'numbers'  # text", bar)
+    out = io.StringIO()
+    run("tiny", until="02", root=project, out=out)
+    assert "    ... counting: 75% (3 of 4 steps), about 0 s left\n    a warning\n" in out.getvalue()
+    page = (project / "reports" / "tiny" / "01_first.html").read_text()
+    assert "a warning" in page and "of 4 steps" not in page
+    notebook = nbformat.read(project / "reports" / "tiny" / "02_second.ipynb", as_version=4)
+    errors = "".join(output.text for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
+    assert "counting:  75%|" in errors and "3/4" in errors
 
 
 def test_skipped_cells_do_not_run(project):

@@ -5,10 +5,12 @@ import hashlib
 import re
 
 import pytest
+from conftest import write_manifest
 from range_server import serve
 from test_genome import write_two_bit
 
 from chromacc_lib import ChromaccError, cli
+from chromacc_lib.manifest import lock_table, read_manifest
 from chromacc_lib.reference import REFERENCES, PinnedFile, blacklist_path, fetch_reference, genome_path
 
 
@@ -91,3 +93,18 @@ def test_check_takes_the_name(tiny, tmp_path, capsys):
     status = cli.main(["check", str(tmp_path / "m.tsv"), "--genome-fasta", "tiny", "--blacklist", "tiny"])
     said = capsys.readouterr()
     assert status == 1 and "no.bw" in said.err and "2bit" not in said.err and "black" not in said.err
+
+
+def test_the_size_is_said_first_and_the_lock_knows_the_address(tiny, tmp_path, capsys):
+    served, pinned = tiny
+    genome, blacklist = genome_path("tiny"), blacklist_path("tiny")
+    said = capsys.readouterr().out.splitlines()
+    assert [line.partition(",")[0] for line in said] == [
+        "downloads: 1 file(s) (tiny.2bit)", "downloads: 1 file(s) (black.bed.gz)"]
+    row = {"cell_type": "A", "target": "CTCF", "kind": "tf", "path_or_url": "tiny.2bit"}
+    write_manifest(tmp_path / "tracks.tsv", [row])
+    lock = lock_table(read_manifest(tmp_path / "tracks.tsv"), {
+        "genome_fasta": genome, "blacklist": blacklist, "manifest": tmp_path / "tracks.tsv"}).set_index("kind")
+    lock = lock.drop(index="tf")
+    assert lock["url"].to_dict() == {"genome_fasta": served.url("/tiny.2bit"), "blacklist": served.url("/black.bed.gz"),
+                                     "manifest": ""}

@@ -10,7 +10,7 @@ import pyBigWig
 import pytest
 from range_server import serve
 
-from chromacc_lib import ChromaccError, cache, network
+from chromacc_lib import ChromaccError, cache, network, sources
 from chromacc_lib.cache import RemoteFile, split_budget
 from chromacc_lib.signals import genome_mean, read_signal
 from chromacc_lib.sources import download, download_all
@@ -315,3 +315,51 @@ def test_several_files_side_by_side_in_their_order(server, tmp_path):
     files = [(server.url(f"/{i}/same.bin"), "", 1000 * (i + 1)) for i in range(5)]
     paths = download_all(files, tmp_path, workers=3)
     assert [p.stat().st_size for p in paths] == [1000 * (i + 1) for i in range(5)]
+
+
+def test_how_many_bytes_come_is_said_before_they_are_asked_for(server, tmp_path):
+    files, said = [(server.url("/x.bin"), MD5, len(DATA)), (server.url("/y.bin"), "", len(DATA))], []
+    server.files["/y.bin"] = DATA
+    server.faults["/y.bin"] = [("drop", 131_072)] + [("drop", 0)] * 50
+    say = lambda line: said.append((line, len(server.asked)))  # noqa: E731
+    with pytest.raises(ChromaccError, match="1 of 2 file.s. could not be fetched"):
+        download_all(files, tmp_path, say=say)
+    assert said == [("downloads: 2 file(s), 0.00 GB; 0.00 GB are there already", 0)]
+    asked, server.faults["/y.bin"] = len(server.asked), []
+    assert sources._bytes_there(files[1][0], sources.place_of(files[1][0], tmp_path)) == 131_072
+    assert [path.read_bytes() for path in download_all(files, tmp_path, say=say)] == [DATA, DATA]
+    assert said[1:] == [("downloads: 2 file(s), 0.00 GB; 0.00 GB are there already", asked)]
+    download_all(files, tmp_path, say=say)
+    assert len(said) == 2, "nothing is left to fetch, so nothing is said"
+    large = [("https://example.org/a/hg38.2bit", MD5, 835_393_456)]
+    line = sources._what_comes(large, 400_000_000)
+    assert line == "downloads: 1 file(s) (hg38.2bit), 0.84 GB; 0.40 GB are there already"
+    unknown = sources._what_comes([*large, ("https://example.org/b", "", 0)], 0)
+    assert "0.84 GB, and 1 of a size that is not known" in unknown
+
+
+@pytest.mark.parametrize("kind", ["etag", "date"])
+def test_a_file_replaced_under_way_by_one_of_its_length_is_not_mixed_with_it(server, tmp_path, kind):
+    other, came = DATA[::-1], []
+
+    def replace(n):
+        came.append(n)
+        server.files["/x.bin"] = other
+        server.etags["/x.bin"], server.headers = '"2"', dates[1]
+
+    dated = kind == "date"
+    dates = [{"ETag": "", "Last-Modified": f"Mon, 0{day} Jan 2024 00:00:00 GMT"} if dated else {} for day in (1, 8)]
+    server.headers = dates[0]
+    server.faults["/x.bin"] = [("drop", 131_072)]
+    path = download(server.url("/x.bin"), tmp_path, size=len(DATA), advance=replace)
+    assert path.read_bytes() == other and sum(came) == len(DATA)
+    assert [asked for _, asked in server.asked] == ["", "bytes=131072-"]
+    assert [p.name for p in tmp_path.iterdir()] == ["x.bin"]
+
+
+def test_a_file_replaced_between_two_runs_is_fetched_anew(server, tmp_path):
+    server.faults["/x.bin"] = [("drop", 131_072)] + [("drop", 0)] * 50
+    with pytest.raises(ChromaccError, match="what came is kept"):
+        download(server.url("/x.bin"), tmp_path)
+    server.files["/x.bin"], server.etags["/x.bin"], server.faults["/x.bin"] = DATA[::-1], '"2"', []
+    assert download(server.url("/x.bin"), tmp_path).read_bytes() == DATA[::-1]

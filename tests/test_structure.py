@@ -14,6 +14,7 @@ from chromacc_lib.parameters import check_settings, declared_parameters, read_pr
 # A module imports only from modules before it, in the order that the data flows.
 ORDER = [
     "problems",
+    "progress",
     "network",
     "cache",
     "sources",
