@@ -57,9 +57,9 @@ MAX_BETA = 8.0  # beta is sought from 1/8 to 8: beyond, a file is another kind o
 _REMEDY = ("Leave the file out (its track is missing then, not zero), or curate with a normalization that needs only "
            'the genome-wide mean: "arcsinh" or "log1p"')
 _KINDS = {"histone": "histone_mark", "tf": "tf_name"}  # variables of the dataset, with their dimension
-_TARGETS = ("accessibility, score: arcsinh of the mean over replicates of x, the mean of the bin or of the window as fold "
-            "over the genome-wide mean of the replicate's file, in the manifest's order; score_replicate and truth: "
-            "arcsinh(x) of the one file")
+_TARGETS = ("accessibility, score: arcsinh of the mean over replicates of x, the mean of the bin or of the window as "
+            "fold over the genome-wide mean of the replicate's file, in the manifest's order; score_replicate and "
+            "truth: arcsinh(x) of the one file")
 
 
 class FileConstants(NamedTuple):
@@ -368,7 +368,7 @@ def fit_normalization(dataset: xr.Dataset, method: str = "arcsinh",
 
 
 def _target_constants(dataset: xr.Dataset) -> dict[str, dict]:
-    """Return {"accessibility": {cell type: [genome-wide mean of each file]}, "truth": {cell type: that of its file}}."""
+    """Return {"accessibility": {cell type: [genome-wide mean of each file]}, "truth": {cell type: that of its own}}."""
     cells, means = dataset["cell_type"].values.tolist(), dataset["accessibility_genome_mean"].values
     truth = dataset["truth_genome_mean"].values.tolist() if "truth_genome_mean" in dataset else []
     return {"accessibility": {cell: here[np.isfinite(here)].tolist() for cell, here in zip(cells, means)},

@@ -352,8 +352,8 @@ def _open_client(address: str, workers: int | None, plan: Plan) -> Iterator[dist
             yield client
         return
     threads = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    with distributed.LocalCluster(processes=False, n_workers=1, threads_per_worker=threads, dashboard_address="127.0.0.1:0",
-                                  memory_limit=0, silence_logs=logging.ERROR) as cluster:
+    with distributed.LocalCluster(processes=False, n_workers=1, threads_per_worker=threads, memory_limit=0,
+                                  dashboard_address="127.0.0.1:0", silence_logs=logging.ERROR) as cluster:
         with distributed.Client(cluster, set_as_default=False) as client:
             yield client
 

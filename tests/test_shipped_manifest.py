@@ -106,9 +106,10 @@ def rebuilt_experiment(accession, facts):
     Files that were made on one day stand for one analysis. It has no audit, and a donor that is made up.
     """
     first = facts.iloc[0]
-    files = [make_file(row.file_accession, row.output_type, map(int, filter(None, row.biological_replicates.split(","))),
-                       row.date_created, form=row.file_type, assembly=row.assembly, status=row.status, href=row.href,
-                       md5sum=row.md5sum, file_size=int(row.file_size), preferred_default=row.preferred_default == "True")
+    files = [make_file(row.file_accession, row.output_type,
+                       map(int, filter(None, row.biological_replicates.split(","))), row.date_created,
+                       form=row.file_type, assembly=row.assembly, status=row.status, href=row.href, md5sum=row.md5sum,
+                       file_size=int(row.file_size), preferred_default=row.preferred_default == "True")
              for row in facts.itertuples()]
     analyses = [{"@id": f"/analyses/ENCAN{number:03d}ZZZ/", "files": [f"/files/{name}/" for name in names]}
                 for number, (_, names) in enumerate(facts.groupby("date_created")["file_accession"])]
