@@ -1,6 +1,8 @@
 """The dataset: curated once into a labelled zarr store, and loaded as arrays that a model reads.
 
-Raw numbers are stored in file units; what a model reads is scaled by the constants in normalization.json.
+Every bigWig's mean, variance and maximum of each bin are stored in file units: `histone`, `tf`, and, by replicate,
+`accessibility_raw`. Beside them stand accessibility's targets, arcsinh of the fold over genome-wide means
+(`accessibility`, `score`, `score_replicate`, `truth`). normalization.json has every constant of either scaling.
 """
 
 import hashlib
@@ -476,17 +478,29 @@ def _coordinates(windows: pd.DataFrame, cells: pd.DataFrame, tracks: Mapping[str
 
 
 def _add_observed(dataset: xr.Dataset, files: Sequence[SignalFile]) -> None:
-    """Add observed, and genome_mean in file units, NaN = missing, of every track in every cell type."""
+    """Add observed, and genome_mean in file units, NaN = missing, of every track in every cell type.
+
+    accessibility_genome_mean and truth_genome_mean are those of the files that the targets are made from.
+    """
     chroms = dataset["chrom_name"].values
     shape = (dataset.sizes["cell_type"], dataset.sizes["track"])
     observed, means = np.zeros((*shape, len(chroms)), dtype=bool), np.full(shape, np.nan)
+    targets = {}
+    for name in ("accessibility", "truth"):
+        slots = [file.slot for file in files if file.variable == name]
+        targets[name] = np.full((shape[0], 1 + max(slots, default=-1)), np.nan)
     for file in files:
         if file.variable in TRACK_KINDS:
             track = file.slot + (dataset.sizes["histone_mark"] if file.variable == "tf" else 0)
             observed[file.cell, track] = np.isin(chroms, file.chroms)
             means[file.cell, track] = file.genome_mean
+        else:
+            targets[file.variable][file.cell, file.slot] = file.genome_mean
     dataset["observed"] = (("cell_type", "track", "chrom_name"), observed)
     dataset["genome_mean"] = (("cell_type", "track"), means)
+    dataset["accessibility_genome_mean"] = (("cell_type", "replicate"), targets["accessibility"])
+    if targets["truth"].size:
+        dataset["truth_genome_mean"] = ("cell_type", targets["truth"][:, 0])
 
 
 def _add_metadata(dataset: xr.Dataset, table: pd.DataFrame, gene_names: str) -> None:

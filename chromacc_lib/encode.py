@@ -57,6 +57,7 @@ OUTPUTS = {
     "expression": {"": ("gene quantifications", )},
 }
 NOTHING = "no released experiment"
+CELL_TYPE, TARGET = "biosample_ontology.term_name", "target.label"  # the portal's fields, whose values it lists
 CLOUD_HOSTS = ("encode-public.s3.amazonaws.com", )  # where cloud_metadata.url of public files points
 
 
@@ -338,28 +339,28 @@ def resolve(query: EncodeQuery, portal: str = PORTAL, *, page_size: int = 100, a
 
     page_size: experiments a page of a search. attempts: tries in all, of each request; between them `pause`
     gets the seconds to wait. say: gets a line for each cell type. A missing assay is a row of `choices`, not an
-    error. Raises ChromaccError for a cell type that the portal does not know (with the nearest names), an
-    answer that is none, or a search of which only a part came.
+    error. Raises ChromaccError for a cell type, mark or TF that the portal does not know (with the nearest
+    names), an answer that is none, or a search of which only a part came.
     """
     client = open_portal(portal, attempts, pause)
     tracks = _tracks(query)
     rows: list[dict] = []
     choices: list[dict] = []
-    unknown: list[str] = []
+    nothing = {CELL_TYPE: list(query.cell_types), TARGET: [*query.histone_marks, *query.tfs]}  # found for these yet
     for cell_type in query.cell_types:
-        seen = 0
-        first = len(rows)
+        seen, first = 0, len(rows)
         for track in tracks:
             hits = client.search(_search_params(query, cell_type, track), page_size)
             seen += len(hits)
+            for listed, name in ((CELL_TYPE, cell_type), (TARGET, track.label)):
+                if hits and name in nothing[listed]:
+                    nothing[listed].remove(name)
             chosen = _choose_experiment(client, query, cell_type, track, hits, choices)
             if chosen is not None:
                 rows += _manifest_rows(client, query, cell_type, track, chosen)
         choices += _lacks(query, cell_type, {row["kind"] for row in rows[first:]})
-        unknown += [cell_type] if not seen else []
         say(f"{cell_type}: {len(rows) - first} file(s) of {seen} experiment(s)")
-    if unknown:
-        _require_known(client, query, unknown)
+    _require_known(client, query, nothing)
     manifest = pd.DataFrame(rows, columns=ENCODE_COLUMNS).astype({"bytes": "int64"})
     return Resolution(manifest, pd.DataFrame(choices, columns=CHOICE_COLUMNS).astype({"chosen": bool}))
 
@@ -378,8 +379,8 @@ def _tracks(query: EncodeQuery) -> list[_Track]:
 def _search_params(query: EncodeQuery, cell_type: str, track: _Track) -> list[tuple[str, str]]:
     """The search for one track; requests escapes the values."""
     params = [("type", "Experiment"), ("status", "released"), ("assembly", query.assembly),
-              ("biosample_ontology.term_name", cell_type), *(("assay_title", assay) for assay in track.assays)]
-    return params + ([("target.label", track.label)] if track.label else [])
+              (CELL_TYPE, cell_type), *(("assay_title", assay) for assay in track.assays)]
+    return params + ([(TARGET, track.label)] if track.label else [])
 
 
 def _choose_experiment(client: Portal, query: EncodeQuery, cell_type: str, track: _Track, hits: Sequence[dict],
@@ -497,20 +498,29 @@ def _lacks(query: EncodeQuery, cell_type: str, kinds: set[str]) -> list[dict]:
     return [dict(zip(CHOICE_COLUMNS, (cell_type, "", "cell type", "", "", "", False, lack))) for lack in lacks]
 
 
-def _require_known(client: Portal, query: EncodeQuery, names: Sequence[str]) -> None:
-    """Raise ChromaccError for names, of those without any experiment, that the portal does not list at all."""
+def _require_known(client: Portal, query: EncodeQuery, nothing: Mapping[str, Sequence[str]]) -> None:
+    """Raise ChromaccError for names that the portal does not list at all, each with the nearest that it lists.
+
+    nothing: {`CELL_TYPE` or `TARGET`: names of the query for which no experiment was found}.
+    """
+    if not any(nothing.values()):
+        return
     params = [("type", "Experiment"), ("status", "released"), ("assembly", query.assembly), ("limit", "0")]
     _, content = client.get("/search/", params)
-    facet = [f for f in content.get("facets") or () if f.get("field") == "biosample_ontology.term_name"]
-    known = [text_field(term, "key") for f in facet for term in f.get("terms") or ()]
-    if not known:
-        raise ChromaccError(
-            f"{client.url}: no experiment of {', '.join(names)}, and the portal lists no cell types for "
-            f"{query.assembly}. Check the names, the assembly and the portal's address")
-    problems = [f"  {name}: {_suggestion(name, known)}" for name in names if name not in known]
+    facets = {facet.get("field"): facet.get("terms") or () for facet in content.get("facets") or ()}
+    problems = []
+    for listed, names in nothing.items():
+        known = [text_field(term, "key") for term in facets.get(listed, ())]
+        what = "cell type" if listed == CELL_TYPE else "mark or TF"
+        if names and not known:
+            raise ChromaccError(
+                f"{client.url}: no experiment of {', '.join(names)}, and the portal lists no {what} for "
+                f"{query.assembly}. Check the names, the assembly and the portal's address")
+        strange = [f"  {name}: {_suggestion(name, known)}" for name in names if name not in known]
+        if strange:
+            problems += [f"{client.url} knows no such {what} (its names are exact, capitals count):", *strange]
     if problems:
-        raise ChromaccError(f"{client.url} knows no such cell type (its names are exact, capitals count):\n" +
-                            "\n".join(problems))
+        raise ChromaccError("\n".join(problems))
 
 
 def _suggestion(name: str, known: Sequence[str]) -> str:

@@ -57,6 +57,9 @@ MAX_BETA = 8.0  # beta is sought from 1/8 to 8: beyond, a file is another kind o
 _REMEDY = ("Leave the file out (its track is missing then, not zero), or curate with a normalization that needs only "
            'the genome-wide mean: "arcsinh" or "log1p"')
 _KINDS = {"histone": "histone_mark", "tf": "tf_name"}  # variables of the dataset, with their dimension
+_TARGETS = ("accessibility, score: arcsinh of the mean over replicates of x, the mean of the bin or of the window as "
+            "fold over the genome-wide mean of the replicate's file, in the manifest's order; score_replicate and "
+            "truth: arcsinh(x) of the one file")
 
 
 class FileConstants(NamedTuple):
@@ -328,10 +331,12 @@ def fit_normalization(dataset: xr.Dataset, method: str = "arcsinh",
     """Fit all constants of a dataset; return normalization.json's content.
 
     Under "tracks" and "metadata": fitted on training cell types x training chromosomes. Under "own": of each
-    cell type's file by itself. paths: file by (cell type, track), named in errors. The dataset is streamed, in
-    blocks of `BLOCK_WINDOWS`; "quantile" and "s3norm" hold the bin means of a track besides (4 bytes a bin, for
-    all cell types under the reference windows). Raises ChromaccError that lists every file which cannot be
-    normalised.
+    cell type's file by itself. Under "accessibility" and "truth": the genome-wide mean, in file units, of each file
+    that the targets are made from, by cell type; accessibility has a list, one entry a replicate.
+
+    paths: file by (cell type, track), named in errors. The dataset is streamed, in blocks of `BLOCK_WINDOWS`;
+    "quantile" and "s3norm" hold the bin means of a track besides (4 bytes a bin, for all cell types under the
+    reference windows). Raises ChromaccError that lists every file which cannot be normalised.
     """
     require_method(method)
     cells, training = dataset["cell_type"].values.tolist(), dataset["cell_type_split"].values == "train"
@@ -358,7 +363,16 @@ def fit_normalization(dataset: xr.Dataset, method: str = "arcsinh",
                       "chromosomes": list(dict.fromkeys(dataset["chrom"].values[reference_rows].tolist()))},
         "quantile_levels": LEVELS.tolist() if method == "quantile" else [],
         "tracks": tracks, "metadata": _fit_metadata(dataset, training), "own": own,
+        "accessibility_transform": _TARGETS, **_target_constants(dataset),
     }
+
+
+def _target_constants(dataset: xr.Dataset) -> dict[str, dict]:
+    """Return {"accessibility": {cell type: [genome-wide mean of each file]}, "truth": {cell type: that of its own}}."""
+    cells, means = dataset["cell_type"].values.tolist(), dataset["accessibility_genome_mean"].values
+    truth = dataset["truth_genome_mean"].values.tolist() if "truth_genome_mean" in dataset else []
+    return {"accessibility": {cell: here[np.isfinite(here)].tolist() for cell, here in zip(cells, means)},
+            "truth": {cell: mean for cell, mean in zip(cells, truth) if np.isfinite(mean)}}
 
 
 def _reference_blocks(dataset: xr.Dataset) -> Iterator[tuple[xr.Dataset, np.ndarray]]:

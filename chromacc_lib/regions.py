@@ -34,7 +34,7 @@ from chromacc_lib.genome import open_genome
 from chromacc_lib.normalization import BLOCK_WINDOWS, reads_windows, track_problems
 from chromacc_lib.problems import Problem, require_no_problems
 from chromacc_lib.progress import progress
-from chromacc_lib.signals import read_signal, window_mean
+from chromacc_lib.signals import Signal, read_signal, window_mean
 from chromacc_lib.windows import sequence_codes
 
 __all__ = [
@@ -58,6 +58,8 @@ _DIMS = {
     "tf": ("window", "cell_type", "tf_name", "bin", "statistic"),
     "covered": ("window", "cell_type", "track"),
     "accessibility": ("window", "cell_type", "bin"),
+    "accessibility_raw": ("window", "cell_type", "replicate", "bin", "statistic"),
+    "accessibility_covered": ("window", "cell_type", "replicate"),
     "score": ("window", "cell_type"),
     "score_replicate": ("window", "cell_type", "replicate"),
     "label": ("window", "cell_type"),
@@ -304,8 +306,10 @@ def _region_arrays(plan: Plan, region: _Region) -> dict[str, np.ndarray]:
         if file.variable in TRACK_KINDS:
             out[file.variable][:, file.cell, file.slot] = signal.values
             track = file.slot + (plan.sizes["histone_mark"] if file.variable == "tf" else 0)
-            out["covered"][:, file.cell, track] = window_mean(signal.covered, length)
+            out["covered"][:, file.cell, track] = _covered(signal, length)
         elif file.variable == "accessibility":
+            out["accessibility_raw"][:, file.cell, file.slot] = signal.values
+            out["accessibility_covered"][:, file.cell, file.slot] = _covered(signal, length)
             profile[:, file.cell, :, file.slot] = signal.values[:, :, 0] / file.genome_mean
         else:
             out["truth"][:, file.cell] = np.arcsinh(
@@ -318,6 +322,11 @@ def _region_arrays(plan: Plan, region: _Region) -> dict[str, np.ndarray]:
     with open_genome(plan.genome_fasta) as genome:
         out["sequence"] = sequence_codes(genome, windows)
     return out
+
+
+def _covered(signal: Signal, window_bp: int) -> np.ndarray:
+    """Return the share of each window's bases that have data, shape=(W,); NaN on a chromosome without any."""
+    return np.where(np.isnan(signal.values[:, 0, 0]), np.nan, window_mean(signal.covered, window_bp))
 
 
 def _mean_of_known(profile: np.ndarray) -> np.ndarray:
@@ -342,8 +351,8 @@ def _open_client(address: str, workers: int | None, plan: Plan) -> Iterator[dist
             yield client
         return
     threads = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    with distributed.LocalCluster(processes=False, n_workers=1, threads_per_worker=threads, dashboard_address="127.0.0.1:0",
-                                  memory_limit=0, silence_logs=logging.ERROR) as cluster:
+    with distributed.LocalCluster(processes=False, n_workers=1, threads_per_worker=threads, memory_limit=0,
+                                  dashboard_address="127.0.0.1:0", silence_logs=logging.ERROR) as cluster:
         with distributed.Client(cluster, set_as_default=False) as client:
             yield client
 

@@ -299,19 +299,25 @@ def background_windows(positives: pd.DataFrame, peaks: Mapping[str, pd.DataFrame
 def _candidates(positives: pd.DataFrame, peaks: Mapping[str, pd.DataFrame], genome_fasta: str | Path,
                 blacklist: pd.DataFrame | None, max_n_fraction: float, placement: str,
                 counts: list[Count]) -> pd.DataFrame:
-    """Return what background is drawn from: chrom, start, end, gc, split; append a count for each filter."""
+    """Return what background is drawn from: chrom, start, end, gc, split; append a count for each filter.
+
+    With placement "summits" the gaps that are tiled end at the blacklist; it is counted by how many tiles fit without.
+    """
     window_bp = _one_length(positives)
-    tables = [positives, *peaks.values()] + ([] if blacklist is None else [blacklist])
-    busy = pd.concat([table[["chrom", "start", "end"]] for table in tables])
+    busy = pd.concat([table[["chrom", "start", "end"]] for table in (positives, *peaks.values())])
     sizes = {c: s for c, s in genome_sizes(genome_fasta).items() if c in set(positives["chrom"])}
     if placement == "tiled":
         tiles = _grid(sizes, window_bp)
         off = ~_touches(tiles, busy)
         counts.append(Count("background candidates", int(off.sum()), len(tiles),
-                            "a tile may touch no training peak, peak window or blacklisted region"))
+                            "a tile may touch no training peak or peak window"))
         tiles = tiles[off]
     else:
         tiles = _tile_gaps(busy, sizes, window_bp)
+        if blacklist is not None:
+            n_free, tiles = len(tiles), _tile_gaps(pd.concat([busy, blacklist]), sizes, window_bp)
+            counts.append(Count("background candidates", len(tiles), n_free, "no base may lie in the blacklist"))
+            blacklist = None  # done
     pool = _filter_windows(tiles, genome_fasta, blacklist, max_n_fraction, "background candidates", counts)
     return pool.assign(split=pool["chrom"].map(dict(zip(positives["chrom"], positives["split"]))))
 

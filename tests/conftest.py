@@ -190,3 +190,13 @@ def real_folder() -> Path:
     if not (folder / "tracks.tsv").is_file():
         pytest.skip(f"no real tracks at {folder} (set CHROMACC_REAL to a folder with tracks.tsv)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def recorded() -> Path:
+    """Folder of recorded answers, from CHROMACC_ENCODE_API or beside the checkout."""
+    folder = Path(os.environ.get("CHROMACC_ENCODE_API") or project_path("../shared/encode_api"))
+    if not list(folder.glob("experiment_*.json.gz")):
+        pytest.skip(f"no recorded answers at {folder} (set CHROMACC_ENCODE_API to a folder with "
+                    "experiment_*.json.gz)")
+    return folder

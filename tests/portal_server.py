@@ -18,10 +18,11 @@ HIT_FIELDS = ("@id", "@type", "accession", "assay_title", "assay_term_name", "au
 class LocalPortal:
     """Records by accession, and what else the portal answers. `script`: raw answers that go first, in turn."""
 
-    def __init__(self, experiments=(), files=(), terms=("GM12878", "HepG2", "K562")):
+    def __init__(self, experiments=(), files=(), terms=("GM12878", "HepG2", "K562"),
+                 targets=("CTCF", "EP300", "GATA1", "H3K27ac", "H3K4me3")):
         self.experiments = {record["accession"]: record for record in experiments}
         self.files = {record["accession"]: record for record in files}
-        self.terms = terms
+        self.facets = {"biosample_ontology.term_name": terms, "target.label": targets}
         self.script = []  # (status, headers, body as text)
         self.gone = set()  # accessions that the search still names
         self.lost = 0  # hits that the search counts, but does not give
@@ -48,8 +49,8 @@ class LocalPortal:
         found = list(self.experiments.values()) if self.hits is None else self.hits
         wanted = {name: values for name, values in params.items() if self.hits is None}
         found = [record for record in found if all(self._matches(record, *item) for item in wanted.items())]
-        terms = [{"key": term, "doc_count": 1} for term in self.terms]
-        facets = [{"field": "biosample_ontology.term_name", "title": "Biosample term name", "terms": terms}]
+        facets = [{"field": field, "terms": [{"key": term, "doc_count": 1} for term in terms]}
+                  for field, terms in self.facets.items()]
         start, limit = int(params.get("from", ["0"])[0]), int(params["limit"][0])
         page = found[:len(found) - self.lost][start:start + limit]
         content = {"@type": ["Search"], "title": "Search", "total": len(found), "facets": facets,

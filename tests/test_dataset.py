@@ -26,8 +26,10 @@ from chromacc_lib.dataset import (
     window_summaries,
     window_tracks,
 )
+from chromacc_lib.manifest import read_manifest
 from chromacc_lib.normalization import METHODS, file_constants, normalise_metadata
 from chromacc_lib.signals import binned_signal, genome_mean
+from chromacc_lib.windows import leave_one_out_folds
 
 
 def silent(line: str) -> None:
@@ -115,7 +117,7 @@ def fitted(path, held_out="DE"):
     """Return normalization.json's content, to the last digit, but for the held-out files' own constants."""
     content = read_normalization(path)
     for cell in held_out:
-        del content["own"][cell]
+        del content["own"][cell], content["accessibility"][cell]
     return json.dumps(content)
 
 
@@ -167,12 +169,14 @@ def test_training_files_do_shape_the_constants(project, method):
 def test_accessibility_of_an_unseen_cell_type_never_touches_its_inputs(project, method):
     parameters = replace(PARAMETERS, normalization=method)
     first = curate_project(project, parameters)
-    before, constants = load_arrays(first.path), (first.path / "normalization.json").read_text()
+    before, constants = load_arrays(first.path), read_normalization(first.path)
     for name in ("ATAC1.bw", "ATAC2.bw", "peaks.narrowPeak"):  # E is open where D is closed
         shutil.copy(project.folder / "E" / name, project.folder / "D" / name)
     second = curate_project(project, parameters)
     after = load_arrays(second.path)
-    assert (second.path / "normalization.json").read_text() == constants
+    changed = read_normalization(second.path)
+    assert changed["accessibility"].pop("D") != constants["accessibility"].pop("D")  # what its score is divided by
+    assert json.dumps(changed) == json.dumps(constants)
     assert np.array_equal(after.histone, before.histone) and np.array_equal(after.tf, before.tf)
     assert not np.array_equal(after.score[:, 3], before.score[:, 3])
 
@@ -206,6 +210,38 @@ def test_normalization_json_holds_every_constant(project, method):
     if method == "quantile":
         levels = [np.quantile(fold[cell], content["quantile_levels"]) for cell in "ABCF"]
         np.testing.assert_allclose(reference["quantiles"], np.mean(levels, axis=0))
+
+
+def by_hand(fold, own, reference, method, levels):
+    """Return what a bin mean becomes before its z-score, from the text of normalization.json alone."""
+    if method == "quantile":  # all levels differ here
+        above = fold * (reference["quantiles"][-1] / own["quantiles"][-1])
+        inside = np.interp(fold, own["quantiles"], reference["quantiles"])
+        fold = np.where(fold > own["quantiles"][-1], above, inside)
+    elif method == "s3norm":
+        fold = own["alpha"] * fold ** own["beta"]
+    return np.log1p(fold) if method == "log1p" else np.arcsinh(fold)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_arrays_follow_from_the_files_and_normalization_json_alone(project, method):
+    """A histone track, a TF, profile and score of the test cell type; the accessibility of one file goes back, too."""
+    path = curate_project(project, replace(PARAMETERS, normalization=method)).path
+    content, arrays = json.loads((path / "normalization.json").read_text()), load_arrays(path)
+    for track, scaled in (("H3K27ac", arrays.histone[:, 3, 0]), ("CTCF", arrays.tf[:, 3, 0])):
+        own, constants = content["own"]["D"][track], content["tracks"][track]
+        fold = binned_signal(project.folder / f"D/{track}.bw", arrays.windows, 10)[..., 0] / own["genome_mean"]
+        expected = by_hand(fold, own, constants["reference"], method, content["quantile_levels"])
+        np.testing.assert_allclose(scaled[..., 0], (expected - constants["mean"][0]) / constants["sd"][0], atol=2e-5)
+    files = [binned_signal(project.folder / f"D/ATAC{n}.bw", arrays.windows, 10)[..., 0] for n in (1, 2)]
+    means = content["accessibility"]["D"]
+    fold = np.mean([file / mean for file, mean in zip(files, means, strict=True)], axis=0)
+    assert "arcsinh of the mean over replicates" in content["accessibility_transform"]
+    np.testing.assert_allclose(arrays.accessibility[:, 3], np.arcsinh(fold), rtol=1e-5)
+    np.testing.assert_allclose(arrays.score[:, 3], np.arcsinh(fold.mean(axis=1)), rtol=1e-5)
+    for replicate, (file, mean) in enumerate(zip(files, means)):
+        in_file_units = np.sinh(arrays.score_replicate[:, 3, replicate]) * mean
+        np.testing.assert_allclose(in_file_units, file.mean(axis=1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["quantile", "s3norm"])
@@ -293,6 +329,11 @@ def test_stored_numbers_are_the_files_own(curated, dataset, arrays):
     expected = binned_signal(path, arrays.windows, 10)
     assert np.array_equal(track_signal(dataset, "H3K4me3").sel(cell_type="F").values, expected)
     assert float(dataset["genome_mean"].sel(cell_type="F", track="H3K4me3")) == genome_mean(path)
+    for number in (1, 2):
+        path = project.folder / f"F/ATAC{number}.bw"
+        raw, mean = (dataset[name].sel(cell_type="F").isel(replicate=number - 1)
+                     for name in ("accessibility_raw", "accessibility_genome_mean"))
+        assert np.array_equal(raw.values, binned_signal(path, arrays.windows, 10)) and float(mean) == genome_mean(path)
     folds = []
     for replicate in ("1", "2"):
         with pyBigWig.open(str(project.folder / f"A/ATAC{replicate}.bw")) as bigwig:
@@ -315,6 +356,7 @@ def test_missing_is_missing_never_zero(dataset, arrays, curated):
     assert on_chr2.any() and np.array_equal(arrays.tf_observed[:, 2, 0], ~on_chr2)
     assert not dataset["observed"].sel(cell_type="C", track="CTCF", chrom_name="chrT2")
     assert dataset["observed"].sel(cell_type="C", track="CTCF").sum() == 5
+    assert np.array_equal(dataset["covered"].sel(cell_type="C", track="CTCF").isnull(), on_chr2)
     summary = json.loads((curated[1] / "curation.json").read_text())
     assert summary["missing_tracks"] == ["B, H3K4me3"
                                          ] and summary["missing_on_chromosomes"] == ["C, CTCF, chrT2"]
@@ -362,6 +404,24 @@ def test_accessibility_missing_on_a_chromosome_is_unknown_there(project):
     assert np.array_equal(np.isnan(arrays.score[:, 5]), there)
     assert np.array_equal(arrays.label[:, 5] == -1, there) and np.isnan(arrays.accessibility[there, 5]).all()
     assert np.isfinite(arrays.prior_score).all() and arrays.prior_observed.all()  # the others still know
+    dataset = open_dataset(project.folder / "dataset")
+    for name in ("accessibility_raw", "accessibility_covered"):
+        assert np.array_equal(dataset[name][:, 5].isnull().values.reshape(len(there), -1).any(axis=1), there), name
+
+
+def test_how_much_of_a_window_has_data_is_kept_for_every_file(project):
+    """A file with data in every other 50 bp: the rest counts as zero in its mean, and is seen in the covered share."""
+    for name in ("ATAC1", "H3K27ac", "CTCF"):
+        rows = [(start, start + 50, 2.0) for start in range(0, 60_000, 100)]
+        write_bigwig(project.folder / f"A/{name}.bw", project.sizes, {chrom: rows for chrom in project.sizes})
+    dataset = open_dataset(curate_project(project).path).sel(cell_type="A")
+    covered = dataset["covered"].sel(track=["H3K27ac", "CTCF"])
+    np.testing.assert_allclose(covered, np.full(covered.shape, 0.5), atol=0.05)
+    np.testing.assert_allclose(dataset["accessibility_covered"], [[0.5, 1.0]] * dataset.sizes["window"], atol=0.05)
+    expected = 2 * dataset["accessibility_covered"].isel(replicate=0)
+    raw = dataset["accessibility_raw"].isel(replicate=0)
+    np.testing.assert_allclose(raw.sel(statistic="mean").mean("bin"), expected, rtol=1e-5)
+    assert (raw.sel(statistic="max") == 2).all()
 
 
 def test_priors(arrays):
@@ -408,6 +468,8 @@ def test_truth_is_scaled_like_the_score(project):
     truth.to_csv(project.folder / "truth.tsv", sep="\t", index=False)
     arrays = load_arrays(curate_project(project, truth_manifest=project.folder / "truth.tsv").path)
     assert arrays.simulated is True
+    constants = read_normalization(project.folder / "dataset")
+    assert constants["truth"] == {cell: means[0] for cell, means in constants["accessibility"].items() if cell != "B"}
     np.testing.assert_allclose(arrays.truth[:, 0], arrays.score_replicate[:, 0, 0], rtol=1e-6)
     assert np.isnan(arrays.truth[:, 1]).all() and np.isfinite(arrays.truth[:, 2:]).all()
 
@@ -443,6 +505,22 @@ def test_no_background_and_no_validation_cell_types(project):
     parameters = replace(PARAMETERS, negatives_per_positive=0.0, validation_cell_types=("none",))
     arrays = load_arrays(curate_project(project, parameters).path)
     assert set(arrays.windows["kind"]) == {"peak"} and set(arrays.cell_types["split"]) == {"train", "test"}
+
+
+def test_a_fold_of_leave_one_out_is_curated(project):
+    """As the README says it: folds come from the manifest, and each gives the lists that curation takes."""
+    table = read_manifest(project.manifest)
+    folds = leave_one_out_folds(table, seed=1)
+    pairs = table[["cell_type", "donor", "lineage"]].drop_duplicates()
+    assert [fold.test_cell_types for fold in folds] == [(name,) for name in project.cell_types]
+    assert folds == leave_one_out_folds(pairs, seed=1)
+    fold = folds[2]
+    result = curate_project(project, replace(PARAMETERS, **vars(fold)))
+    assert result.summary["cell_types"]["test"] == ["C"]
+    assert tuple(result.summary["cell_types"]["validation"]) == fold.validation_cell_types != ("none",)
+    training = [name for name in "ABDEF" if name not in fold.validation_cell_types]
+    assert read_normalization(result.path)["fitted_on"]["cell_types"] == training
+    assert np.isfinite(load_arrays(result.path).score[:, 2]).all()
 
 
 def test_tiles_of_a_fixed_grid(project):

@@ -1,13 +1,7 @@
-"""The ENCODE resolver against a local portal: every rule, every reason, every fault of the wire; and the
-shipped manifest.
-"""
+"""The ENCODE resolver against a local portal: every rule, every reason, every fault of the wire."""
 
-import os
 import re
-from collections import Counter
 from dataclasses import FrozenInstanceError
-from itertools import combinations
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,10 +9,9 @@ from portal_server import (
     LocalPortal, make_analysis, make_audit, make_experiment, make_file, read_recorded, serve,
 )
 
-from chromacc_lib import ChromaccError, cli, project_path
+from chromacc_lib import ChromaccError, cli
 from chromacc_lib.encode import CHOICE_COLUMNS, ENCODE_COLUMNS, EncodeQuery, resolve, write_resolution
-from chromacc_lib.manifest import COLUMNS, INPUT_KINDS, KINDS, UNKNOWN_LINEAGE, lineages_of
-from chromacc_lib.parameters import read_profile
+from chromacc_lib.manifest import COLUMNS
 from chromacc_lib.portal import open_portal, review_accessions
 
 FOLD, PSEUDO, IDR = "fold change over control", "pseudo-replicated peaks", "IDR thresholded peaks"
@@ -373,8 +366,37 @@ def test_an_unknown_cell_type_is_an_error_with_the_nearest_names(name, suggestio
     assert "knows no such cell type" in message and message.endswith(f"\n  {name}: {suggestion}")
 
 
-def test_a_portal_that_lists_no_cell_types_is_an_error():
-    assert "lists no cell types for GRCh38" in refused(LocalPortal(terms=()))
+@pytest.mark.parametrize("marks, tfs, problem", [
+    (("H3K27AC", ), (), "H3K27AC: did you mean H3K27ac?"),
+    (("H3K27ac", "H3K27"), (), "H3K27: did you mean H3K27ac?"),
+    (("H3K27ac", ), ("p300", ), "p300: did you mean EP300?"),
+    (("H3K27ac", ), ("???", ), "???: nothing like it; search for it at the portal"),
+])
+def test_an_unknown_mark_or_tf_is_an_error_with_the_nearest_names(marks, tfs, problem):
+    message = refused(LocalPortal([BEST]), EncodeQuery(("K562", "HepG2"), marks, tfs))
+    assert "knows no such mark or TF" in message and message.endswith(f"\n  {problem}")
+    assert "cell type" not in message
+
+
+def test_all_unknown_names_are_listed_at_once():
+    message = refused(LocalPortal([BEST]), EncodeQuery(("k562", ), ("H3K27AC", ), ("GATA-1", )))
+    for problem in ("k562: did you mean K562?", "H3K27AC: did you mean H3K27ac?", "GATA-1: did you mean GATA1?"):
+        assert f"\n  {problem}" in message
+
+
+def test_a_mark_that_only_another_cell_type_has_is_missing_and_no_error():
+    query = EncodeQuery(("K562", "HepG2"), ("H3K27ac", "H3K4me3"), accessibility=())
+    portal = LocalPortal([BEST, make_experiment("ENCSR000ZZC", "Histone ChIP-seq", [], "H3K4me3", "GM12878")])
+    resolution, _ = ask(portal, query)
+    assert chosen(resolution) == ["ENCFF000ZAA"]
+    assert list(resolution.missing["target"]) == ["H3K4me3", "H3K27ac", "H3K4me3", ""]
+    assert set(resolution.missing["reason"]) >= {
+        f"no released experiment: Histone ChIP-seq of H3K4me3 in {name}, GRCh38" for name in ("K562", "HepG2")}
+
+
+@pytest.mark.parametrize("listing, what", [("terms", "cell type"), ("targets", "mark or TF")])
+def test_a_portal_that_lists_no_names_is_an_error(listing, what):
+    assert f"lists no {what} for GRCh38" in refused(LocalPortal(**{listing: ()}))
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -591,16 +613,6 @@ def test_the_command_ends_with_a_message_for_an_unknown_cell_type(tmp_path, caps
 # --- recorded answers of the portal -------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def recorded() -> Path:
-    """Folder of recorded answers, from CHROMACC_ENCODE_API or beside the checkout."""
-    folder = Path(os.environ.get("CHROMACC_ENCODE_API") or project_path("../shared/encode_api"))
-    if not list(folder.glob("experiment_*.json.gz")):
-        pytest.skip(f"no recorded answers at {folder} (set CHROMACC_ENCODE_API to a folder with "
-                    "experiment_*.json.gz)")
-    return folder
-
-
 def recorded_portal(folder):
     return LocalPortal([read_recorded(path) for path in sorted(folder.glob("experiment_*.json.gz"))])
 
@@ -644,89 +656,3 @@ def test_a_recorded_search_is_paged(recorded):
         client = open_portal(portal.url, 1, lambda seconds: None)
         assert len(client.search([("type", "Experiment")], 300)) == len(portal.hits) == 721
     assert [params["from"] for _, params in portal.asked] == [["0"], ["300"], ["600"]]
-
-
-# --- the shipped manifest -----------------------------------------------------------------------------------
-def shipped():
-    table = pd.read_csv(project_path("data/manifests/encode.tsv"), sep="\t", dtype=str, keep_default_na=False)
-    return table.astype({"bytes": "int64"})
-
-
-def test_the_shipped_manifest_is_consistent():
-    table = shipped()
-    assert tuple(table.columns) == ENCODE_COLUMNS and set(table["kind"]) <= set(KINDS)
-    assert table["md5"].str.fullmatch(r"[0-9a-f]{32}").all() and table["md5"].is_unique
-    assert (table["bytes"] > 0).all() and set(table["assembly"]) == {"GRCh38"}
-    assert table["accession"].str.fullmatch(r"ENCFF[0-9]{3}[A-Z]{3}").all() and table["accession"].is_unique
-    assert table["experiment"].str.fullmatch(r"ENCSR[0-9]{3}[A-Z]{3}").all()
-    assert not table.duplicated(["cell_type", "target", "kind"]).any()
-    for row in table.itertuples():
-        ending = "bed.gz" if row.kind == "accessibility_peaks" else "bigWig"
-        assert row.path_or_url == (f"https://www.encodeproject.org/files/{row.accession}/@@download/"
-                                   f"{row.accession}.{ending}")
-    accessibility = table["kind"].str.startswith("accessibility")
-    assert ((table["target"] == "accessibility") == accessibility).all()
-    for _, rows in table[accessibility].groupby("cell_type"):
-        assert rows["experiment"].nunique() == 1, "signal and peaks of one experiment"
-
-
-def test_each_cell_type_of_the_shipped_manifest_has_one_lineage_and_one_donor():
-    table = shipped()
-    unknown = [name for name, lineage in lineages_of(table).items() if lineage == UNKNOWN_LINEAGE]
-    assert unknown == ["A549", "H1", "HEK293"]
-    assert (table.groupby("cell_type")[["donor", "lineage"]].nunique() == 1).all(axis=None)
-
-
-TRAINABLE = ["K562", "GM12878", "HepG2", "A549", "MCF-7"]
-
-
-def test_the_shipped_manifest_covers_seven_cell_types_of_which_five_can_be_trained_on():
-    kinds = shipped().groupby("cell_type")["kind"].agg(set)
-    assert set(kinds.index) == {*TRAINABLE, "H1", "HEK293"}
-    needed = {"accessibility_signal", "accessibility_peaks", "histone", "tf"}
-    assert all(needed <= found for found in kinds[TRAINABLE])
-    assert all(found <= set(INPUT_KINDS) for found in kinds[["H1", "HEK293"]])
-
-
-@pytest.mark.parametrize("name", ["encode-mini", "encode"])
-def test_the_encode_profiles_name_what_the_manifest_has(name):
-    settings = {key: one.value for key, one in read_profile(name, project_path("notebooks/profiles"))[1].items()}
-    table = shipped()
-    assert settings["manifest"] == "data/manifests/encode.tsv" and settings["cell_types"] == TRAINABLE
-    held_out = settings["test_cell_types"] + settings["validation_cell_types"]
-    kept = table[table["cell_type"].isin(TRAINABLE)]
-    assert set(held_out) <= {*TRAINABLE, "none"}
-    trained = kept[~kept["cell_type"].isin(held_out)]
-    assert {"histone", "tf"} <= set(trained["kind"]) and trained["cell_type"].nunique() >= 3
-
-
-def test_the_shipped_manifest_is_what_was_recorded(recorded):
-    facts = pd.read_csv(recorded / "encode_files_from_recorded_api.tsv.gz", sep="\t", dtype=str)
-    facts = facts.drop_duplicates("file_accession").set_index("file_accession")
-    for row in shipped().itertuples():
-        fact = facts.loc[row.accession]
-        assert (row.md5, str(row.bytes), row.experiment) == (fact.md5sum, fact.file_size, fact.experiment)
-        assert (row.assembly, row.output_type) == (fact.assembly, fact.output_type)
-        assert row.cell_type == fact.biosample
-        assert row.path_or_url.endswith(fact.href) and fact.status == "released"
-        assert row.target in (fact.target, "accessibility")
-
-
-def test_the_shipped_lineages_are_what_was_recorded(recorded):
-    """By the resolver's rule from whole experiments; else from the counts that a search gives by organ."""
-    found = {}
-    for path in recorded.glob("experiment_*.json.gz"):
-        ontology = read_recorded(path)["biosample_ontology"]
-        found[ontology["term_name"]] = set(ontology["organ_slims"])
-    search = read_recorded(recorded / "search_721_experiments.json.gz")
-    hits = Counter(hit["biosample_ontology"]["term_name"] for hit in search["@graph"])
-    (organs,) = [f["terms"] for f in search["facets"] if f["field"] == "biosample_ontology.organ_slims"]
-    counted = {name: set() for name in hits}
-    for organ in organs:  # an organ's count is that of the cell types that have it: only one sum of hits fits
-        (members,) = [names for n in range(1, len(hits) + 1) for names in combinations(hits, n)
-                      if sum(hits[name] for name in names) == organ["doc_count"]]
-        for name in members:
-            counted[name].add(organ["key"])
-    assert set(counted) == {"K562", "HepG2", "GM12878", "MCF-7"} and all(counted[name] == found[name] for name in found)
-    expected = {name: ", ".join(sorted(names)) for name, names in counted.items()}
-    assert {k: v for k, v in lineages_of(shipped()).items() if v != UNKNOWN_LINEAGE} == expected

@@ -207,14 +207,22 @@ def test_background_is_off_every_peak_matched_and_within_its_split(patchy):
     assert not windows.equals(background_windows(positives, peaks, patchy, blacklist, seed=2).windows)
 
 
-@pytest.mark.parametrize("placement", ["summits", "tiled"])
-def test_every_candidate_that_is_left_out_is_counted(genome, placement):
-    """Of ten tiles of 100 bp two are peak windows, 200..300 is blacklisted, and 400..500 is an assembly gap."""
+@pytest.mark.parametrize("placement, expected", [
+    ("summits", ["7 of 8, because no base may lie in the blacklist",  # so many tiles fit beside it, and without it
+                 "7 of 7, because a window must lie within its chromosome",
+                 "6 of 7, because at most 5% of the bases may be N"]),
+    ("tiled", ["9 of 11, because a tile may touch no training peak or peak window",
+               "8 of 9, because a window must lie within its chromosome",
+               "7 of 8, because no base may lie in the blacklist",
+               "6 of 7, because at most 5% of the bases may be N"]),
+])
+def test_every_candidate_that_is_left_out_is_counted_by_what_left_it_out(tmp_path, placement, expected):
+    """Of 1,050 bp, 0..200 are peak windows of 100 bp, 200..300 is blacklisted, and 400..500 is an assembly gap."""
+    genome = write_fasta(tmp_path / "g.fa", {"chr1": "AC" * 200 + "N" * 100 + "AC" * 275})
     positives = table(("chr1", 0, 100), ("chr1", 100, 200)).assign(gc=0.5, split="train")
     selection = background_windows(positives, {}, genome, table(("chr1", 200, 300)), placement=placement)
     *counts, last = selection.counts
-    assert [(c.kept, c.of) for c in counts] == [(7, 10)] * (placement == "tiled") + [(7, 7), (7, 7), (6, 7)]
-    assert {c.what for c in counts} == {"background candidates"} and "may be N" in counts[-1].because
+    assert [str(count) for count in counts] == [f"background candidates: kept {line}" for line in expected]
     assert selection.match["train"]["gc"]["candidates"] == 6 and (last.kept, last.of) == (2, 2)
 
 
