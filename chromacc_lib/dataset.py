@@ -726,7 +726,7 @@ def arrays_of(dataset: xr.Dataset, normalization: Mapping) -> Arrays:
         for kind, names in (("histone", marks), ("tf", tfs)))
     metadata, metadata_observed = normalise_metadata(dataset["metadata"].values, normalization, features)
     cells = {"cell_type": "cell_type", "split": "cell_type_split", "lineage": "lineage", "donor": "donor"}
-    several = dataset.sizes.get("replicate", 1) > 1
+    several = "score_replicate" in dataset and dataset.sizes["replicate"] > 1
     plain = {name: dataset[name].values for name in ("sequence", "accessibility", "score", "label")}
     cell_types = pd.DataFrame({new: dataset[old].values for new, old in cells.items()})
     return Arrays(
