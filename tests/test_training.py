@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from chromacc_lib.callbacks import Callback, Checkpoint, EarlyStopping, EpochLin
 from chromacc_lib.dataset import load_arrays
 from chromacc_lib.inference import load_model, predict_dataset, predict_scores
 from chromacc_lib.training import (
-    TrainingConfig, _learning_rate, _require_same_place, build_model, choose_device, save_model, train,
+    TrainingConfig, _ahead, _learning_rate, _require_same_place, build_model, choose_device, save_model, train,
 )  # fmt: skip
 
 SIZES = {"d_model": 32, "sequence_layers": 1, "encoder_layers": 1, "encoder_heads": 4, "histone_filters": 8, "tf_hidden": 16}
@@ -350,3 +351,14 @@ def test_a_step_in_bfloat16_learns_too(arrays):
     full = train(arrays, short, device="cpu", sizes=SIZES).history.iloc[0]
     assert low["train_loss"] == pytest.approx(full["train_loss"], rel=0.02) and low["train_loss"] != full["train_loss"]
     assert low[["pull_score", "pull_profile", "pull_label"]].gt(0).all()
+
+
+def test_batches_come_in_order_prepared_here_or_in_a_thread():
+    where = {}
+    for in_thread in (False, True):
+        names = []
+        made = list(_ahead(lambda job: names.append(threading.current_thread().name) or job * 2, [3, 1, 2], in_thread))
+        assert [ready for ready, _ in made] == [6, 2, 4] and all(waited >= 0 for _, waited in made)
+        where[in_thread] = set(names)
+    assert where[False] == {threading.current_thread().name} and where[False].isdisjoint(where[True])
+    assert list(_ahead(lambda job: job, [], True)) == []

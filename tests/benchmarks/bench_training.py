@@ -94,7 +94,7 @@ class Ours:
 
     def __call__(self, n: int) -> None:
         """n steps, as `training.train` makes them."""
-        for ready, _ in _ahead(self.prepare, self.jobs(n)):
+        for ready, _ in _ahead(self.prepare, self.jobs(n), in_thread=False):
             self.step(1, self.done, 1000, *ready)
             self.average.update_parameters(self.model)
             self.done += 1
@@ -259,7 +259,7 @@ def parts_of(road: Ours) -> dict[str, Callable[[], object]]:
         "gradient norms": lambda: _norms(road),
         "optimiser": road.optimiser.step,
         "averaged weights": lambda: road.average.update_parameters(model),
-        "(gather and augment, in a thread)": lambda: road.prepare(road.jobs(1)[0]),
+        "(gather and augment)": lambda: road.prepare(road.jobs(1)[0]),
     }
 
 
