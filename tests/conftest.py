@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: none of them, nor what it starts, takes all cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pandas as pd
 import pyBigWig

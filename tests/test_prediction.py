@@ -226,8 +226,9 @@ def test_an_unseen_cell_type_is_predicted_as_from_the_dataset(scaled, tmp_path, 
     )
     assert np.array_equal(table["average_score"], arrays.prior_score[:, cell])
     assert score.std() > 0.1  # else nothing could be told from the comparison
-    assert np.abs(table["predicted_score"] - score[:, 0]).max() < 1e-6
-    assert np.abs(table["predicted_probability"] - probability[:, 0]).max() < 1e-6
+    # Windows come in other batches here, and float32 sums round otherwise.
+    assert np.abs(table["predicted_score"] - score[:, 0]).max() < 5e-6
+    assert np.abs(table["predicted_probability"] - probability[:, 0]).max() < 5e-6
 
 
 def test_the_model_reads_exactly_what_the_dataset_holds(scaled, monkeypatch):
@@ -374,7 +375,7 @@ def test_a_missing_assay_is_the_same_as_a_hidden_one(trained, inputs, tmp_path):
         *inputs, trained.genome_fasta, trained.arrays.windows, [(), ("H3K27ac", EXPRESSION)]
     )
     got = pd.read_parquet(made.windows)["predicted_score"]
-    assert np.abs(got - hidden.score[:, 1]).max() < 1e-6
+    assert np.abs(got - hidden.score[:, 1]).max() < 5e-6
     assert np.abs(hidden.score[:, 0] - hidden.score[:, 1]).max() > 1e-3
     assert made.summary["inputs_missing"] == ["H3K27ac", "expression"]
     assert made.summary["inputs_present"] == ["H3K4me3", "CTCF"] and made.summary["expression"] is None
@@ -506,7 +507,7 @@ def test_windows_without_a_locus_prior_are_predicted_without_it(trained, inputs,
     assert any("no locus prior for 1 of 2 windows" in line for line in said)
     alone = predict_windows(*inputs, trained.genome_fasta, table, [(), (LOCUS_PRIOR,)])
     assert np.abs(alone.score[1, 0] - alone.score[1, 1]) == 0 < np.abs(alone.score[0, 0] - alone.score[0, 1])
-    assert np.abs(table["predicted_score"] - alone.score[:, 0]).max() < 1e-6
+    assert np.abs(table["predicted_score"] - alone.score[:, 0]).max() < 5e-6
     with pyBigWig.open(str(made.bigwig)) as track:
         assert track.header()["nBasesCovered"] == 1200  # they overlap
 
