@@ -137,6 +137,8 @@ def test_the_shipped_manifest_is_what_the_rules_choose_of_all_that_was_recorded(
     pd.testing.assert_frame_equal(resolved.drop(columns=made_up), shipped().astype(str).drop(columns=made_up))
     choices = pd.read_csv(tmp_path / "choices.tsv", sep="\t", dtype=str, keep_default_na=False)
     assert len(choices) > 10 * len(resolved), "there was much to choose from"
+    text = (tmp_path / "choices.tsv").read_text(encoding="utf-8").replace(portal.url, "https://www.encodeproject.org")
+    assert text == project_path("data/manifests/encode.choices.tsv").read_text(encoding="utf-8")
 
 
 def test_the_readme_names_every_biosample_that_is_not_simply_its_cell_type():
