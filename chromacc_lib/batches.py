@@ -141,6 +141,7 @@ def shift_bins(batch: Batch, target: Target, bins: int) -> tuple[Batch, Target]:
     bp = batch.sequence.shape[1] // batch.accessibility.shape[2]
 
     def moved(values: Tensor, axis: int, by: int, empty: float | int | bool) -> Tensor:
+        """Move values along an axis; what comes in is empty."""
         out = values.roll(by, axis)
         out.narrow(axis, 0 if by > 0 else values.shape[axis] + by, abs(by)).fill_(empty)
         return out

@@ -8,7 +8,7 @@ one compiled pass, without Python's lock, so that threads read files side by sid
 import ctypes
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path

@@ -516,6 +516,7 @@ class _Captured:
 
     def _recorder(self, name: str) -> Callable[[nn.Module, object, tuple[torch.Tensor, object]], None]:
         def record(module: nn.Module, inputs: object, output: tuple[torch.Tensor, object]) -> None:
+            """A forward hook: keep how alike the tokens are that leave the block."""
             self.similarity.setdefault(name, []).append(token_similarity(output[0].detach()))
         return record
 

@@ -240,6 +240,7 @@ def _experiment_fault(record: Mapping[str, Any], query: EncodeQuery) -> str:
 def _experiment_rules(track: _Track, cell_type: str) -> list[_Rule]:
     """The order among experiments that can be used."""
     def summary(e: _Experiment) -> str:
+        """The biosample in the portal's words."""
         return e.record.get("biosample_summary", "")
 
     return [
@@ -298,6 +299,7 @@ def _address(record: Mapping[str, Any], portal: str) -> str:
 def _file_rules(outputs: Sequence[str], signal: _File | None) -> list[_Rule]:
     """The order among files that can be used; peaks follow the signal's replicates and alignments."""
     def shared(f: _File) -> int:
+        """How many alignments the peaks and the signal both derive from."""
         return len(set(f.record.get("derived_from") or ()) & set(signal.record.get("derived_from") or ()))
 
     name = "" if signal is None else signal.record["accession"]
@@ -387,6 +389,7 @@ def _choose_experiment(client: Portal, query: EncodeQuery, cell_type: str, track
                        choices: list[dict]) -> _Experiment | None:
     """Choose one experiment for a track, or none; append what explains it to `choices`."""
     def row(thing: str, experiment: str, chosen: bool, reason: str) -> dict:
+        """A line of the table of choices."""
         values = (cell_type, track.target, thing, experiment, experiment, "", chosen, reason)
         return dict(zip(CHOICE_COLUMNS, values))
 
@@ -446,6 +449,7 @@ def _choose_file(client: Portal, query: EncodeQuery, cell_type: str, track: _Tra
     outputs = by_assay.get(experiment.record["assay_title"], by_assay.get("", ()))
 
     def add(file: _File, chosen: bool, reason: str) -> None:
+        """Note what became of a file."""
         values = (cell_type, track.target, "file", experiment.record["accession"], file.record["accession"],
                   file.record["output_type"], chosen, reason)
         experiment.rows.append(dict(zip(CHOICE_COLUMNS, values)))
@@ -526,6 +530,7 @@ def _require_known(client: Portal, query: EncodeQuery, nothing: Mapping[str, Seq
 def _suggestion(name: str, known: Sequence[str]) -> str:
     """Name the nearest of the portal's names: equal but for capitals and signs, or containing it, or alike."""
     def bare(text: str) -> str:
+        """A name without capitals and signs."""
         return re.sub(r"[^a-z0-9]", "", text.lower())
 
     near = [k for k in known if bare(k) == bare(name)]

@@ -220,6 +220,7 @@ def _model_metrics(rows: pd.DataFrame, plan: iv.Resampling, threshold: float, wh
     result = {name: {"value": value, "low": np.nan, "high": np.nan} for name, value in point.items()}
 
     def add(name: str, values: np.ndarray, bounds: tuple[float, float]) -> None:
+        """Add a metric with its interval."""
         result[name] = iv.interval(values, plan, bounds)
 
     spread = [iv.standard_deviation(plan, v) for v in (predicted, measured)]

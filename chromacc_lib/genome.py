@@ -198,6 +198,7 @@ class _TwoBit(Genome):
         before = np.concatenate([[0], np.cumsum(sizes)])
 
         def masked_left_of(places: np.ndarray) -> np.ndarray:
+            """Return how many masked bases lie left of each place."""
             block = np.searchsorted(begins, places)  # blocks that begin left of each place
             cut = np.maximum((begins + sizes)[np.maximum(block - 1, 0)] - places, 0) if count else 0
             return before[block] - np.where(block > 0, cut, 0)

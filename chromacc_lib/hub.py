@@ -226,6 +226,7 @@ def _with_unknown_cell_type(arrays: Arrays, training: np.ndarray) -> Arrays:
     """The training cell types' accessibility and score, and last a cell type of which nothing is known."""
 
     def padded(values: np.ndarray) -> np.ndarray:
+        """Known training values with a column of NaN behind them."""
         known = values[:, training]
         return np.concatenate([known, np.full_like(known[:, :1], np.nan)], axis=1)
 

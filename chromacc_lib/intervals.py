@@ -50,10 +50,12 @@ class Resampling:
 
     @property
     def n_cells(self) -> int:
+        """Number of cell types."""
         return self.cell_weights.shape[1]
 
     @property
     def n_blocks(self) -> int:
+        """Number of chromosome blocks."""
         return self.block_weights.shape[1]
 
     def __len__(self) -> int:

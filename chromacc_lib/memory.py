@@ -81,6 +81,7 @@ def saved_bytes(model: nn.Module, objective: Objective, batch: Batch, target: Ta
     saved: dict[int, torch.UntypedStorage] = {}  # alive until the end, so that no address is used twice
 
     def remember(tensor: torch.Tensor) -> torch.Tensor:
+        """Note a tensor's storage, once, unless it was there before."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
             saved[storage.data_ptr()] = storage

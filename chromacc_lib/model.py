@@ -111,6 +111,7 @@ class Batch:
         """The same batch with 0 for every value that is not observed: what stood there, NaN too, can have no say."""
 
         def kept(name: str, observed: str) -> Tensor:
+            """Values, 0 where they are not observed."""
             values, mask = getattr(self, name), getattr(self, observed)
             mask = mask.view(*mask.shape, *[1] * (values.ndim - mask.ndim))
             return torch.where(mask, values, torch.zeros_like(values))

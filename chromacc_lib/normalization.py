@@ -234,6 +234,7 @@ def solve_s3norm(peak: np.ndarray, background: np.ndarray, reference: TrackRefer
     there is none with beta from 1/8 to 8.
     """
     def excess(beta: float) -> float:
+        """How far the contrast at a power is from the wanted one, in log units."""
         means = [_power(fold, beta).mean() for fold in (peak, background)]
         return float(np.log(means[0] / means[1])) - wanted if min(means) > 0 else np.nan
 

@@ -40,13 +40,13 @@ class Objective:
     in the training rows. Raises `ChromaccError` for a choice that is not known.
     """
 
-    score_loss: str = "mse"
-    profile_loss: str = "mse"
-    label_loss: str = "bce"
-    profile_weight: float = 0.2
-    label_weight: float = 0.1
-    class_balance: bool = False
-    positive_share: float = 0.5
+    score_loss: str
+    profile_loss: str
+    label_loss: str
+    profile_weight: float
+    label_weight: float
+    class_balance: bool
+    positive_share: float
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():

@@ -154,6 +154,7 @@ def git_state() -> dict[str, object]:
     """
 
     def git(*arguments: str) -> str | None:
+        """What git prints, None where it fails or is not there."""
         try:
             done = subprocess.run(
                 ["git", "-C", str(project_path("")), *arguments], capture_output=True, text=True

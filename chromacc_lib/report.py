@@ -300,6 +300,7 @@ def _forest(metrics: dict | None) -> list[dict]:
     }
 
     def place(value: float) -> float:
+        """Percent of the chart's width at which a value stands."""
         return round(2 + 96 * (min(max(value, low), high) - low) / (high - low), 2)
 
     return [

@@ -15,7 +15,7 @@ import pyBigWig
 import pytest
 
 from chromacc_lib import project_path
-from chromacc_lib.dataset import CurationParameters, curate
+from chromacc_lib.curation import CurationParameters, curate
 
 Intervals = Mapping[str, Sequence[tuple[int, int,
                                         float]]]  # {chrom: [(start, end, value)]}, 0-based half-open

@@ -15,18 +15,18 @@ import json, sys, threading
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import bench_curation as bench
-from chromacc_lib import dataset, normalization
+from chromacc_lib import curation, dataset, normalization
 bench.MB = 6
-dataset.CHUNK_WINDOWS = normalization.BLOCK_WINDOWS = {PER_REGION}
+curation.CHUNK_WINDOWS = normalization.BLOCK_WINDOWS = {PER_REGION}
 folder, per_region, made = Path(sys.argv[2]), int(sys.argv[3]), []
 bench.write_files(folder)
 for n_windows in (100, 400, 1600):  # the first loads libraries, and is not looked at
     peaks, over = [0.0], threading.Event()
     sampler = threading.Thread(target=bench.sample, args=(peaks, over))
     sampler.start()
-    parameters = dataset.CurationParameters(max_positive_windows=n_windows // 2, n_bins=300, test_cell_types=("D",),
+    parameters = curation.CurationParameters(max_positive_windows=n_windows // 2, n_bins=300, test_cell_types=("D",),
                                             validation_cell_types=("none",))
-    done = dataset.curate(folder / "tracks.tsv", folder / "genome.fa", folder / str(len(made)), parameters, workers=1,
+    done = curation.curate(folder / "tracks.tsv", folder / "genome.fa", folder / str(len(made)), parameters, workers=1,
                           per_region=per_region, say=lambda line: None)
     over.set()
     sampler.join()

@@ -15,16 +15,9 @@ import pytest
 from conftest import PARAMETERS, write_bigwig, write_lines
 
 from chromacc_lib import ChromaccError, regions
+from chromacc_lib.curation import CurationParameters, curate
 from chromacc_lib.dataset import (
-    CurationParameters,
-    curate,
-    load_arrays,
-    locus_average,
-    open_dataset,
-    read_normalization,
-    track_signal,
-    window_summaries,
-    window_tracks,
+    load_arrays, locus_average, open_dataset, read_normalization, track_signal, window_summaries, window_tracks,
 )
 from chromacc_lib.manifest import read_manifest
 from chromacc_lib.normalization import METHODS, file_constants, normalise_metadata
@@ -672,7 +665,7 @@ def test_two_curations_of_one_folder_do_not_meet(project):
 
 
 def test_a_curation_that_was_killed_holds_nothing(project):
-    script = ("import sys, time\nfrom pathlib import Path\nfrom chromacc_lib.dataset import _alone\n"
+    script = ("import sys, time\nfrom pathlib import Path\nfrom chromacc_lib.curation import _alone\n"
               "with _alone(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n")
     with subprocess.Popen([sys.executable, "-c", script, project.folder / "dataset"], stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"

@@ -12,10 +12,11 @@ import pytest
 from conftest import PARAMETERS, TinyProject, write_fasta, write_lines, write_manifest
 from range_server import serve
 
-from chromacc_lib import ChromaccError, dataset
+from chromacc_lib import ChromaccError, curation
 from chromacc_lib.bigwig import open_bigwig
 from chromacc_lib.cache import WASTE
-from chromacc_lib.dataset import curate, open_dataset
+from chromacc_lib.curation import curate
+from chromacc_lib.dataset import open_dataset
 from chromacc_lib.fetch import fetch
 from chromacc_lib.manifest import check_manifest, read_manifest
 
@@ -166,7 +167,7 @@ def large(tmp_path_factory):
 @pytest.fixture
 def stream(large, tmp_path, monkeypatch):
     """Return a function that curates the large project over the network, and the server; chunks are small."""
-    monkeypatch.setattr(dataset, "CHUNK_WINDOWS", 8)
+    monkeypatch.setattr(curation, "CHUNK_WINDOWS", 8)
     monkeypatch.setenv("CHROMACC_CACHE", str(tmp_path / "cache"))
     table = pd.read_csv(large.manifest, sep="\t", dtype=str, keep_default_na=False)
     parameters = replace(PARAMETERS, validation_cell_types=("none",))
@@ -256,7 +257,7 @@ def test_a_run_that_goes_on_expects_only_what_is_left(large, stream, tmp_path, m
         raise ChromaccError("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr(dataset, "fit_normalization", stop)
+        patch.setattr(curation, "fit_normalization", stop)
         with pytest.raises(ChromaccError, match="stopped"):
             run("dataset")
     markers = sorted((tmp_path / "dataset.partial/regions").glob("*.done"))

@@ -5,7 +5,7 @@ import gzip
 import pytest
 from conftest import write_lines
 
-from chromacc_lib.dataset import MAX_FEATURES
+from chromacc_lib.curation import MAX_FEATURES
 from chromacc_lib.genes import TF_TABLE, bare_id, read_gene_names
 from chromacc_lib.manifest import check_manifest, read_expression, read_manifest
 from chromacc_lib.problems import FileProblem

@@ -9,7 +9,8 @@ import xarray as xr
 from Bio import bgzf
 from conftest import PARAMETERS, write_fasta
 
-from chromacc_lib.dataset import curate, open_dataset
+from chromacc_lib.curation import curate
+from chromacc_lib.dataset import open_dataset
 from chromacc_lib.genome import _stretches, genome_sizes, open_genome
 from chromacc_lib.problems import FileProblem
 from chromacc_lib.windows import base_content, sequence_codes

@@ -15,7 +15,6 @@ from chromacc_lib.batches import RegionData, Target
 from chromacc_lib.dataset import load_arrays
 from chromacc_lib.inference import load_model, predict_batch
 from chromacc_lib.model import MODALITIES, Attention, Batch, ByteDropout, ChromaccModel, ModelConfig
-from chromacc_lib.objectives import Objective
 from chromacc_lib.training import TrainingConfig, TrainingResult, save_model
 
 CONFIG = ModelConfig(
@@ -65,7 +64,7 @@ def random_target(b=3, c=4, t=10, seed=1, positive=0.5, mean=0.0):
 
 def fit(model, batch, target, steps, rate):
     """The loss before each step of Adam on one batch, and the gradient's norm at the first."""
-    optimiser, objective, losses, norms = torch.optim.Adam(model.parameters(), lr=rate), Objective(), [], []
+    optimiser, objective, losses, norms = torch.optim.Adam(model.parameters(), lr=rate), TrainingConfig().objective(0.5), [], []
     for _ in range(steps):
         optimiser.zero_grad()
         loss, _ = objective(model(batch), batch, target)
@@ -476,7 +475,7 @@ def test_the_loss_starts_where_theory_puts_it():
     model, batch = ChromaccModel(config).eval(), random_batch(config, b=5, c=8)
     batch = replace(batch, prior=batch.prior + 1.5, prior_score=batch.prior_score + 1.5)
     target = random_target(b=5, c=8, t=15, positive=0.2, mean=1.5)
-    terms = lambda batch: {name: term.item() for name, term in Objective()(model(batch), batch, target)[1].items()}
+    terms = lambda batch: {name: term.item() for name, term in TrainingConfig().objective(0.5)(model(batch), batch, target)[1].items()}
     with torch.no_grad():
         known, unknown = terms(batch), terms(replace(batch, prior_observed=torch.zeros_like(batch.prior_observed)))
     mse = lambda answer, truth: ((answer - truth) ** 2).mean().item()

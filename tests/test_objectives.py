@@ -8,19 +8,20 @@ import torch
 from chromacc_lib import ChromaccError
 from chromacc_lib.batches import Target
 from chromacc_lib.model import Batch, Output
-from chromacc_lib.objectives import Objective
+from chromacc_lib.training import TrainingConfig
 
 NAN = math.nan
 
 
 def terms(score=((1.0, NAN),), predicted=((3.0, 9.0),), label=((1, -1),), logit=((0.0, 5.0),),
-          profile=(((0.0, 1.0), (NAN, NAN)),), out=(((0.5, 0.5), (7.0, 7.0)),), shown=None, **settings):  # fmt: skip
+          profile=(((0.0, 1.0), (NAN, NAN)),), out=(((0.5, 0.5), (7.0, 7.0)),), shown=None, positive_share=0.5,
+          **settings):  # fmt: skip
     """One window, two cell types, two bins: (loss, terms) as plain numbers."""
     target = Target(torch.tensor(score), torch.tensor(label), torch.tensor(profile))
     observed = torch.tensor(shown) if shown else torch.zeros(target.profile.shape, dtype=torch.bool)
     empty = dict.fromkeys(Batch.__dataclass_fields__)
     batch = Batch(**(empty | {"accessibility_observed": observed}))
-    loss, parts = Objective(**settings)(Output(*map(torch.tensor, (predicted, logit, out))), batch, target)
+    loss, parts = TrainingConfig(**settings).objective(positive_share)(Output(*map(torch.tensor, (predicted, logit, out))), batch, target)
     return loss.item(), {name: value.item() for name, value in parts.items()}
 
 
@@ -73,4 +74,4 @@ def test_focal_and_balance_by_hand():
 def test_a_choice_that_is_not_known_is_refused_with_those_that_are():
     for name in ("score_loss", "profile_loss", "label_loss"):
         with pytest.raises(ChromaccError, match=f"{name}='mae' is not known; allowed: "):
-            Objective(**{name: "mae"})
+            TrainingConfig(**{name: "mae"})

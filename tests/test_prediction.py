@@ -14,7 +14,8 @@ from conftest import PARAMETERS, write_bigwig, write_fasta, write_lines, write_m
 
 from chromacc_lib import ChromaccError, cli, hub, plots, prediction, writers
 from chromacc_lib.batches import RegionData
-from chromacc_lib.dataset import Arrays, curate, load_arrays
+from chromacc_lib.curation import curate
+from chromacc_lib.dataset import Arrays, load_arrays
 from chromacc_lib.hub import complete_model_folder, model_card, open_model_folder, training_reference
 from chromacc_lib.inference import predict_scores
 from chromacc_lib.manifest import read_manifest

@@ -9,7 +9,9 @@ import pytest
 import torch
 from test_model import CONFIG as MODEL_CONFIG
 from test_model import make_model, random_batch
-from test_training import CONFIG, SIZES, TIMING, StopAfter, arrays, result, weights  # noqa: F401 (fixtures)
+from test_training import (  # noqa: F401 (fixtures)
+    CONFIG, SIZES, TIMING, StopAfter, arrays, result, weights, with_garbage_in_test_rows,
+)
 
 from chromacc_lib import ChromaccError, plots, training
 from chromacc_lib.callbacks import Callback, Checkpoint, EpochLine, History
@@ -191,17 +193,7 @@ def test_the_same_seed_gives_the_same_weights_and_pretraining_other_ones_than_no
 
 def test_test_rows_have_no_say(arrays, pretrained):  # noqa: F811
     """Garbage in all of them changes no weight and no figure."""
-    cells = (arrays.cell_types["split"] == "test").to_numpy()
-    windows = (arrays.windows["split"] == "test").to_numpy()
-    changed = {}
-    for name in ("score", "accessibility", "histone", "tf", "label"):
-        values = getattr(arrays, name).copy()
-        values[:, cells] = 1
-        values[windows] = 1
-        changed[name] = values
-    sequence, metadata = arrays.sequence.copy(), arrays.metadata.copy()
-    sequence[windows], metadata[cells] = 0, 9
-    again = train(replace(arrays, **changed, sequence=sequence, metadata=metadata), PRETRAINED, device="cpu", sizes=SIZES)
+    again = train(with_garbage_in_test_rows(arrays), PRETRAINED, device="cpu", sizes=SIZES)
     timing = ["seconds", "samples_per_second"]
     assert torch.equal(weights(pretrained), weights(again))
     assert pretrained.pretraining.drop(columns=timing).equals(again.pretraining.drop(columns=timing))

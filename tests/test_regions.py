@@ -15,9 +15,10 @@ from conftest import PARAMETERS
 from range_server import serve
 from test_fetch import remote_project  # noqa: F401
 
-from chromacc_lib import ChromaccError, dataset, normalization, regions
+from chromacc_lib import ChromaccError, curation, normalization, regions
 from chromacc_lib.cache import RemoteFile
-from chromacc_lib.dataset import curate, open_dataset, read_normalization
+from chromacc_lib.curation import curate
+from chromacc_lib.dataset import open_dataset, read_normalization
 from chromacc_lib.normalization import METHODS, file_constants, fit_normalization, scale_file
 from chromacc_lib.regions import Plan, SignalFile, region_windows
 
@@ -30,7 +31,7 @@ def silent(line: str) -> None:
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(dataset, "CHUNK_WINDOWS", CHUNK)
+    monkeypatch.setattr(curation, "CHUNK_WINDOWS", CHUNK)
 
 
 def curate_to(project, name, manifest=None, parameters=PARAMETERS, **kwargs):
@@ -115,10 +116,10 @@ def test_regions_are_whole_chunks_of_bounded_size(project):
 # --- a run that was killed ----------------------------------------------------------------------------------
 SCRIPT = f"""
 import sys
-from chromacc_lib import dataset
-dataset.CHUNK_WINDOWS = {CHUNK}
+from chromacc_lib import curation
+curation.CHUNK_WINDOWS = {CHUNK}
 manifest, genome, folder = sys.argv[1:]
-dataset.curate(manifest, genome, folder, dataset.CurationParameters(
+curation.curate(manifest, genome, folder, curation.CurationParameters(
     window_bp=1000, n_bins=10, test_cell_types=("D",), validation_cell_types=("E",)), workers=1, per_region={CHUNK})
 """
 
@@ -165,14 +166,14 @@ def test_only_other_input_begins_anew_and_says_so(project, monkeypatch):
         raise ChromaccError("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr(dataset, "fit_normalization", stop)
+        patch.setattr(curation, "fit_normalization", stop)
         with pytest.raises(ChromaccError, match="stopped"):
             curate_to(project, "dataset")
     (project.folder / "dataset.partial/mine").touch()
     said = []
     other = replace(PARAMETERS, normalization="log1p")  # fitted after the store is filled: nothing is read again
     with monkeypatch.context() as patch:
-        patch.setattr(dataset, "fit_normalization", stop)
+        patch.setattr(curation, "fit_normalization", stop)
         patch.setattr(regions, "_run", None)
         with pytest.raises(ChromaccError, match="stopped"):
             curate_to(project, "dataset", parameters=other, say=said.append)
@@ -270,7 +271,7 @@ def test_a_run_killed_at_its_last_step_loses_nothing(project, small_chunks, monk
     whole = curate_to(project, "whole")
     fail = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)  # noqa: E731
     with monkeypatch.context() as patch:
-        patch.setattr(dataset, "replace_folder", fail)
+        patch.setattr(curation, "replace_folder", fail)
         with pytest.raises(KeyboardInterrupt):
             curate_to(project, "one")
     said = []
@@ -281,7 +282,7 @@ def test_a_run_killed_at_its_last_step_loses_nothing(project, small_chunks, monk
     assert_same(whole, curate_to(project, "one", say=said.append))
     assert any("set aside" in line for line in said) and any("Nothing has changed" in line for line in said)
     with monkeypatch.context() as patch:
-        patch.setattr(dataset, "remove_markers", fail)
+        patch.setattr(curation, "remove_markers", fail)
         with pytest.raises(KeyboardInterrupt):
             curate_to(project, "two")
     assert_same(whole, curate_to(project, "two"))

@@ -10,7 +10,8 @@ import pyfaidx
 import pytest
 
 from chromacc_lib import ChromaccError
-from chromacc_lib.dataset import CurationParameters, curate, load_arrays
+from chromacc_lib.curation import CurationParameters, curate
+from chromacc_lib.dataset import load_arrays
 from chromacc_lib.jaspar import matrices_of, matrix_by_id
 from chromacc_lib.manifest import check_manifest, is_simulated, read_manifest
 from chromacc_lib.simulate import LINEAGE_TFS, TF_TRACKS, UBIQUITOUS, simulate

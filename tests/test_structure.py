@@ -34,6 +34,7 @@ ORDER = [
     "normalization",
     "regions",
     "dataset",
+    "curation",
     "model",
     "batches",
     "streaming",

@@ -147,8 +147,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(arrays, re
     assert not torch.equal(weights(result), weights(other))
 
 
-def test_test_cell_types_and_test_chromosomes_have_no_say(arrays, result):
-    """Garbage in every test row changes no weight and no figure of the history."""
+def with_garbage_in_test_rows(arrays):
+    """The same arrays, wrong in all that concerns test cell types or test chromosomes."""
     cells = (arrays.cell_types["split"] == "test").to_numpy()
     windows = (arrays.windows["split"] == "test").to_numpy()
     changed = {}
@@ -159,7 +159,12 @@ def test_test_cell_types_and_test_chromosomes_have_no_say(arrays, result):
         changed[name] = values
     sequence, metadata = arrays.sequence.copy(), arrays.metadata.copy()
     sequence[windows], metadata[cells] = 0, 9
-    again = train(replace(arrays, **changed, sequence=sequence, metadata=metadata), CONFIG, device="cpu", sizes=SIZES)
+    return replace(arrays, **changed, sequence=sequence, metadata=metadata)
+
+
+def test_test_cell_types_and_test_chromosomes_have_no_say(arrays, result):
+    """Garbage in every test row changes no weight and no figure of the history."""
+    again = train(with_garbage_in_test_rows(arrays), CONFIG, device="cpu", sizes=SIZES)
     assert torch.equal(weights(result), weights(again))
     assert result.history.drop(columns=TIMING).equals(again.history.drop(columns=TIMING))
 

@@ -46,7 +46,7 @@ def main() -> None:
 
 def curate_one(folder: Path, n_windows: int, threads: int, method: str) -> None:
     """Curate, and print seconds and the peak of memory, until windows are chosen and from then on."""
-    from chromacc_lib.dataset import CurationParameters, curate
+    from chromacc_lib.curation import CurationParameters, curate
     parameters = CurationParameters(max_positive_windows=n_windows // 2, test_cell_types=("D",),
                                     validation_cell_types=("none",), normalization=method)
     peaks, imported = [0.0], memory_mib()
