@@ -133,8 +133,8 @@ def mask_accessibility(
 def shift_bins(batch: Batch, target: Target, bins: int) -> tuple[Batch, Target]:
     """Move the window's content by whole bins (right where positive): sequence, signals, prior and profile together.
 
-    What moves in from outside is unknown: N, a signal of 0 (the training mean), an unknown profile. Score and label
-    stay those of the window.
+    What moves in from outside is unknown: N, a signal of 0 (the training mean), a prior of 0 (closed), an unknown
+    profile. Score and label stay those of the window.
     """
     if bins == 0:
         return batch, target

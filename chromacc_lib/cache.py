@@ -3,8 +3,8 @@
 A file is named by its URL, and read by HTTP range requests. The cache holds a sparse copy, in which bytes stand
 where they stand in the remote file, and a journal of the ranges that are there; a rerun asks the network for
 nothing. Threads share one `RemoteFile` an address, and processes that share the cache take turns at each file by
-a lock, so that nothing is fetched for each of them. Bytes are brought to the disk before the journal names them: after a power
-cut, as after a kill, the journal may lack what is there, and never has what is not.
+a lock, so that nothing is fetched for each of them. Bytes are brought to the disk before the journal names them:
+after a power cut, as after a kill, the journal may lack what is there, and never has what is not.
 """
 
 import fcntl
@@ -56,10 +56,9 @@ class _Identity:
 class RemoteFile:
     """A remote file as a source of bytes, of which only what is asked for is fetched, once.
 
-    name: its URL; size: bytes; fetched: bytes that came over the network since it was opened; requests: how
-    many answers brought them. cache: folder for the sparse copies of all files. It may be used by several
-    threads, and its cache by several processes: whoever fetches holds the file's lock, and first takes up
-    what others fetched before. Raises ChromaccError for an address that is no http(s), a missing file, a
+    name: its URL; size: bytes; fetched: bytes that came over the network since it was opened. cache: folder for the
+    sparse copies of all files. It may be used by several threads, and its cache by several processes: whoever fetches
+    holds the file's lock, and first takes up what others fetched before. Raises ChromaccError for an address that is no http(s), a missing file, a
     server without range support, or a cache that cannot be locked.
     """
 
@@ -67,7 +66,7 @@ class RemoteFile:
 
     def __init__(self, url: str, cache: str | Path, session: requests.Session | None = None) -> None:
         require_http(url)
-        self.name, self.fetched, self.requests = url, 0, 0
+        self.name, self.fetched = url, 0
         self._session = session or http_session()
         self._fetching = threading.Lock()  # held while fetching, with the lock on disk
         self._lock = threading.Lock()      # held for a moment, while ranges and journal change
@@ -178,7 +177,6 @@ class RemoteFile:
             self._taken_up += len(line)
             self._ranges = _with_range(self._ranges, offset, offset + len(data))
             self.fetched += len(data)
-            self.requests += 1
 
     # --- reading
     def read(self, offset: int, size: int) -> bytes:
@@ -346,15 +344,9 @@ def split_budget(ranges: Sequence[tuple[int, int]], waste: float, longest: int) 
     waste: unwanted bytes in all, as a share of the wanted. Returns (offset, size), sorted, of `longest` bytes
     at most each. So few requests are made, and never more than 1 + `waste` times the bytes that are needed.
     """
-    merged: list[list[int]] = []
-    for first, last in sorted(ranges):
-        if merged and first <= merged[-1][1]:
-            merged[-1][1] = max(merged[-1][1], last)
-        else:
-            merged.append([first, last])
-    if not merged:
+    if not len(ranges):
         return []
-    begins, ends = np.array(merged, dtype=np.int64).T
+    begins, ends = _joined(np.array(ranges, dtype=np.int64)).T
     gaps = begins[1:] - ends[:-1]
     order = np.argsort(gaps, kind="stable")
     affordable = np.cumsum(gaps[order]) <= waste * int((ends - begins).sum())

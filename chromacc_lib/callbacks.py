@@ -1,4 +1,4 @@
-"""What watches a training run: progress, history, checkpoints, early stopping. The loop knows only their four hooks."""
+"""What watches a training run: progress, history, checkpoints, early stopping. The loop knows only their hooks."""
 
 from __future__ import annotations
 
@@ -64,9 +64,6 @@ class Callback:
 
     def on_epoch(self, state: TrainingState) -> None:
         """After each epoch's validation."""
-
-    def on_end(self, state: TrainingState) -> None:
-        """After the last epoch."""
 
 
 class EpochLine(Callback):
@@ -138,7 +135,10 @@ class History(Callback):
 
 
 class EarlyStopping(Callback):
-    """End training when the validation MSE has not fallen for `patience` epochs."""
+    """End training when the validation MSE has not fallen for `patience` epochs. Give it before `Checkpoint`.
+
+    So what it decides is saved, and a run that is interrupted after its last epoch trains no further.
+    """
 
     def __init__(self, patience: int) -> None:
         if patience < 1:
@@ -195,7 +195,8 @@ class Checkpoint(Callback):
         state.optimiser.load_state_dict(saved["optimiser"])
         for name in self.NAMES:
             setattr(state, name, saved[name])
-        self.resumed = f"goes on at step {len(state.steps) + 1} of epoch {state.epoch}"
+        ended = state.stop or state.epoch > state.config.epochs
+        self.resumed = "had ended" if ended else f"goes on at step {len(state.steps) + 1} of epoch {state.epoch}"
         self.say(f"an interrupted training was found: it {self.resumed}")
 
     def _read(self) -> dict:

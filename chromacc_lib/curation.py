@@ -31,7 +31,7 @@ from chromacc_lib.normalization import fit_normalization, require_method
 from chromacc_lib.problems import require_no_problems
 from chromacc_lib.regions import (
     CHUNK_WINDOWS, TRACK_KINDS, Plan, SignalFile, code_hashes, fill_regions, is_begun, lay_out, region_windows,
-    regions_to_do, remove_markers, require_normalisable,
+    regions_to_do, remove_markers, require_normalisable, write_durably,
 )
 from chromacc_lib.signals import STATISTICS, bytes_to_fetch, chroms_with_data, genome_mean
 from chromacc_lib.sources import is_url, require_file
@@ -144,8 +144,7 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
                 say(f"{name}: {track['note']}")
         _write_json(partial / "normalization.json", normalization)
         _write_json(partial / "curation.json", summary)
-        replace_folder(partial, target)
-        remove_markers(target / "dataset.zarr")
+        _finish(partial, target)
         return Curation(target, summary, fresh=True)
 
 
@@ -161,11 +160,16 @@ def _recover(partial: Path, target: Path, fingerprint: str, say: Callable[[str],
     old = target.with_name(target.name + ".old")
     if _read_json(partial / "curation.json").get("fingerprint") == fingerprint:
         say(f"{partial} is whole: the run that made it was interrupted before it could give it its name.")
-        replace_folder(partial, target)
-        remove_markers(target / "dataset.zarr")
+        _finish(partial, target)
     elif old.exists() and not target.exists():
         say(f"{old} was set aside by a run that was interrupted; it takes its place again.")
         old.rename(target)
+
+
+def _finish(partial: Path, target: Path) -> None:
+    """Give a whole dataset its name; what told finished regions goes first, since no later run would remove it."""
+    remove_markers(partial / "dataset.zarr")
+    replace_folder(partial, target)
 
 
 def _begin(partial: Path, dataset: xr.Dataset, plan: Plan, fingerprint: str, per_region: int,
@@ -555,9 +559,7 @@ def _read_json(path: Path) -> dict:
 
 
 def _write_json(path: Path, content: dict) -> None:
-    new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    new.replace(path)
+    write_durably(path, json.dumps(content, indent=1, allow_nan=False))
 
 
 def _as_dict(record: CurationParameters | Count) -> dict:

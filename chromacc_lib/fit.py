@@ -86,8 +86,8 @@ def fit(
     checkpoint = Checkpoint(folder / CHECKPOINT, identity, say=tell)
     if config.batch_windows == 0:
         config = replace(config, batch_windows=_batch_windows(checkpoint, arrays, data, config, sizes, fabric, tell))
-    watching = [checkpoint, History(folder / "history.csv"), Progress(), *callbacks]
-    watching += [EarlyStopping(patience)] if patience else []
+    watching = [EarlyStopping(patience)] if patience else []
+    watching += [checkpoint, History(folder / "history.csv"), Progress(), *callbacks]
     result = train(arrays, config, sizes=sizes, callbacks=watching, fabric=fabric, data=data)
     if result.stopped:
         tell(f"stopped early: {result.stopped}")
@@ -113,7 +113,7 @@ def _batch_windows(
     fabric: Fabric, tell: Callable[[str], object],
 ) -> int:  # fmt: skip
     """As many windows as fit, or as the interrupted training had: it goes on with the batches that it began with."""
-    begun = checkpoint.settings().get("batch_windows")
+    begun = fabric.broadcast(checkpoint.settings().get("batch_windows"))  # the first process's: all measure, or none
     if begun is None:
         begun, words = fitting_batch(arrays, data, config, sizes, fabric)
         tell(words)

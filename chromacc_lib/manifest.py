@@ -23,7 +23,7 @@ from chromacc_lib.sources import file_md5, is_url, open_source, require_file, te
 __all__ = [
     "COLUMNS", "KINDS", "OPTIONAL_COLUMNS", "UNKNOWN_LINEAGE", "check_files", "check_manifest", "genome_sizes",
     "is_simulated", "keep_cell_types", "lineages_of", "lock_table", "open_genome", "read_expression",
-    "read_intervals", "read_manifest", "require_no_problems", "write_lock",
+    "read_intervals", "read_manifest", "require_no_problems",
 ]
 
 COLUMNS = (
@@ -180,14 +180,6 @@ def _version(entry: str) -> str:
     source = open_source(entry)
     source.close()
     return source.version
-
-
-def write_lock(manifest: pd.DataFrame, path: str | Path,
-               references: Mapping[str, str | Path]) -> pd.DataFrame:
-    """Write `lock_table(manifest, references)` to `path` (manifest.lock.tsv) and return it."""
-    table = lock_table(manifest, references)
-    table.to_csv(path, sep="\t", index=False)
-    return table
 
 
 # --- BED and narrowPeak -------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -62,7 +63,8 @@ def fitting_batch(
         torch.distributed.all_gather_object(answers, fits)
         fits = min(answers)
     most = min(MOST_WINDOWS, config.stream_windows // 2 or MOST_WINDOWS)
-    chosen = 2 ** int(np.log2(min(max(fits * fabric.world_size, 1), most)))
+    least = 1 if fabric.world_size == 1 else 2 ** math.ceil(math.log2(2 * fabric.world_size))  # what `train` needs
+    chosen = max(least, 2 ** int(math.log2(min(max(fits * fabric.world_size, 1), most))))
     each = f" in each of {fabric.world_size} processes" if fabric.world_size > 1 else ""
     return FittingBatch(chosen, (
         f"batch_windows: {chosen}. A window takes {window_bytes / 1e6:,.2f} MB in {len(cells)} cell types; "

@@ -32,7 +32,7 @@ def require_http(url: str) -> None:
 
 def http_session() -> requests.Session:
     """Return a session that retries what is worth retrying, and honours Retry-After."""
-    retry = Retry(total=TRIES - 1, backoff_factor=BACKOFF_S, status_forcelist=RETRIED, allowed_methods=("GET", "HEAD"),
+    retry = Retry(total=TRIES - 1, backoff_factor=BACKOFF_S, status_forcelist=RETRIED, allowed_methods=("GET",),
                   raise_on_status=False)
     session = requests.Session()
     for scheme in SCHEMES:
@@ -81,5 +81,6 @@ def require_ok(answer: requests.Response, name: str) -> None:
     answer.close()
     remedies = {404: "the accession may be archived or the address mistyped", 403: "access is not allowed",
                 416: "the file is shorter than its index says"}
-    remedy = remedies.get(answer.status_code, f"it was asked {TRIES} times; try again later")
+    asked = f"it was asked {TRIES} times; try again later" if answer.status_code in RETRIED else "correct the address"
+    remedy = remedies.get(answer.status_code, asked)
     raise ChromaccError(f"{name}: the server answered {answer.status_code} {answer.reason}; {remedy}")

@@ -2,9 +2,9 @@
 
 A bin's statistics go through: fold over the genome-wide mean of the file; with "quantile" and "s3norm", a
 rising map of the fold onto what training cell types have on average; arcsinh, or log1p; and a z-score over
-training cell types x training chromosomes. What is taken of a file comes from this file alone, under the
-reference windows (those of the training chromosomes), so that an unseen cell type is scaled from its own
-inputs. normalization.json holds every constant.
+training cell types x training chromosomes. What is taken of a file comes from this file alone: its genome-wide mean, over
+all its chromosomes, and the rest under the reference windows (those of the training chromosomes). So an unseen cell type
+is scaled from its own inputs. normalization.json holds every constant.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -336,8 +336,8 @@ def fit_normalization(dataset: xr.Dataset, method: str = "arcsinh",
     that the targets are made from, by cell type; accessibility has a list, one entry a replicate.
 
     paths: file by (cell type, track), named in errors. The dataset is streamed, in blocks of `BLOCK_WINDOWS`;
-    "quantile" and "s3norm" hold the bin means of a track besides (4 bytes a bin, for all cell types under the
-    reference windows). Raises ChromaccError that lists every file which cannot be normalised.
+    "quantile" and "s3norm" hold the bin means of as many tracks as fit into `HELD_BYTES` besides, one at least (4 bytes a
+    bin, for all cell types under the reference windows). Raises ChromaccError that lists every file which cannot be normalised.
     """
     require_method(method)
     cells, training = dataset["cell_type"].values.tolist(), dataset["cell_type_split"].values == "train"

@@ -85,7 +85,7 @@ class Objective:
         if self.profile_loss == "poisson":
             return F.poisson_nll_loss(rate, fold, log_input=False, full=False, reduction="none", eps=1e-6) * hidden
         fold = fold * hidden
-        shares = rate.log().masked_fill(~hidden, -1e4).log_softmax(-1)
+        shares = rate.clamp(min=1e-6).log().masked_fill(~hidden, -1e4).log_softmax(-1)
         return -fold / fold.sum(-1, keepdim=True).clamp(min=1e-6) * shares * hidden
 
     def _label(self, logit: Tensor, label: Tensor) -> Tensor:

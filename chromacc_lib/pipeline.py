@@ -9,7 +9,6 @@ run.json in the run's folder records all of it, and is written last: a stage is 
 import contextlib
 import datetime
 import difflib
-import fcntl
 import json
 import os
 import sys
@@ -29,6 +28,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from chromacc_lib import ChromaccError, project_path
+from chromacc_lib.cache import file_lock
 from chromacc_lib.parameters import (
     Parameter,
     check_settings,
@@ -287,15 +287,11 @@ def _locked(folder: Path, dataset_dir: str | None) -> Iterator[None]:
         files.append(dataset.parent / f".{dataset.name}.lock")
     with contextlib.ExitStack() as stack:
         for path in files:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = stack.enter_context(open(path, "a"))
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ChromaccError(
-                    f"{path.parent}: another chromacc run is writing there ({path.name} is locked). "
-                    "Wait for it, or give this run its own place with --run-id"
-                ) from error
+            busy = (
+                f"{path.parent}: another chromacc run is writing there ({path.name} is locked). "
+                "Wait for it, or give this run its own place with --run-id"
+            )
+            stack.enter_context(file_lock(path, "put reports and data", busy))
         yield
 
 

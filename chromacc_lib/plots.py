@@ -633,7 +633,7 @@ def plot_pretraining(rows: pd.DataFrame) -> Figure:
                 ax.plot(rows["epoch"], accuracy, marker=marker, color=PALETTE[colour], label=label)
                 ax.plot(rows["epoch"], chance, linestyle="--", color=PALETTE[colour], label=f"{label}, guessing")
         ax.set(xlabel="epoch of pretraining", ylabel="partners found", ylim=(0, None), title=name.replace("_", " "))
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        _whole_epochs(ax, rows)
         if ax.lines:
             ax.legend(fontsize="small")
     return fig

@@ -32,7 +32,7 @@ from chromacc_lib import ChromaccError
 from chromacc_lib.batches import Draws, RegionData, drop_inputs, region_batches
 from chromacc_lib.model import MODALITIES, Batch, ChromaccModel
 
-__all__ = ["CONTRASTS", "Matching", "Rows", "Sides", "contrast", "less_mean", "pretrain"]
+__all__ = ["CONTRASTS", "Matching", "Rows", "Sides", "contrast", "less_mean", "pretrain", "seed_torch"]
 
 CONTRASTS = ("across_windows", "across_cell_types")
 FIRST_TEMPERATURE = 0.07  # as in CLIP
@@ -105,6 +105,7 @@ class Sides(nn.Module):
         for the second sequence and metadata, and for both a histone or TF signal.
         """
         b, c = cells.shape
+        batch = self.model.readable(batch)
         matches, sequence, _ = self.model.sequence_encoder(batch.sequence)
         tokens, observed = self.model.modality_tokens(batch, matches, sequence)
         seen = dict(zip(MODALITIES, observed.flatten(0, 1).unbind(-1)))  # (B * C,) each
@@ -152,7 +153,7 @@ def pretrain(
     competes.
     Raises `ChromaccError` where there is nothing to match, or at a loss that is not finite.
     """
-    _seed(config.seed, 0, 0)
+    seed_torch(config.seed, 0, 0)
     sides = Sides(model).to(fabric.device)
     step = _Step(sides, data, config, fabric, optimiser(sides.trained()))
     was_training = model.training
@@ -197,10 +198,10 @@ class _Step:
         draws = Draws((config.seed, 0, epoch, index + 1), len(windows), mine)
         batch = self.data.batch(windows[mine], cells[mine])
         batch = drop_inputs(batch, config.drop_assay, config.drop_modality, config.metadata_noise, draws)
-        batch = batch.reverse_complement() if draws.coin() < 0.5 else batch
+        batch = batch.reverse_complement() if draws.coin() < 0.5 and config.reverse_complement else batch
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        _seed(config.seed, 0, epoch, index + 1, fabric.global_rank + 1)  # of dropout
+        seed_torch(config.seed, 0, epoch, index + 1, fabric.global_rank + 1)  # of dropout
         with fabric.autocast():
             found = self.sides(batch.to(fabric.device), torch.as_tensor(cells[mine], device=fabric.device))
         windows_loss, cells_loss = (found[name].loss / found[name].n.clamp(min=1) for name in CONTRASTS)
@@ -246,5 +247,6 @@ def _figures(sums: Tensor) -> dict[str, float]:
             for figure, value in zip(("loss", "accuracy", "chance"), row)}  # fmt: skip
 
 
-def _seed(*numbers: int) -> None:
+def seed_torch(*numbers: int) -> None:
+    """Seed torch's generators by a place in a run, such as (seed, epoch, step, process)."""
     torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))

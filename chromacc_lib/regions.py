@@ -27,7 +27,7 @@ import xarray as xr
 from distributed.comm.addressing import parse_address, parse_host_port
 
 import chromacc_lib
-from chromacc_lib import ChromaccError
+from chromacc_lib import ChromaccError, cores
 from chromacc_lib.cache import fetched_here, sync
 from chromacc_lib.genes import TF_TABLE
 from chromacc_lib.genome import open_genome
@@ -39,7 +39,7 @@ from chromacc_lib.windows import sequence_codes
 
 __all__ = [
     "CHUNK_WINDOWS", "TRACK_KINDS", "Plan", "SignalFile", "code_hashes", "fill_regions", "is_begun", "lay_out",
-    "region_windows", "regions_to_do", "remove_markers", "require_normalisable",
+    "region_windows", "regions_to_do", "remove_markers", "require_normalisable", "write_durably",
 ]
 
 CHUNK_WINDOWS = BLOCK_WINDOWS  # windows a zarr chunk: some MB for the largest variable
@@ -158,7 +158,7 @@ def _track_problems(plan: Plan, dataset: xr.Dataset, files: list[SignalFile], ro
     names = [""] * len(cells)
     dim = "histone_mark" if files[0].variable == "histone" else "tf_name"
     for file in files:  # in this thread, so that what a remote file sends is counted
-        means[:, file.cell] = read_signal(file.path, windows, n_bins).values[..., 0]
+        means[:, file.cell] = read_signal(file.path, windows, n_bins, file.chroms).values[..., 0]
         scales[file.cell] = file.genome_mean
         names[file.cell] = f"{cells[file.cell]}, {dataset[dim].values[file.slot]} ({file.path})"
     is_peak, training = dataset["kind"].values[rows] == "peak", dataset["cell_type_split"].values == "train"
@@ -190,7 +190,7 @@ def lay_out(dataset: xr.Dataset, plan: Plan, fingerprint: str, per_region: int) 
     for path in store.rglob("*"):
         sync(path)
     _markers(store).mkdir()
-    _write_durably(_beginning(store), json.dumps({"fingerprint": fingerprint, "region_windows": per_region}))
+    write_durably(_beginning(store), json.dumps({"fingerprint": fingerprint, "region_windows": per_region}))
 
 
 def is_begun(store: str | Path, fingerprint: str, per_region: int) -> bool:
@@ -208,7 +208,7 @@ def _markers(store: Path) -> Path:
     return store.with_name("regions")
 
 
-def _write_durably(path: Path, text: str) -> None:
+def write_durably(path: Path, text: str) -> None:
     """Write a small file under a temporary name, bring it to the disk, and rename it."""
     new = path.with_name(path.name + ".new")
     new.write_text(text + "\n")
@@ -291,7 +291,7 @@ def _fill(plan: Plan, region: _Region) -> int:
             if path.exists():  # a chunk of nothing but the fill value, NaN, is not written
                 sync(path)
         sync(store / name)
-    _write_durably(_markers(store) / f"{region.number:06d}.done", f"windows {region.first} to {last}")
+    write_durably(_markers(store) / f"{region.number:06d}.done", f"windows {region.first} to {last}")
     return fetched_here() - before
 
 
@@ -350,7 +350,7 @@ def _open_client(address: str, workers: int | None, plan: Plan) -> Iterator[dist
             _require_same_project(client, address, plan)
             yield client
         return
-    threads = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    threads = workers or cores()
     with distributed.LocalCluster(processes=False, n_workers=1, threads_per_worker=threads, memory_limit=0,
                                   dashboard_address="127.0.0.1:0", silence_logs=logging.ERROR) as cluster:
         with distributed.Client(cluster, set_as_default=False) as client:

@@ -5,7 +5,6 @@ interval at all is missing there (NaN); how much of a window had data is kept be
 0-based half-open, in bp.
 """
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from chromacc_lib import ChromaccError
+from chromacc_lib import ChromaccError, cores
 from chromacc_lib.bigwig import open_bigwig, read_bins
 from chromacc_lib.progress import progress
 
@@ -174,7 +173,7 @@ def binned_signals(entries: Sequence[str | Path], windows: pd.DataFrame, n_bins:
     workers: threads; None = one a core. The work is done without Python's lock, so that threads suffice.
     """
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = cores()
     signals = []
     groups = _by_chrom(windows)
     threads = max(1, min(workers, len(entries)))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import random
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -25,16 +25,17 @@ import pandas as pd
 import torch
 import yaml
 
-from chromacc_lib import ChromaccError
+from chromacc_lib import ChromaccError, cores
 from chromacc_lib.dataset import Arrays, load_arrays
 from chromacc_lib.model import ModelConfig
-from chromacc_lib.training import TrainingConfig, choose_device, start_fabric, train
+from chromacc_lib.training import FROM_DATA, TrainingConfig, choose_device, start_fabric, train
 
 __all__ = ["Sweep", "read_sweep", "run_sweep", "summarise"]
 
 FIGURES = ("validation_mse", "validation_skill", "validation_pearson", "seconds", "samples_per_second")
 _TRAINING = {f.name for f in fields(TrainingConfig)}
-_MODEL = {f.name for f in fields(ModelConfig)} - {"histone_marks", "tfs", "features", "window_bp", "n_bins"}
+_MODEL = {f.name for f in fields(ModelConfig)} - set(FROM_DATA)
+_ONE_AT_A_TIME = threading.Lock()  # a process has one torch generator: runs of its threads would disturb each other
 
 
 @dataclass(frozen=True)
@@ -133,21 +134,21 @@ def run_sweep(
             table_path.with_suffix(".new").replace(table_path)
             figures = result["error"] or f"validation skill {result['validation_skill']:+.3f}, {result['seconds']:.0f} s"
             say(f"{name}, seed {seed}: {figures}")
-    table = pd.DataFrame(rows)
-    order = {key: i for i, (key, _) in enumerate(jobs.values())}
-    return table[table["key"].isin(order)].sort_values("key", key=lambda k: k.map(order), ignore_index=True)
+    found = {row["key"]: row for row in rows}  # named as they are asked for now, in that order
+    return pd.DataFrame([found[key] | {"setting": name, "seed": seed} for (name, seed), (key, _) in jobs.items()])
 
 
 def _run(given: Mapping[str, Any], dataset_dir: str, windows: int, device: str, threads: int) -> dict[str, Any]:
     """Train one setting in a worker; the figures of the epoch that it keeps, or the message of what went wrong."""
-    torch.set_num_threads(threads)
-    settings = TrainingConfig(**{name: value for name, value in given.items() if name in _TRAINING})
     sizes = {name: value for name, value in given.items() if name in _MODEL}
     name = distributed.get_worker().name
     index = int(name) % torch.cuda.device_count() if choose_device(device) == "cuda" and str(name).isdigit() else None
     try:
-        fabric = start_fabric(device, settings.precision, index)
-        result = train(_arrays(dataset_dir, windows), settings, sizes=sizes, fabric=fabric)
+        settings = TrainingConfig(**{name: value for name, value in given.items() if name in _TRAINING})
+        with _ONE_AT_A_TIME:
+            torch.set_num_threads(threads)
+            fabric = start_fabric(device, settings.precision, index)
+            result = train(_arrays(dataset_dir, windows), settings, sizes=sizes, fabric=fabric)
     except ChromaccError as error:
         return dict.fromkeys((*FIGURES, "best_epoch", "epochs", "parameters"), np.nan) | {"error": str(error)}
     best = result.history.set_index("epoch").loc[result.best_epoch]
@@ -171,16 +172,15 @@ def _arrays(dataset_dir: str, windows: int) -> Arrays:
 @contextmanager
 def _client(address: str, workers: int | None, device: str) -> Iterator[tuple[distributed.Client, int]]:
     """A client, and the threads of each run: of a scheduler, or of processes on this machine, one run each."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if address:
         with distributed.Client(address, set_as_default=False) as client:
             yield client, max(client.nthreads().values(), default=1)
         return
-    workers = workers or (torch.cuda.device_count() if device == "cuda" else cores)
+    workers = workers or (torch.cuda.device_count() if device == "cuda" else cores())
     with distributed.LocalCluster(
         n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=0
     ) as cluster, distributed.Client(cluster, set_as_default=False) as client:  # fmt: skip
-        yield client, max(1, cores // workers)
+        yield client, max(1, cores() // workers)
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:

@@ -35,7 +35,7 @@ from chromacc_lib.dataset import Arrays
 from chromacc_lib.jaspar import matrices_of
 from chromacc_lib.model import Batch, ChromaccModel, ModelConfig
 from chromacc_lib.objectives import Objective
-from chromacc_lib.pretraining import Rows, pretrain
+from chromacc_lib.pretraining import Rows, pretrain, seed_torch
 from chromacc_lib.streaming import StreamedRegionData
 
 __all__ = ["TrainingConfig", "TrainingResult", "build_model", "choose_device", "choose_precision", "model_config",
@@ -81,7 +81,7 @@ class TrainingConfig:
     motif_prior: bool = True  # start kernels and gates at the JASPAR motifs of the metadata's and tracks' TFs
     validation_windows: int = 1000  # at most so many, evenly spaced
     precision: str = "auto"  # "32-true", "bf16-mixed", or "auto": bf16 on GPUs, float32 on CPUs
-    compile: bool = False  # torch.compile: pays on GPUs, costs a minute and gains nothing on CPUs
+    compile: bool = False  # torch.compile: made for GPUs; on CPUs it costs a minute and gains nothing
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -154,7 +154,8 @@ def start_fabric(device: str = "auto", precision: str = "auto", index: int | Non
     together = "TORCHELASTIC_RUN_ID" in os.environ  # set by torchrun, with the two below
     world, here = (int(os.environ[name]) if together else 1 for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     fabric = Fabric(
-        accelerator=accelerator, devices=here if index is None else [index], num_nodes=world // here, strategy="ddp" if world > 1 else "auto",
+        accelerator=accelerator, devices=here if index is None else [index], num_nodes=world // here,
+        strategy="ddp" if world > 1 else "auto",
         precision=choose_precision(precision, accelerator),
     )  # fmt: skip
     fabric.launch()
@@ -230,6 +231,7 @@ def train(
     if config.batch_windows == 0:
         raise ChromaccError("train: batch_windows=0; give a number, or let `memory.fitting_batch` choose it first.")
     fabric = fabric or start_fabric(device, config.precision)
+    _require_enough(arrays, config, fabric.world_size)
     seed_everything(config.seed, verbose=False)
     model, motifs = build_model(arrays, config.motif_prior, sizes)
     optimiser = OPTIMISERS[config.optimiser](
@@ -258,25 +260,38 @@ def train(
         ready_batches = _ahead(
             lambda job: step.prepare(data, state.epoch, *job, len(batches)), jobs, in_thread=fabric.device.type == "cuda"
         )
-        for ready, waited in ready_batches:
-            state.steps.append(step(state.epoch, len(state.steps), len(batches), *ready) | {"wait": waited})
+        for (index, _, drawn), (ready, waited) in zip(jobs, ready_batches, strict=True):
+            row = step(state.epoch, index, len(batches), *ready)
+            state.steps.append(row | {"wait": waited, "samples": drawn.size})
             average.update_parameters(model)
             for callback in callbacks:
                 callback.on_step(state)
-        state.end_epoch(_epoch_row(state, step.rate, validation(average.module), fabric.world_size))
+        state.end_epoch(_epoch_row(state, validation(average.module)))
         for callback in callbacks:
             callback.on_epoch(state)
     if not state.best_weights:
         raise ChromaccError("train: no epoch had a finite validation error; are the scores of the validation rows known?")
     model = model.to("cpu").eval()
     model.load_state_dict(state.best_weights)
-    for callback in callbacks:
-        callback.on_end(state)
     history = pd.DataFrame(state.history)
     return TrainingResult(
         model, history, state.best_epoch, str(fabric.device), validation.words, motifs, stopped=state.stop,
         pretraining=pd.DataFrame(state.pretraining),
     )  # fmt: skip
+
+
+def _require_enough(arrays: Arrays, config: TrainingConfig, processes: int) -> None:
+    """Raise `ChromaccError` where some process would get no window of a batch, or a shift would leave none of it."""
+    windows = len(validation_rows(arrays, config.validation_windows)[0])
+    if processes > 1 and (config.batch_windows < 2 * processes or windows < processes):
+        raise ChromaccError(
+            f"train: {processes} processes share each batch of {config.batch_windows} windows and {windows} validation "
+            f"windows; needed: batch_windows of {2 * processes} or more, since the last batch of an epoch may hold half "
+            f"of it, and {processes} validation windows. Start fewer processes, or give larger batches."
+        )
+    n_bins = arrays.accessibility.shape[2]
+    if not 0 <= config.shift_bins < n_bins:
+        raise ChromaccError(f"train: shift_bins={config.shift_bins}; needed: 0 or more, and less than {n_bins}, the window.")
 
 
 def _pretrain(
@@ -307,8 +322,9 @@ def _require_same_place(state: TrainingState, fabric: Fabric) -> None:
     torch.distributed.all_gather_object(places, (len(state.pretraining), state.epoch, len(state.steps)))
     if len(set(places)) > 1:
         raise ChromaccError(
-            f"train: the processes would go on from different places, (epochs of pretraining done, epoch, steps done): {sorted(set(places))}; the "
-            "checkpoint has to lie where all of them can read it, on a file system that the machines share."
+            "train: the processes would go on from different places, (epochs of pretraining done, epoch, steps done): "
+            f"{sorted(set(places))}; the checkpoint has to lie where all of them can read it, on a file "
+            "system that the machines share."
         )
 
 
@@ -353,7 +369,7 @@ class _Step:
         config: TrainingConfig,
     ) -> None:  # fmt: skip
         self.fabric, self.model, self.wrapped, self.optimiser, self.config = fabric, model, wrapped, optimiser, config
-        self.objective, self.rate = config.objective(model.config.positive_share), 0.0
+        self.objective = config.objective(model.config.positive_share)
         self.mine = slice(fabric.global_rank, None, fabric.world_size)
 
     def prepare(
@@ -377,11 +393,10 @@ class _Step:
     def __call__(self, epoch: int, index: int, n_steps: int, batch: Batch, target: Target) -> dict[str, float]:
         """Step; returns the loss, its terms, the gradient of each term where the heads begin, and that of each branch."""
         start, config = time.perf_counter(), self.config
-        self.rate = config.learning_rate * _learning_rate((epoch - 1) * n_steps + index, config.epochs * n_steps, config)
+        rate = config.learning_rate * _learning_rate((epoch - 1) * n_steps + index, config.epochs * n_steps, config)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.rate
-        seed = np.random.SeedSequence((config.seed, epoch, index, self.fabric.global_rank))
-        torch.manual_seed(int(seed.generate_state(1)[0]))  # of dropout
+            group["lr"] = rate
+        seed_torch(config.seed, epoch, index, self.fabric.global_rank)  # of dropout
         output = self.wrapped(batch)
         loss, terms = self.objective(output, batch, target, self._mean_count)
         pulls = self._pulls(output.tokens, batch, target)
@@ -392,7 +407,8 @@ class _Step:
             self.wrapped, self.optimiser, max_norm=config.clip_norm, error_if_nonfinite=False
         )
         figures = {"train_loss": loss, **{f"train_{name}": term for name, term in terms.items()}, **pulls, **norms}
-        values = torch.stack([value.detach().float().reshape(()) for value in figures.values()])
+        device = self.fabric.device  # of all but a branch that is not there
+        values = torch.stack([value.detach().float().reshape(()).to(device) for value in figures.values()])
         row = dict(zip(figures, self.fabric.all_reduce(values, reduce_op="mean").tolist()))
         if not (math.isfinite(row["train_loss"]) and math.isfinite(row["grad_norm"])):
             raise ChromaccError(
@@ -403,7 +419,7 @@ class _Step:
                 "for values that are not finite."
             )
         self.optimiser.step()
-        return row | {"step": time.perf_counter() - start, "samples": target.score.numel()}
+        return row | {"learning_rate": rate, "step": time.perf_counter() - start}
 
     def _pulls(self, tokens: Tensor, batch: Batch, target: Target) -> dict[str, Tensor]:
         """Norm of the gradient of each term, unweighted, where the heads begin: at the tokens that all of them read."""
@@ -411,7 +427,11 @@ class _Step:
         with self.fabric.autocast():
             output = self.model.heads(tokens, batch)
         _, terms = self.objective(output, batch, target, self._mean_count)
-        return {f"pull_{name}": torch.autograd.grad(term, tokens, retain_graph=True)[0].norm() for name, term in terms.items()}
+        gradients = [torch.autograd.grad(term, tokens, retain_graph=True)[0] for term in terms.values()]
+        squares = torch.stack([gradient.float().square().sum() for gradient in gradients])
+        # Each of n processes has n times the gradient of its rows: mean of squares / n is the sum of theirs / n^2.
+        norms = (self.fabric.all_reduce(squares, reduce_op="mean") / self.fabric.world_size).sqrt()
+        return {f"pull_{name}": norm for name, norm in zip(terms, norms)}
 
     def _mean_count(self, counts: Tensor) -> Tensor:
         return self.fabric.all_reduce(counts, reduce_op="mean")
@@ -456,9 +476,7 @@ class _Validation:
         was_training, fabric = model.training, self.fabric
         model.eval()
         parts = []
-        for chunk in np.array_split(self.mine, max(1, len(self.windows) // 32)):
-            if not len(chunk):
-                continue
+        for chunk in np.array_split(self.mine, max(1, len(self.mine) // 32)):
             with fabric.autocast():
                 output = model(self.data.batch(chunk, self.cells).to(fabric.device))
             average = self.data.prior_score[torch.as_tensor(chunk)[:, None], torch.as_tensor(self.cells)[None]]
@@ -481,12 +499,12 @@ class _Validation:
         }  # fmt: skip
 
 
-def _epoch_row(state: TrainingState, rate: float, validation: dict[str, float], world: int) -> dict[str, float]:
+def _epoch_row(state: TrainingState, validation: dict[str, float]) -> dict[str, float]:
     """Mean of every figure over the epoch's steps, the validation figures, and speed in (window, cell type) samples."""
     steps = pd.DataFrame(state.steps)
     seconds = float(steps["step"].sum() + steps["wait"].sum())
-    samples = float(steps["samples"].sum()) * world
-    means = steps.drop(columns=["step", "wait", "samples"]).mean().to_dict()
+    samples, rate = float(steps["samples"].sum()), float(steps["learning_rate"].iloc[-1])
+    means = steps.drop(columns=["step", "wait", "samples", "learning_rate"]).mean().to_dict()
     return {
         "epoch": state.epoch, "learning_rate": rate, **means, **validation, "seconds": seconds,
         "samples_per_second": samples / seconds, "share_waiting_for_data": float(steps["wait"].sum()) / seconds,

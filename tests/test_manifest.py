@@ -15,7 +15,7 @@ from chromacc_lib import ChromaccError
 from chromacc_lib.bigwig import open_bigwig
 from chromacc_lib.manifest import (
     COLUMNS, check_manifest, genome_sizes, is_simulated, keep_cell_types, lineages_of, open_genome, read_expression,
-    read_intervals, read_manifest, write_lock,
+    lock_table, read_intervals, read_manifest,
 )
 from chromacc_lib.problems import FileProblem, require_no_problems
 from chromacc_lib.sources import file_md5
@@ -195,8 +195,8 @@ def test_md5_is_compared_when_given(project):
 
 
 def test_the_lock_names_what_was_read(project, tmp_path):
-    table = write_lock(read_manifest(project.manifest), tmp_path / "lock.tsv",
-                       {"genome_fasta": project.genome_fasta})
+    table = lock_table(read_manifest(project.manifest), {"genome_fasta": project.genome_fasta})
+    table.to_csv(tmp_path / "lock.tsv", sep="\t", index=False)
     lines = (tmp_path / "lock.tsv").read_text().splitlines()
     assert len(lines) == 1 + len(table) == 1 + len(read_manifest(project.manifest)) + 1
     last = dict(zip(lines[0].split("\t"), lines[-1].split("\t")))

@@ -29,7 +29,8 @@ def test_two_processes_give_the_loss_and_the_weights_of_one(curated, tmp_path):
     one, alone = train(curated[1], tmp_path / "one", 1)
     two, together = train(curated[1], tmp_path / "two", 2)
     assert (one["processes"] == 1).all() and (two["processes"] == 2).all()
-    for name in ("train_loss", "train_score", "train_profile", "train_label", "validation_mse", "validation_pearson"):
+    for name in ("train_loss", "train_score", "train_profile", "train_label", "pull_score", "pull_profile", "pull_label",
+                 "validation_mse", "validation_pearson"):
         assert two[name].tolist() == pytest.approx(one[name].tolist(), rel=1e-3), name
     assert max((alone[name].float() - together[name].float()).abs().max().item() for name in alone) < 1e-3
 

@@ -17,7 +17,7 @@ from chromacc_lib.callbacks import Callback, Checkpoint, EarlyStopping, EpochLin
 from chromacc_lib.dataset import load_arrays
 from chromacc_lib.inference import load_model, predict_dataset, predict_scores
 from chromacc_lib.training import (
-    TrainingConfig, _ahead, _learning_rate, _require_same_place, build_model, choose_device, save_model, train,
+    TrainingConfig, _ahead, _learning_rate, _require_enough, _require_same_place, build_model, choose_device, save_model, train,
 )  # fmt: skip
 
 SIZES = {"d_model": 32, "sequence_layers": 1, "encoder_layers": 1, "encoder_heads": 4, "histone_filters": 8, "tf_hidden": 16}
@@ -269,7 +269,7 @@ def test_a_finished_checkpoint_trains_no_further(arrays, result, tmp_path):
     for _ in range(2):
         checkpoint = Checkpoint(tmp_path / "c.pt", {})
         again = train(arrays, CONFIG, device="cpu", sizes=SIZES, callbacks=[checkpoint])
-    assert "epoch 3" in checkpoint.resumed and torch.equal(weights(result), weights(again))
+    assert checkpoint.resumed == "had ended" and torch.equal(weights(result), weights(again))
 
 
 def test_a_checkpoint_of_other_settings_or_a_broken_one_is_refused(arrays, tmp_path):
@@ -282,6 +282,28 @@ def test_a_checkpoint_of_other_settings_or_a_broken_one_is_refused(arrays, tmp_p
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ChromaccError, match="cannot be read"):
         train(arrays, short, device="cpu", sizes=SIZES, callbacks=[Checkpoint(path, {"data": 1})])
+
+
+def test_a_run_killed_after_it_stopped_early_trains_no_further(arrays, tmp_path):
+    config, kept = replace(CONFIG, epochs=5), []
+    for _ in range(2):
+        checkpoint = Checkpoint(tmp_path / "c.pt", {})
+        kept.append(train(arrays, config, device="cpu", sizes=SIZES,
+                          callbacks=[EarlyStopping(2), checkpoint, Unbeatable()]))  # fmt: skip
+    assert checkpoint.resumed == "had ended" and kept[1].stopped == kept[0].stopped != ""
+    assert len(kept[1].history) == len(kept[0].history) < 5 and torch.equal(weights(kept[0]), weights(kept[1]))
+
+
+@pytest.mark.parametrize("shift", [-1, 10])
+def test_a_shift_that_leaves_nothing_of_the_window_is_refused(arrays, shift):
+    with pytest.raises(ChromaccError, match="shift_bins"):
+        train(arrays, replace(CONFIG, shift_bins=shift), device="cpu", sizes=SIZES)
+
+
+def test_more_processes_than_a_batch_can_serve_are_refused(arrays):
+    _require_enough(arrays, replace(CONFIG, batch_windows=4), 2)
+    with pytest.raises(ChromaccError, match="batch_windows of 4 or more"):
+        _require_enough(arrays, replace(CONFIG, batch_windows=3), 2)
 
 
 class Unbeatable(Callback):

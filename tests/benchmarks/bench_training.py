@@ -187,24 +187,9 @@ def matmul_rate(repeats: int = 3) -> float:
     return max(rates)
 
 
-def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *args, **kwargs) -> int:
-    (n, heads, t, d), s = query, key[2]
-    return 2 * n * heads * t * s * (d + value[3])
-
-
-def _attention_backward_flops(gradient: torch.Size, *args, **kwargs) -> int:
-    return 5 * _attention_flops(*args) // 2  # scores again, and the gradients of weights, value, query and key
-
-
-CPU_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
-}  # torch counts those of GPUs alone
-
-
 def flops_of(work: Callable[[], object]) -> int:
-    """FLOPs that torch counts in one run: matrix products, convolutions and attention."""
-    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+    """FLOPs that torch counts in one run: matrix products and convolutions."""
+    with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
@@ -241,7 +226,7 @@ def learn(road: Ours) -> None:
 
 
 def parts_of(road: Ours) -> dict[str, Callable[[], object]]:
-    """The work of each part of a step, alone; those in parentheses are contained in others, or run beside them."""
+    """The work of each part of a step, alone; those in parentheses are contained in others, or negligible."""
     inputs, model = met_inputs(road), road.model
     learn(road)
     run = lambda *names: [forward_and_back(model.get_submodule(name), inputs[name]) for name in names]
