@@ -17,7 +17,8 @@ from chromacc_lib.callbacks import Callback, Checkpoint, EarlyStopping, EpochLin
 from chromacc_lib.dataset import load_arrays
 from chromacc_lib.inference import load_model, predict_dataset, predict_scores
 from chromacc_lib.training import (
-    TrainingConfig, _ahead, _learning_rate, _require_enough, _require_same_place, build_model, choose_device, save_model, train,
+    TrainingConfig, _ahead, _learning_rate, _require_enough, _require_same_place, build_model, choose_device, choose_precision,
+    save_model, train,
 )  # fmt: skip
 
 SIZES = {"d_model": 32, "sequence_layers": 1, "encoder_layers": 1, "encoder_heads": 4, "histone_filters": 8, "tf_hidden": 16}
@@ -372,12 +373,22 @@ def test_the_table_of_predictions_holds_every_pair_once(arrays, result):
 
 
 def test_a_step_in_bfloat16_learns_too(arrays):
-    """The road of GPUs, taken on a CPU: lower precision changes the loss a little, and breaks nothing."""
-    short = replace(CONFIG, epochs=1)
+    """Lower precision changes the loss a little, and breaks nothing."""
+    short = replace(CONFIG, epochs=1, precision="32-true")
     low = train(arrays, replace(short, precision="bf16-mixed"), device="cpu", sizes=SIZES).history.iloc[0]
     full = train(arrays, short, device="cpu", sizes=SIZES).history.iloc[0]
     assert low["train_loss"] == pytest.approx(full["train_loss"], rel=0.02) and low["train_loss"] != full["train_loss"]
     assert low[["pull_score", "pull_profile", "pull_label"]].gt(0).all()
+
+
+@pytest.mark.parametrize("has, precision", [
+    ({"avx512_f": True, "avx512_bf16": False}, "32-true"), ({"avx512_bf16": True}, "bf16-mixed"),
+    ({"amx_bf16": True}, "bf16-mixed"), ({}, "32-true"),
+])  # fmt: skip
+def test_bfloat16_is_the_choice_where_a_cpu_multiplies_it(monkeypatch, has, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert choose_precision("auto", "cpu") == precision
+    assert choose_precision("32-true", "cpu") == "32-true" and choose_precision("bf16-mixed", "cpu") == "bf16-mixed"
 
 
 def test_batches_come_in_order_prepared_here_or_in_a_thread():

@@ -13,7 +13,7 @@ def main(dataset: str, out: str, pretrain_epochs: str) -> None:
     """Train without dropout, the one thing that differs between processes."""
     sizes = {"d_model": 32, "sequence_layers": 1, "encoder_layers": 1, "encoder_heads": 4, "histone_filters": 8,
              "tf_hidden": 16, "dropout": 0.0}  # fmt: skip
-    fabric = start_fabric("cpu")
+    fabric = start_fabric("cpu", "32-true")
     config = TrainingConfig(epochs=2, batch_windows=15, cells_per_window=3, pretrain_epochs=int(pretrain_epochs))
     result = train(load_arrays(dataset), config, sizes=sizes, fabric=fabric)
     torch.save(result.model.state_dict(), Path(out) / f"weights{fabric.global_rank}.pt")
