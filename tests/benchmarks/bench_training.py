@@ -1,13 +1,15 @@
 """Training and inference: samples a second against other ways to train, and where a step's time and FLOPs go.
 
-    python tests/benchmarks/bench_training.py [--rounds 5] [--steps 8] [--threads 2] [--earlier-batch 8]
+    python tests/benchmarks/bench_training.py [--rounds 5] [--steps 8] [--threads 2] [--precision auto]
 
 A sample is a (window, cell type). One process runs, in turn and round after round: the earlier system (a Transformer
 over every base, then fusion, one sample a row, in plain torch), this project's model fed one cell type a window, and
 this project's training step as it is: gather, augment, forward, backward, clip, AdamW, averaged weights. Arrays are
-random, in the shape of the pilot's: what they hold changes no time. Of each road the best round counts. FLOPs are
-those that torch counts in a step; the machine's rate is its best float32 matrix product. A sample's FLOPs over its
-time is a share of that rate. Leaves with 1 when a goal is missed. Linux only: it reads peak memory from /proc.
+random, in the shape of the pilot's: what they hold changes no time. Of each road the best round counts. Our roads
+compute in the precision that training chooses here, one of them in float32 besides; the earlier system in float32, as
+it did. FLOPs are those that torch counts in a step; the machine's rate is its best matrix product, in the precision of
+the road. A sample's FLOPs over its time is a share of that rate. Leaves with 1 when a goal is missed. Linux only: it
+reads peak memory from /proc.
 """
 
 import argparse
@@ -30,7 +32,8 @@ from chromacc_lib.dataset import Arrays
 from chromacc_lib.inference import predict_scores
 from chromacc_lib.model import ByteDropout
 from chromacc_lib.training import (
-    BRANCHES, OPTIMISERS, TrainingConfig, _ahead, _grad_norm, _Step, build_model, start_fabric,
+    BRANCHES, OPTIMISERS, PRECISIONS, TrainingConfig, _ahead, _grad_norm, _Step, build_model, choose_precision,
+    start_fabric,
 )  # fmt: skip
 
 WINDOWS, TRAINING, VALIDATION, TEST = 1024, 14, 3, 3  # windows and cell types, as the pilot's
@@ -64,8 +67,8 @@ def random_arrays(n_bins: int) -> Arrays:
 class Ours:
     """This project's training step, fed `windows` a step and `cells` cell types for each of them."""
 
-    def __init__(self, windows: int, cells: int, n_bins: int = 15) -> None:
-        arrays, fabric = random_arrays(n_bins), start_fabric("cpu", "32-true")
+    def __init__(self, windows: int, cells: int, precision: str, n_bins: int = 15) -> None:
+        arrays, fabric = random_arrays(n_bins), start_fabric("cpu", precision)
         self.config = TrainingConfig(batch_windows=windows, cells_per_window=cells, epochs=1000)
         torch.manual_seed(0)
         self.model, _ = build_model(arrays, motif_prior=False)
@@ -178,11 +181,11 @@ def _memory(field: str) -> int:
     return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
-def matmul_rate(repeats: int = 3) -> float:
-    """The machine's best FLOP/s in a float32 matrix product, over sizes."""
-    rates = []
+def matmul_rate(precision: str, repeats: int = 3) -> float:
+    """The machine's best FLOP/s in a matrix product of that precision, over sizes."""
+    rates, dtype = [], torch.bfloat16 if precision == "bf16-mixed" else torch.float32
     for n in (512, 1024, 2048, 3072):
-        a, b = torch.randn(n, n), torch.randn(n, n)
+        a, b = torch.randn(n, n, dtype=dtype), torch.randn(n, n, dtype=dtype)
         rates.append(2 * n**3 / best_of(repeats, lambda: a @ b))
     return max(rates)
 
@@ -202,7 +205,7 @@ def forward_and_back(module: nn.Module, inputs: Iterable) -> None:
             return [fresh(v) for v in value]
         return value.detach().requires_grad_(value.requires_grad) if torch.is_tensor(value) else value
 
-    output = module(*(fresh(value) for value in inputs))
+    output = module(*(fresh(value) for value in inputs))  # in the precision of the caller's autocast
     outputs = output if isinstance(output, tuple) else (output,)
     tensors = [o for o in outputs if torch.is_tensor(o) and o.requires_grad]
     torch.autograd.backward(tensors, [torch.ones_like(o) for o in tensors])
@@ -213,7 +216,8 @@ def met_inputs(road: Ours) -> dict[str, tuple]:
     inputs = {}
     hooks = [module.register_forward_pre_hook(lambda m, args, name=name: inputs.__setitem__(name, args))
              for name, module in road.model.named_modules()]  # fmt: skip
-    road.model(road.prepare(road.jobs(1)[0])[0])
+    with road.step.fabric.autocast():
+        road.model(road.prepare(road.jobs(1)[0])[0])
     for hook in hooks:
         hook.remove()
     return inputs
@@ -222,14 +226,21 @@ def met_inputs(road: Ours) -> dict[str, tuple]:
 def learn(road: Ours) -> None:
     """Forward, loss and backward of one batch."""
     batch, target = road.prepare(road.jobs(1)[0])
-    road.step.objective(road.model(batch), batch, target)[0].backward()
+    with road.step.fabric.autocast():
+        output = road.model(batch)
+    road.step.objective(output, batch, target)[0].backward()
 
 
 def parts_of(road: Ours) -> dict[str, Callable[[], object]]:
     """The work of each part of a step, alone; those in parentheses are contained in others, or negligible."""
     inputs, model = met_inputs(road), road.model
     learn(road)
-    run = lambda *names: [forward_and_back(model.get_submodule(name), inputs[name]) for name in names]
+
+    def run(*names):
+        with road.step.fabric.autocast():
+            for name in names:
+                forward_and_back(model.get_submodule(name), inputs[name])
+
     dropout = [name for name, module in model.named_modules() if isinstance(module, ByteDropout)]
     return {
         "sequence encoder": lambda: run("sequence_encoder"),
@@ -307,15 +318,19 @@ def main() -> int:
     parser.add_argument("--earlier-batch", type=int, default=8, help="0: leave the earlier system out, and its goal")
     parser.add_argument("--earlier-rounds", type=int, default=2, help="of one step each")
     parser.add_argument("--earlier-gib", type=float, default=12, help="largest memory that the earlier system may take")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of our roads")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    region = Ours(options.windows, options.cells)
+    precision = choose_precision(options.precision, "cpu")
+    region = Ours(options.windows, options.cells, precision)
     roads = {
         "region-major": region,
-        "cell-type-major": Ours(options.windows, 1),
-        "cell-type-major, samples a step alike": Ours(options.windows * options.cells, 1),
-        "cell-type-major, patches of 50 bp": Ours(options.windows, 1, n_bins=30),
+        "cell-type-major": Ours(options.windows, 1, precision),
+        "cell-type-major, samples a step alike": Ours(options.windows * options.cells, 1, precision),
+        "cell-type-major, patches of 50 bp": Ours(options.windows, 1, precision, n_bins=30),
     }
+    if precision != "32-true":
+        roads["region-major, float32"] = Ours(options.windows, options.cells, "32-true")
     report_inference(region, options.rounds)
     if options.earlier_batch:
         batch, each = affordable_batch(options.earlier_batch, options.earlier_gib)
@@ -323,14 +338,15 @@ def main() -> int:
         roads["earlier system"] = Earlier(batch)
     best, rate = dict.fromkeys(roads, math.inf), 0.0
     for round_ in range(options.rounds + 1):  # the first one warms up
-        rate = max(rate, matmul_rate())
+        rate = max(rate, matmul_rate(precision))
         for name, road in roads.items():
             steps = 1 if name == "earlier system" else options.steps if round_ else 1
             if name == "earlier system" and not 0 < round_ <= options.earlier_rounds:
                 continue
             seconds = seconds_of(lambda: road(steps)) / steps
             best[name] = min(best[name], seconds) if round_ else best[name]
-    print(f"\n{options.threads} threads; float32 matrix product {rate / 1e9:,.0f} GFLOP/s; best of {options.rounds}")
+    print(f"\n{options.threads} threads; {precision}, matrix product {rate / 1e9:,.0f} GFLOP/s, in float32 "
+          f"{matmul_rate('32-true') / 1e9:,.0f}; best of {options.rounds}")  # fmt: skip
     speeds = {name: road.samples / best[name] for name, road in roads.items()}
     print(f"{'road':40} {'samples a step':>15} {'samples/s':>12} {'region-major is faster by':>27}")
     for name, speed in speeds.items():
