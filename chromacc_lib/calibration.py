@@ -131,10 +131,12 @@ def fit_recalibration(predictions: pd.DataFrame) -> Recalibration:
     target = np.where(is_open, (n_open + 1) / (n_open + 2), 1 / (n_closed + 2))
     mean, spread = logit.mean(), logit.std()
     if spread < FLAT:
-        return Recalibration(1.0, _offset(logit, target), source + "; the probabilities do not vary there: offset only")
+        source += "; the probabilities do not vary there: offset only"
+        return Recalibration(1.0, _offset(logit, target), source)
     slope, intercept = _line((logit - mean) / spread, target)
     if slope <= 0:
-        return Recalibration(1.0, _offset(logit, target), source + "; they rank the windows backwards there: offset only")
+        source += "; the probabilities rank the windows backwards there: offset only"
+        return Recalibration(1.0, _offset(logit, target), source)
     return Recalibration(spread / slope, intercept - slope * mean / spread, source)
 
 
@@ -160,7 +162,7 @@ def measure_recalibration(predictions: pd.DataFrame, rows: pd.DataFrame, plan_of
     """
     rows = rows[rows["label"] >= 0]
     if rows.empty:
-        return {"undefined": "no unseen cell type has known peaks, so that nothing tells whether probabilities are right"}
+        return {"undefined": "no unseen cell type has known peaks, so nothing tells whether probabilities are right"}
     fitted = fit_recalibration(predictions)
     after = rows.assign(predicted_probability=fitted.apply(rows["predicted_probability"].to_numpy()))
     plan, label = plan_of(rows), rows["label"].to_numpy(np.float64)
@@ -289,7 +291,7 @@ def measure_coverage(predictions: pd.DataFrame, rows: pd.DataFrame, plan_of: Pla
         "sentence": (
             f"Intervals made to hold {fitted.nominal:.0%} of the scores ({fitted.source}) hold "
             f"{_between(coverage, '.1%')} on unseen cell types, least in {worst}: "
-            f"{per_cell[worst]['coverage']['value']:.1%}; mean width {pooled['mean_width']['value']:.2f} (arcsinh fold)."
+            f"{per_cell[worst]['coverage']['value']:.1%}; mean width {pooled['mean_width']['value']:.2f} arcsinh fold."
         ),
     }
 

@@ -97,14 +97,16 @@ def _inputs(arrays: Arrays) -> _Inputs:
     spread = np.full(enough.shape, np.nan)
     spread[enough] = np.nanstd(training[:, enough], axis=0, ddof=1)
     metadata = np.where(arrays.metadata_observed[:, None], arrays.metadata, np.nan).astype(np.float64)
-    return _Inputs(stacked, np.maximum(spread, MIN_SPREAD), metadata, (*arrays.histone_marks, *arrays.tfs, "expression"))
+    names = (*arrays.histone_marks, *arrays.tfs, "expression")
+    return _Inputs(stacked, np.maximum(spread, MIN_SPREAD), metadata, names)
 
 
 def _squares(inputs: _Inputs, train: np.ndarray) -> np.ndarray:
     """Return the mean squared difference of each input: shape=(C, T, K + 1), NaN = not known in both or oneself."""
     difference = (inputs.figures[:, None] - inputs.figures[train]) / inputs.spread  # (C, T, K, 2)
     described = inputs.metadata[:, None] - inputs.metadata[train]  # (C, T, E); z over training cell types already
-    expression = (described ** 2).sum(axis=-1) / described.shape[-1] if described.shape[-1] else described.sum(-1) * np.nan
+    n_features = described.shape[-1] or np.nan  # none: expression is not known
+    expression = (described ** 2).sum(axis=-1) / n_features
     squares = np.concatenate([(difference ** 2).mean(axis=-1), expression[..., None]], axis=-1)
     squares[np.flatnonzero(train), np.arange(train.sum())] = np.nan
     return squares
@@ -161,7 +163,7 @@ def _sentence(relation: dict[str, float]) -> str:
     n, rho, p = relation["n"], relation["rho"], relation["p"]
     cells = f"{n} cell type{'s' * (n != 1)} not trained on (validation and test)"
     if not np.isfinite(rho):
-        return f"Whether distance tells the error cannot be said from {cells}: 3 at least are needed, with errors that differ."
+        return f"Whether distance tells the error cannot be said from {cells}: needed are 3 whose errors differ."
     figures = f"Spearman {rho:+.2f} of distance and MSE, permutation p = {p:.2g}, {cells}"
     if p < 0.05:
         text = f"The farther the inputs, the {'larger' if rho > 0 else 'smaller'} the error ({figures})."

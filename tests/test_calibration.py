@@ -164,7 +164,8 @@ def test_recalibration_is_measured_on_rows_that_it_has_not_seen(sure):
 
 
 def test_unknown_labels_of_unseen_cell_types_are_said(sure):
-    assert "no unseen cell type has known peaks" in cal.measure_recalibration(sure, sure.assign(label=-1), plan_of)["undefined"]
+    got = cal.measure_recalibration(sure, sure.assign(label=-1), plan_of)
+    assert "no unseen cell type has known peaks" in got["undefined"]
 
 
 # --- score intervals -----------------------------------------------------------------------------------------

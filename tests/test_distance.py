@@ -28,7 +28,8 @@ def arrays() -> Arrays:
         "chrom": np.repeat(["chr1", "chr2"], 60), "start": np.arange(N_WINDOWS) * 2000,
         "end": np.arange(N_WINDOWS) * 2000 + 100, "gc": 0.5, "kind": "peak", "split": np.repeat(["train", "test"], 60),
     })
-    cells = pd.DataFrame({"cell_type": [f"c{i}" for i in range(len(CELLS))], "split": CELLS, "lineage": "", "donor": ""})
+    names = [f"c{i}" for i in range(len(CELLS))]
+    cells = pd.DataFrame({"cell_type": names, "split": CELLS, "lineage": "", "donor": ""})
     score = rng.normal(size=shape).astype(np.float32)
     return Arrays(
         sequence=np.zeros((N_WINDOWS, 100), np.uint8), histone=histone, histone_observed=np.ones((*shape, 2), bool),
@@ -65,7 +66,8 @@ def test_a_scaled_track_is_far_and_named(arrays):
     alike["histone"][:, 9, 1] *= 8
     table = table_of(arrays, **alike)
     assert table.loc["c9", "far"] and not plain.loc["c9", "far"]
-    assert table.loc["c9", "most_unusual"].startswith("H3K4me3: mean |z|") and " above " in table.loc["c9", "most_unusual"]
+    words = table.loc["c9", "most_unusual"]
+    assert words.startswith("H3K4me3: mean |z|") and " above " in words
     assert table["distance"].drop("c9").tolist() == plain["distance"].drop("c9").tolist()
 
 
@@ -81,9 +83,10 @@ def test_a_hand_worked_distance(arrays):
     keep = np.array([0, 1, 2, 9])
     tf = np.zeros((N_WINDOWS, 4, 1, N_BINS, 3), np.float32) + np.array([0, 1, 3, 4])[:, None, None, None]
     small = dataclasses.replace(
-        arrays, cell_types=arrays.cell_types.iloc[keep].reset_index(drop=True), histone=arrays.histone[:, keep, :0], tf=tf,
-        histone_observed=arrays.histone_observed[:, keep, :0], tf_observed=np.ones((N_WINDOWS, 4, 1), bool),
-        histone_marks=(), metadata=arrays.metadata[keep], metadata_observed=np.zeros(4, bool), score=arrays.score[:, keep],
+        arrays, cell_types=arrays.cell_types.iloc[keep].reset_index(drop=True), tf=tf,
+        histone=arrays.histone[:, keep, :0], histone_observed=arrays.histone_observed[:, keep, :0], tf_observed=np.ones((N_WINDOWS, 4, 1), bool),
+        histone_marks=(), metadata=arrays.metadata[keep], metadata_observed=np.zeros(4, bool),
+        score=arrays.score[:, keep],
     )
     predictions = predictions_of(arrays)
     got = distance.input_distance(small, predictions[predictions["cell_type"].isin(small.cell_types["cell_type"])])
@@ -189,3 +192,10 @@ def test_two_held_out_cell_types_tell_nothing(arrays):
     cells = arrays.cell_types.assign(split=["train"] * 8 + ["test"] * 2)
     got = distance.input_distance(dataclasses.replace(arrays, cell_types=cells), predictions_of(arrays))
     assert got["sentence"].startswith("Whether distance tells the error cannot be said from 2 cell types")
+
+
+def test_without_expression_features_only_tracks_count(arrays):
+    none = {"metadata": np.zeros((len(CELLS), 0), np.float32), "metadata_observed": np.zeros(len(CELLS), bool)}
+    table = table_of(arrays, features=(), **none)
+    assert table.equals(table_of(arrays, metadata_observed=np.zeros(len(CELLS), bool)))
+    assert np.isfinite(table["distance"]).all()
