@@ -84,7 +84,8 @@ def test_a_hand_worked_distance(arrays):
     tf = np.zeros((N_WINDOWS, 4, 1, N_BINS, 3), np.float32) + np.array([0, 1, 3, 4])[:, None, None, None]
     small = dataclasses.replace(
         arrays, cell_types=arrays.cell_types.iloc[keep].reset_index(drop=True), tf=tf,
-        histone=arrays.histone[:, keep, :0], histone_observed=arrays.histone_observed[:, keep, :0], tf_observed=np.ones((N_WINDOWS, 4, 1), bool),
+        histone=arrays.histone[:, keep, :0],
+        histone_observed=arrays.histone_observed[:, keep, :0], tf_observed=np.ones((N_WINDOWS, 4, 1), bool),
         histone_marks=(), metadata=arrays.metadata[keep], metadata_observed=np.zeros(4, bool),
         score=arrays.score[:, keep],
     )
