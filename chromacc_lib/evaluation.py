@@ -11,6 +11,7 @@ Scores are arcsinh(fold over the genome-wide mean); labels are 1 = overlaps a pe
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from sklearn import metrics as sk
 
 from chromacc_lib import ChromaccError
 from chromacc_lib import intervals as iv
+from chromacc_lib.calibration import measure_coverage, measure_recalibration, validation_rows
+from chromacc_lib.calibration import reliability as calibration
 from chromacc_lib.dataset import Arrays, locus_average
 
 __all__ = [
@@ -32,7 +35,7 @@ COLUMNS = (
     "cell_type", "cell_type_split", "window", "chrom", "start", "end", "window_split", "kind", "gc", "score", "label",
     "predicted_score", "predicted_probability", "average_score", "average_label", "truth",
 )
-# name -> (cell type split, window split). Seen = fitted on. Validation rows serve the threshold alone.
+# name -> (cell type split, window split). Seen = fitted on. Validation rows serve the threshold and calibration alone.
 QUADRANTS: dict[str, tuple[str, str]] = {
     "seen_cell_type_x_seen_chromosome": ("train", "train"),
     "seen_cell_type_x_unseen_chromosome": ("train", "test"),
@@ -107,18 +110,13 @@ def choose_threshold(predictions: pd.DataFrame) -> tuple[float, str]:
     It maximises F1 on validation cell types x validation chromosomes; where there are no validation cell types, on
     training cell types x validation chromosomes. Raises ChromaccError when these rows lack one of the classes.
     """
-    has_validation = (predictions["cell_type_split"] == "validation").any()
-    split = "validation" if has_validation else "train"
-    rows = predictions[
-        (predictions["cell_type_split"] == split) & (predictions["window_split"] == "validation")
-        & (predictions["label"] >= 0)
-    ]
-    name = "validation cell types" if has_validation else "training cell types (no validation cell types)"
+    rows, where = validation_rows(predictions)
+    rows = rows[rows["label"] >= 0]
     label = rows["label"].to_numpy()
-    _require_both_classes(label, f"{name} x validation chromosomes, from which the threshold is chosen")
+    _require_both_classes(label, f"{where}, from which the threshold is chosen")
     precision, recall, thresholds = sk.precision_recall_curve(label, rows["predicted_probability"])
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    return float(thresholds[np.argmax(f1[:-1])]), f"highest F1 on {name} x validation chromosomes, {len(rows):,} rows"
+    return float(thresholds[np.argmax(f1[:-1])]), f"highest F1 on {where}, {len(rows):,} rows"
 
 
 def _require_both_classes(label: np.ndarray, where: str) -> None:
@@ -296,7 +294,7 @@ def _baseline_metrics(rows: pd.DataFrame, plan: iv.Resampling, names: list[str])
     return result
 
 
-# --- strata, three correlations, ceiling, calibration --------------------------------------------------------
+# --- strata, three correlations, ceiling ---------------------------------------------------------------------
 
 
 def specific_windows(predictions: pd.DataFrame) -> tuple[np.ndarray, str]:
@@ -441,30 +439,6 @@ def _ceiling_entry(kind: str, top: np.ndarray, reached: np.ndarray, plan: iv.Res
             "sentence": sentence}
 
 
-def calibration(rows: pd.DataFrame, n_bins: int = 10) -> dict[str, object]:
-    """Return Brier score, expected calibration error, and the reliability table in bins of equal width.
-
-    rows: label (rows with -1 are left out) and predicted_probability. Raises ChromaccError when no label is known.
-    """
-    rows = rows[rows["label"] >= 0]
-    if rows.empty:
-        raise ChromaccError("calibration: no row has a known label; give accessibility_peaks in the manifest")
-    label, probability = rows["label"].to_numpy(), rows["predicted_probability"].to_numpy(np.float64)
-    which = np.minimum((probability * n_bins).astype(int), n_bins - 1)
-    count = np.bincount(which, minlength=n_bins)
-    filled = np.flatnonzero(count)
-    predicted = np.bincount(which, probability, n_bins)[filled] / count[filled]
-    observed = np.bincount(which, label, n_bins)[filled] / count[filled]
-    return {
-        "brier": float(np.mean((probability - label) ** 2)),
-        "expected_calibration_error": float(np.sum(count[filled] * np.abs(predicted - observed)) / count.sum()),
-        "bins": [
-            {"predicted": float(p), "observed": float(o), "n": int(n)}
-            for p, o, n in zip(predicted, observed, count[filled], strict=True)
-        ],
-    }
-
-
 def error_by_spread(rows: pd.DataFrame, predictions: pd.DataFrame, columns: Mapping[str, str], n_groups: int = 8
                     ) -> pd.DataFrame:
     """Return MSE on `rows` for groups of windows of rising spread between training cell types.
@@ -532,6 +506,8 @@ def evaluate(
         "correlations": _correlations(rows, ["predicted_score", *names], specific, **draw),
         "ceiling": _ceiling(rows, _plan(rows, **draw), replicates),
         "calibration": calibration(rows) if (rows["label"] >= 0).any() else None,
+        "recalibration": measure_recalibration(table, rows, partial(_plan, **draw)),
+        "conformal": measure_coverage(table, rows, partial(_plan, **draw)),
     }
     result["verdict"] = verdict(result)
     return result

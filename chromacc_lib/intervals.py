@@ -23,7 +23,7 @@ import numpy as np
 from scipy import stats
 
 __all__ = [
-    "METHOD", "Resampling", "classification", "interval", "mse", "pearson", "ranking", "resampling", "skill",
+    "METHOD", "Resampling", "classification", "interval", "mean", "mse", "pearson", "ranking", "resampling", "skill",
     "skill_interval", "spearman", "standard_deviation",
 ]
 
@@ -164,11 +164,15 @@ def _divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=bottom > 0)
 
 
+def mean(plan: Resampling, values: np.ndarray) -> np.ndarray:
+    """Return the mean of values shape=(n,)."""
+    sums = plan.sums(np.stack([values, np.ones(len(values))], axis=1))
+    return _divide(sums[:, 0], sums[:, 1])
+
+
 def mse(plan: Resampling, measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Return the mean squared error; measured, predicted: shape=(n,)."""
-    error = (np.asarray(measured, np.float64) - predicted) ** 2
-    sums = plan.sums(np.stack([error, np.ones(len(error))], axis=1))
-    return _divide(sums[:, 0], sums[:, 1])
+    return mean(plan, (np.asarray(measured, np.float64) - predicted) ** 2)
 
 
 def skill(plan: Resampling, measured: np.ndarray, predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from chromacc_lib.matching import COVARIATES
 
 __all__ = ["PALETTE", "checks_table", "colour", "plot_attention_summary", "plot_branch_gradients", "plot_browser",
            "plot_calibration", "plot_cell_type_correlation", "plot_checks", "plot_contribution_track",
-           "plot_embeddings", "plot_error_by_spread", "plot_input_distance",
+           "plot_embeddings", "plot_error_by_distance", "plot_error_by_spread", "plot_input_distance",
            "plot_input_rise", "plot_intervals", "plot_knockouts", "plot_label_signal", "plot_learning",
            "plot_loci", "plot_marginals", "plot_match", "plot_modality_drop", "plot_motif_logos",
            "plot_normalizations",
@@ -540,22 +540,45 @@ def plot_error_by_spread(table: pd.DataFrame) -> Figure:
     return fig
 
 
-def plot_calibration(curves: dict[str, dict]) -> Figure:
+def plot_calibration(curves: dict[str, dict], after: dict[str, dict] | None = None) -> Figure:
     """Reliability curves: how often a window is open against the probability predicted for it, one curve a name.
 
-    curves: {name: result of evaluation.calibration}. The diagonal is perfect calibration; dots grow with windows.
+    curves: {name: result of calibration.reliability}; after: the same, recalibrated, drawn in a second panel. The
+    diagonal is perfect calibration; dots grow with windows.
     """
-    fig, ax = plt.subplots(figsize=(5.4, 5))
-    ax.plot([0, 1], [0, 1], ":", color=PALETTE["mean"], label="perfectly calibrated")
-    for i, (name, curve) in enumerate(curves.items()):
-        bins = pd.DataFrame(curve["bins"])
-        shade = sns.color_palette("colorblind", len(curves))[i]
-        label = f"{name}, ECE {curve['expected_calibration_error']:.3f}, Brier {curve['brier']:.3f}"
-        ax.plot(bins["predicted"], bins["observed"], color=shade, label=label)
-        ax.scatter(bins["predicted"], bins["observed"], s=8 + 200 * bins["n"] / bins["n"].sum(), color=shade)
-    ax.set(title="Calibration", xlabel="predicted probability of being open", ylabel="share of windows that are open",
-           xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    ax.legend(loc="upper left", fontsize=8)
+    panels = {"Calibration": curves} if after is None else {"As predicted": curves, "Recalibrated": after}
+    fig, axes = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 5), squeeze=False, sharey=True)
+    for ax, (title, entries) in zip(axes[0], panels.items(), strict=True):
+        ax.plot([0, 1], [0, 1], ":", color=PALETTE["mean"], label="perfectly calibrated")
+        for shade, (name, curve) in zip(sns.color_palette("colorblind", len(entries)), entries.items(), strict=True):
+            bins = pd.DataFrame(curve["bins"])
+            label = f"{name}, ECE {curve['expected_calibration_error']:.3f}, Brier {curve['brier']:.3f}"
+            ax.plot(bins["predicted"], bins["observed"], color=shade, label=label)
+            ax.scatter(bins["predicted"], bins["observed"], s=8 + 200 * bins["n"] / bins["n"].sum(), color=shade)
+        ax.set(title=title, xlabel="predicted probability of being open", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        ax.legend(loc="upper left", fontsize=8)
+    axes[0, 0].set_ylabel("share of windows that are open")
+    return fig
+
+
+def plot_error_by_distance(table: pd.DataFrame, threshold: float) -> Figure:
+    """Error of the model against how far a cell type's inputs lie from training, a named dot a cell type.
+
+    table: cell_type, split, distance, mse, skill (`table` of distance.input_distance); what is not known is not drawn.
+    threshold: right of it, a cell type is called far.
+    """
+    fig, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharex=True)
+    labels = {"mse": "mean squared error on unseen chromosomes", "skill": "skill over the average there"}
+    for ax, (error, label) in zip(axes, labels.items(), strict=True):
+        for split, some in table.groupby("split", sort=False):
+            ax.scatter(some["distance"], some[error], color=PALETTE[split], label=split)
+        for cell in table[table["split"] != "train"].dropna(subset=["distance", error]).itertuples():
+            ax.annotate(cell.cell_type, (cell.distance, getattr(cell, error)), xytext=(5, 4),
+                        textcoords="offset points", fontsize="small")
+        if np.isfinite(threshold):
+            ax.axvline(threshold, color=PALETTE["mean"], ls=":", label="far from here on")
+        ax.set(xlabel="distance of the inputs from the nearest training cell type (sd)", ylabel=label)
+    axes[0].legend(fontsize="small")
     return fig
 
 

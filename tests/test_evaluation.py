@@ -352,12 +352,14 @@ def test_one_replicate_is_no_concordance():
     assert set(ev.replicate_table(partly, ["a", "b"])["cell_type"]) == {"a"}
 
 
-def test_calibration_of_a_hand_worked_case():
-    rows = pd.DataFrame({"label": [0, 1, 1, 1, -1], "predicted_probability": [0.25, 0.25, 0.75, 1.0, 0.5]})
-    got = ev.calibration(rows, n_bins=2)
-    assert got["brier"] == pytest.approx((0.0625 + 0.5625 + 0.0625 + 0) / 4)
-    assert got["bins"] == [{"predicted": 0.25, "observed": 0.5, "n": 2}, {"predicted": 0.875, "observed": 1.0, "n": 2}]
-    assert got["expected_calibration_error"] == pytest.approx((2 * 0.25 + 2 * 0.125) / 4)
+def test_probabilities_and_intervals_are_judged_on_unseen_cell_types(result):
+    unseen = {"cell08", "cell09", "cell10"}
+    for key, measure in (("recalibration", "brier_change"), ("conformal", "pooled")):
+        assert set(result[key]["per_cell_type"]) == unseen
+        assert "validation cell types x validation chromosomes" in result[key]["source"] and measure in result[key]
+    assert result["recalibration"]["pooled"]["before"] == result["calibration"]
+    coverage = result["conformal"]["pooled"]["coverage"]
+    assert coverage["low"] <= 0.9 <= coverage["high"]  # validation and test cell types are drawn alike here
 
 
 def test_example_windows_are_those_of_the_rule():

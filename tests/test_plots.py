@@ -127,6 +127,23 @@ def test_calibration_names_each_cell_type():
     assert_labelled(fig)
 
 
+def test_calibration_before_and_after_stand_side_by_side():
+    curve = {"brier": 0.1, "expected_calibration_error": 0.02, "bins": [{"predicted": 0.2, "observed": 0.3, "n": 9}]}
+    fig = plots.plot_calibration({"K562": curve}, {"K562": curve | {"expected_calibration_error": 0.01}})
+    assert [ax.get_title() for ax in fig.axes] == ["As predicted", "Recalibrated"]
+    assert "K562, ECE 0.020" in texts(fig) and "K562, ECE 0.010" in texts(fig)
+    assert_labelled(fig)
+
+
+def test_error_by_distance_names_held_out_cell_types_and_marks_what_is_far():
+    table = pd.DataFrame({"cell_type": ["a", "b", "c"], "split": ["train", "test", "validation"],
+                          "distance": [0.8, 1.4, np.nan], "mse": [0.1, 0.3, 0.2], "skill": [0.5, 0.2, 0.4]})
+    fig = plots.plot_error_by_distance(table, 1.0)
+    assert "b" in [text.get_text() for text in fig.axes[0].texts] and len(fig.axes[0].texts) == 1
+    assert any(np.ravel(line.get_xdata()).tolist() == [1.0, 1.0] for line in fig.axes[1].lines)
+    assert_labelled(fig)
+
+
 def test_normalizations_have_a_panel_each_and_name_the_choice():
     values = {name: np.random.default_rng(1).gamma(2, 1, (6, 3, 4)) for name in ("raw", "arcsinh", "quantile")}
     values["quantile"][:, 1] = np.nan  # a missing track
