@@ -50,6 +50,7 @@ ORDER = [
     "baselines",
     "intervals",
     "evaluation",
+    "leakage",
     "checks",
     "checks_inputs",
     "collapse",
