@@ -76,8 +76,8 @@ def audit(dataset_dir: str | Path) -> pd.DataFrame:
         _check_lineages(cells), _check_chromosomes(windows), *_check_overlaps(windows),
         *_check_copies(dataset, windows), _check_record(cells, windows, normalization, summary),
         _check_tracks(dataset, windows), _check_track_constants(dataset, normalization),
-        _check_file_constants(dataset, normalization), _check_metadata(dataset, normalization), _check_peak_labels(dataset, windows),
-        _check_peak_places(cells, windows, lock, summary),
+        _check_file_constants(dataset, normalization), _check_metadata(dataset, normalization),
+        _check_peak_labels(dataset, windows), _check_peak_places(cells, windows, lock, summary),
     ]
     return pd.DataFrame(checks)
 
@@ -374,7 +374,7 @@ def _check_record(cells: pd.DataFrame, windows: pd.DataFrame, normalization: Map
             found.append(f"{file} and dataset.zarr differ in the {split} {what}: {', '.join(differ)}")
     return _judge("what was fitted on is recorded", "normalization.json and curation.json with dataset.zarr", found,
                   unknown="" if summary else "There is no curation.json.",
-                  fine=f"Fitted on {len(fitted['cell_types'])} cell types and {len(fitted['chromosomes'])} chromosomes, "
+                  fine=f"Fitted on {len(fitted['cell_types'])} cell types, {len(fitted['chromosomes'])} chromosomes: "
                        "those of training.")
 
 
