@@ -68,10 +68,10 @@ def fit(
 
     arrays, data: of `streaming.open_training_data`. device: as in `choose_device`. patience: epochs without a better
     validation error after which training ends, 0 = never. trained_model: path of the model.safetensors of a
-    folder that `chromacc train` wrote, "" = train here. gpu: index of the one to take, None = the first. A training that
-    was interrupted goes on where it stopped: its state is in `checkpoint.pt` of the folder until the model is saved.
-    Every process that torchrun started calls this alike; only the first one writes and talks. Raises `ChromaccError` for
-    a checkpoint or a model of other settings.
+    folder that `chromacc train` wrote, "" = train here. gpu: index of the one to take, None = the first. A training
+    that was interrupted goes on where it stopped: its state is in `checkpoint.pt` of the folder until the model is
+    saved. Every process that torchrun started calls this alike; only the first one writes and talks. Raises
+    `ChromaccError` for a checkpoint or a model of other settings.
     """
     folder, identity = project_path(model_dir), {"dataset": _fingerprint(dataset_dir)}
     if trained_model:

@@ -270,5 +270,5 @@ def _verdict(table: pd.DataFrame) -> str:
     rows = table[table["stratum"] == "all"]
     low, high = (rows[name].astype(float) for name in ("skill_low", "skill_high"))
     ahead, behind = int((low > 0).sum()), int((high < 0).sum())
-    return (f"ahead of the training-cell-type average in {ahead} of {len(rows)} folds, behind in {behind}, not to be told "
-            f"apart in {len(rows) - ahead - behind} (95% intervals from chromosome blocks, one cell type each)")
+    return (f"ahead of the training-cell-type average in {ahead} of {len(rows)} folds, behind in {behind}, not to be "
+            f"told apart in {len(rows) - ahead - behind} (95% intervals from chromosome blocks, one cell type each)")

@@ -14,21 +14,29 @@ from chromacc_lib.folds import leave_one_out
 
 SETTINGS = {"window_bp": 1000, "n_bins": 10, "validation_cell_types": "[E]", "test_chromosomes": "[chrT5, chrT6]",
             "validation_chromosomes": "[chrT4]", "d_model": 32, "sequence_layers": 1, "encoder_layers": 1, "epochs": 1,
-            "batch_windows": 16, "cells_per_window": 3, "n_bootstrap": 20, "device": "cpu"}  # fmt: skip
+            "batch_windows": 16, "cells_per_window": 3, "n_bootstrap": 20, "device": "cpu", "precision": "32-true"}  # fmt: skip
 
 
-def run(project, *more, named=("D", "F")):
+@pytest.fixture(scope="module")
+def scheduler():
+    """The address of a scheduler in this process, whose worker has all that is imported already."""
+    with distributed.LocalCluster(processes=False, n_workers=1, threads_per_worker=1, protocol="tcp://",
+                                  dashboard_address="127.0.0.1:0") as cluster:  # fmt: skip
+        yield cluster.scheduler_address
+
+
+def run(project, address, *more, named=("D", "F")):
     """Run the command on some cell types, one fold at a time."""
     given = [f"{name}={value}" for name, value in SETTINGS.items()]
     return cli.main(["folds", str(project.manifest), str(project.genome_fasta), "--out", str(project.folder / "out"),
-                     "--cell-types", *named, "--workers", "1", "--set", *given, *more])  # fmt: skip
+                     "--cell-types", *named, "--dask-address", address, "--set", *given, *more])  # fmt: skip
 
 
-def test_two_folds_one_fails_first_then_both_are_there_and_nothing_is_run_twice(project, capsys):
+def test_two_folds_one_fails_first_then_both_are_there_and_nothing_is_run_twice(project, scheduler, capsys):
     """Another curation holds fold F's dataset: F is named, D is done, and only F is run the second time."""
     out = project.folder / "out"
     with file_lock(out / "F" / ".dataset.curating", "here"):
-        assert run(project) == 1
+        assert run(project, scheduler) == 1
     told = capsys.readouterr()
     assert "1 of 2 folds failed:\n  F: " in told.err and "another curation is writing there" in told.err
     table = pd.read_csv(out / "folds.csv")
@@ -36,7 +44,7 @@ def test_two_folds_one_fails_first_then_both_are_there_and_nothing_is_run_twice(
     first = {path: path.read_bytes() for path in (out / "D").glob("*.json")}
     assert len(first) == 2
 
-    assert run(project) == 0
+    assert run(project, scheduler) == 0
     told = capsys.readouterr().out
     assert "of 2 folds" in told and "cell-type-specific" in told
     assert {path: path.read_bytes() for path in (out / "D").glob("*.json")} == first, "not run again"
@@ -48,7 +56,7 @@ def test_two_folds_one_fails_first_then_both_are_there_and_nothing_is_run_twice(
         split = json.loads((out / name / "dataset" / "curation.json").read_text())["cell_types"]
         assert split["test"] == [name] and split["validation"] == ["E"] and len(split["train"]) == 4
 
-    _only_what_is_missing_is_done(project, out)
+    _only_what_is_missing_is_done(project, scheduler, out)
 
 
 def _compare_with_metrics(table, out):
@@ -71,23 +79,19 @@ def _compare_with_metrics(table, out):
     assert [row["skill"] for row in written] == table["skill"].tolist()
 
 
-def _only_what_is_missing_is_done(project, out):
-    """Fold F lost its evaluation, as if killed there: a scheduler's worker evaluates it, with the model that is there."""
+def _only_what_is_missing_is_done(project, scheduler, out):
+    """Fold F lost its evaluation, as if killed there: it is evaluated again, with the model that is there."""
     record = json.loads((out / "F" / "fold.json").read_text())
     (out / "F" / "fold.json").write_text(json.dumps(record | {"rows": []}))
     model = (out / "F" / "model" / "model.safetensors").stat().st_mtime_ns
     (out / "F" / "evaluation_metrics.json").unlink()
-    with distributed.LocalCluster(processes=False, n_workers=1, threads_per_worker=1, protocol="tcp://",
-                                  dashboard_address="127.0.0.1:0") as cluster:  # fmt: skip
-        assert run(project, "--dask-address", cluster.scheduler_address) == 0
+    assert run(project, scheduler) == 0
     again = json.loads((out / "F" / "fold.json").read_text())
     assert (out / "F" / "evaluation_metrics.json").is_file() and again["rows"] == record["rows"]
     assert (out / "F" / "model" / "model.safetensors").stat().st_mtime_ns == model
-    changed = folds._key(folds._Job(*[""] * 3, CurationParameters(), folds.TrainingConfig(epochs=3), {}, 0, "", {}, {}), "")
-    assert changed != folds._key(folds._Job(*[""] * 3, CurationParameters(), folds.TrainingConfig(), {}, 0, "", {}, {}), "")
 
 
-def test_an_error_that_nobody_foresaw_is_named_too(project):
+def test_an_error_that_nobody_foresaw_in_a_process_of_its_own_is_named_too(project):
     (project.folder / "out").mkdir()
     (project.folder / "out" / "D").write_text("a file where a folder is to be")
     with pytest.raises(ChromaccError, match="1 of 1 folds failed:\n  D: FileExistsError: ") as caught:
@@ -126,12 +130,12 @@ def test_the_command_knows_the_parameters_of_the_notebooks(project, monkeypatch,
     monkeypatch.setattr(folds, "leave_one_out", lambda *a, **k: calls.append((a, k)) or pd.DataFrame(
         [dict.fromkeys(["fold", "stratum", "windows", "base_rate", "skill", "skill_low", "skill_high", "pr_auc",
                         "pr_auc_average"], 1)]))  # fmt: skip
-    assert run(project, "patience=2", "model={gate: additive}", named=("K", "L")) == 0
+    assert run(project, "tcp://host:1", "patience=2", "model={gate: additive}", named=("K", "L")) == 0
     (_, _, out, named, parameters, training, sizes), options = calls[0]
     assert out == project.folder / "out" and named == ["K", "L"] and options["patience"] == 2
     assert parameters.test_chromosomes == ("chrT5", "chrT6") and parameters.validation_cell_types == ("E",)
     assert training.epochs == 1 and sizes["d_model"] == 32 and sizes["gate"] == "additive"
-    assert options["n_bootstrap"] == 20 and options["device"] == "cpu" and options["workers"] == 1
+    assert options["n_bootstrap"] == 20 and options["device"] == "cpu" and options["dask_address"] == "tcp://host:1"
     for name in ("test_cell_types=[D]", "run_dir=x", "epoch=2"):
-        assert run(project, name) == 1
+        assert run(project, "tcp://host:1", name) == 1
         assert f"unknown parameter {name.split('=')[0]!r}" in capsys.readouterr().err
