@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sweep(commands)
     _add_export(commands)
     _add_train(commands)
+    _add_folds(commands)
     _add_predict(commands)
     _add_report(commands)
     return parser
@@ -172,6 +173,32 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         help="parameters of 02_training that differ from its defaults",
     )
     train.set_defaults(command=_train)
+
+
+def _add_folds(commands: argparse._SubParsersAction) -> None:
+    """Add `chromacc folds`."""
+    folds = commands.add_parser(
+        "folds", help="hold out each cell type in turn: curate, train and evaluate, all folds in one table"
+    )
+    folds.add_argument("manifest", type=_path)
+    folds.add_argument("genome", type=_path_or_name, metavar="GENOME", help=GENOME_HELP)
+    folds.add_argument("--out", type=_path, required=True, metavar="FOLDER", help="gets folds.csv and a folder a fold")
+    folds.add_argument(
+        "--cell-types", nargs="+", default=[], metavar="NAME", help="those to hold out, all by default; the rest trains"
+    )
+    folds.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="parameters of 01_data_curation, 02_training and 03_evaluation that differ from their defaults",
+    )
+    folds.add_argument(
+        "--workers", type=int, metavar="N", help="folds at a time; one a GPU or a core by default"
+    )
+    folds.add_argument("--dask-address", default="", metavar="URL", help="of a scheduler, tcp://host:8786")
+    folds.set_defaults(command=_folds)
 
 
 def _add_predict(commands: argparse._SubParsersAction) -> None:
@@ -339,17 +366,11 @@ def _export(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     """Train a model; each process that torchrun started comes by here, and the first one talks."""
-    from chromacc_lib import project_path
     from chromacc_lib.callbacks import EpochLine
     from chromacc_lib.fit import EPOCH_LINE, PRETRAINING_LINE, fit, training_settings
-    from chromacc_lib.parameters import check_settings, declared_parameters, parse_overrides
     from chromacc_lib.streaming import open_training_data
 
-    declared = declared_parameters(project_path("notebooks") / "02_training.ipynb")
-    for given_otherwise in ("run_dir", "dataset_dir", "trained_model"):
-        del declared[given_otherwise]
-    settings = parse_overrides([override for group in options.set for override in group])
-    values = {name: parameter.default for name, parameter in declared.items()} | check_settings(settings, declared)
+    values = _notebook_values(options, ["02_training"], {"run_dir", "dataset_dir", "trained_model"})
     config, sizes = training_settings(values)
     arrays, data = open_training_data(options.dataset, config.stream_windows)
     fit(
@@ -366,6 +387,57 @@ def _train(options: argparse.Namespace) -> int:
         say=lambda text: print(text, flush=True),
     )
     return 0
+
+
+def _folds(options: argparse.Namespace) -> int:
+    """Run all folds, and print their table."""
+    from dataclasses import fields
+
+    from chromacc_lib.curation import CurationParameters
+    from chromacc_lib.fit import training_settings
+    from chromacc_lib.folds import leave_one_out
+    from chromacc_lib.reference import blacklist_path, genome_path
+
+    values = _notebook_values(
+        options,
+        ["01_data_curation", "02_training", "03_evaluation"],
+        {"run_dir", "dataset_dir", "trained_model", "manifest", "genome_fasta", "source", "raw_dir", "exports",
+         "sim_genome_mb", "sim_cell_types", "test_cell_types", "dask_address"},
+    )
+    given = {field.name: values[field.name] for field in fields(CurationParameters) if field.name in values}
+    parameters = CurationParameters(**{n: tuple(v) if isinstance(v, list) else v for n, v in given.items()})
+    config, sizes = training_settings(values)
+    table = leave_one_out(
+        options.manifest,
+        genome_path(options.genome),
+        options.out,
+        options.cell_types,
+        parameters,
+        config,
+        sizes,
+        blacklist=blacklist_path(values["blacklist"]),
+        workers=options.workers,
+        dask_address=options.dask_address,
+        say=lambda text: print(text, flush=True),
+        **{name: values[name] for name in ("truth_manifest", "remote_tracks", "patience", "device")},
+        **{name: values[name] for name in ("n_bootstrap", "block_bp")},
+    )
+    shown = ["fold", "stratum", "windows", "base_rate", "skill", "skill_low", "skill_high", "pr_auc", "pr_auc_average"]
+    print(table[shown].to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+    print(f"every baseline, with intervals: {options.out / 'folds.csv'}")
+    return 0
+
+
+def _notebook_values(options: argparse.Namespace, notebooks: Sequence[str], given_otherwise: set[str]) -> dict:
+    """Return the parameters of some notebooks, with what --set gives; those that are given otherwise are not known."""
+    from chromacc_lib import project_path
+    from chromacc_lib.parameters import check_settings, declared_parameters, parse_overrides
+
+    paths = [project_path("notebooks") / f"{name}.ipynb" for name in notebooks]
+    declared = {name: parameter for path in paths for name, parameter in declared_parameters(path).items()
+                if name not in given_otherwise}
+    settings = parse_overrides([override for group in options.set for override in group])
+    return {name: parameter.default for name, parameter in declared.items()} | check_settings(settings, declared)
 
 
 def _predict(options: argparse.Namespace) -> int:

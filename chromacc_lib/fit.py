@@ -62,15 +62,16 @@ def training_settings(parameters: Mapping[str, object]) -> tuple[TrainingConfig,
 def fit(
     dataset_dir: str | Path, model_dir: str | Path, arrays: Arrays, data: RegionData | StreamedRegionData,
     config: TrainingConfig, sizes: dict, *, device: str = "auto", patience: int = 0, trained_model: str = "",
-    callbacks: Sequence[Callback] = (), say: Callable[[str], object] = print,
+    gpu: int | None = None, callbacks: Sequence[Callback] = (), say: Callable[[str], object] = print,
 ) -> Fitted:  # fmt: skip
     """Train, or take a model that was trained elsewhere, and write the model folder.
 
     arrays, data: of `streaming.open_training_data`. device: as in `choose_device`. patience: epochs without a better
     validation error after which training ends, 0 = never. trained_model: path of the model.safetensors of a
-    folder that `chromacc train` wrote, "" = train here. A training that was interrupted goes on where it stopped: its
-    state is in `checkpoint.pt` of the folder until the model is saved. Every process that torchrun started calls this
-    alike; only the first one writes and talks. Raises `ChromaccError` for a checkpoint or a model of other settings.
+    folder that `chromacc train` wrote, "" = train here. gpu: index of the one to take, None = the first. A training
+    that was interrupted goes on where it stopped: its state is in `checkpoint.pt` of the folder until the model is
+    saved. Every process that torchrun started calls this alike; only the first one writes and talks. Raises
+    `ChromaccError` for a checkpoint or a model of other settings.
     """
     folder, identity = project_path(model_dir), {"dataset": _fingerprint(dataset_dir)}
     if trained_model:
@@ -78,7 +79,7 @@ def fit(
         say(f"not trained here: read from {trained_model}, which was trained on {fitted.result.device}")
         _write(fitted, folder, dataset_dir, arrays, identity)
         return fitted
-    fabric = start_fabric(device, config.precision)
+    fabric = start_fabric(device, config.precision, gpu)
     tell = say if fabric.is_global_zero else (lambda text: None)
     tell(_where(fabric, config.precision))
     if isinstance(data, StreamedRegionData):

@@ -38,7 +38,7 @@ from chromacc_lib.signals import Signal, read_signal, window_mean
 from chromacc_lib.windows import sequence_codes
 
 __all__ = [
-    "CHUNK_WINDOWS", "TRACK_KINDS", "Plan", "SignalFile", "code_hashes", "fill_regions", "is_begun", "lay_out",
+    "CHUNK_WINDOWS", "TRACK_KINDS", "Plan", "SignalFile", "code_hashes", "connect", "fill_regions", "is_begun", "lay_out",
     "region_windows", "regions_to_do", "remove_markers", "require_normalisable", "write_durably",
 ]
 
@@ -346,7 +346,7 @@ def _open_client(address: str, workers: int | None, plan: Plan) -> Iterator[dist
     open files and compiled code. Its status page takes a free port of this machine alone.
     """
     if address:
-        with _connect(address) as client:
+        with connect(address) as client:
             _require_same_project(client, address, plan)
             yield client
         return
@@ -357,7 +357,7 @@ def _open_client(address: str, workers: int | None, plan: Plan) -> Iterator[dist
             yield client
 
 
-def _connect(address: str) -> distributed.Client:
+def connect(address: str) -> distributed.Client:
     """Return a client of the scheduler at an address, which has a worker. Raises ChromaccError that names it."""
     try:
         scheme, place = parse_address(address)

@@ -10,9 +10,7 @@ import hashlib
 import itertools
 import json
 import random
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import lru_cache
@@ -25,17 +23,17 @@ import pandas as pd
 import torch
 import yaml
 
-from chromacc_lib import ChromaccError, cores
+from chromacc_lib import ChromaccError
 from chromacc_lib.dataset import Arrays, load_arrays
 from chromacc_lib.model import ModelConfig
-from chromacc_lib.training import FROM_DATA, TrainingConfig, choose_device, start_fabric, train
+from chromacc_lib.training import FROM_DATA, TrainingConfig, start_fabric, train
+from chromacc_lib.workers import ALONE, gpu_of_worker, side_by_side
 
 __all__ = ["Sweep", "read_sweep", "run_sweep", "summarise"]
 
 FIGURES = ("validation_mse", "validation_skill", "validation_pearson", "seconds", "samples_per_second")
 _TRAINING = {f.name for f in fields(TrainingConfig)}
 _MODEL = {f.name for f in fields(ModelConfig)} - set(FROM_DATA)
-_ONE_AT_A_TIME = threading.Lock()  # a process has one torch generator: runs of its threads would disturb each other
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ def run_sweep(
     rows = [row for row in rows if row["key"] in done]
     todo = {who: given for who, (key, given) in jobs.items() if key not in done}
     say(f"{len(jobs)} runs ({len(sweep.settings)} settings x {len(sweep.seeds)} seeds), {len(jobs) - len(todo)} done before")
-    with _client(dask_address, workers, choose_device(device)) as (client, threads):
+    with side_by_side(dask_address, workers, device) as (client, threads):
         arguments = {"dataset_dir": str(Path(dataset_dir).absolute()), "windows": sweep.windows, "device": device,
                      "threads": threads}  # fmt: skip
         futures = {client.submit(_run, given, **arguments, pure=False): who for who, given in todo.items()}
@@ -141,13 +139,11 @@ def run_sweep(
 def _run(given: Mapping[str, Any], dataset_dir: str, windows: int, device: str, threads: int) -> dict[str, Any]:
     """Train one setting in a worker; the figures of the epoch that it keeps, or the message of what went wrong."""
     sizes = {name: value for name, value in given.items() if name in _MODEL}
-    name = distributed.get_worker().name
-    index = int(name) % torch.cuda.device_count() if choose_device(device) == "cuda" and str(name).isdigit() else None
     try:
         settings = TrainingConfig(**{name: value for name, value in given.items() if name in _TRAINING})
-        with _ONE_AT_A_TIME:
+        with ALONE:
             torch.set_num_threads(threads)
-            fabric = start_fabric(device, settings.precision, index)
+            fabric = start_fabric(device, settings.precision, gpu_of_worker(device))
             result = train(_arrays(dataset_dir, windows), settings, sizes=sizes, fabric=fabric)
     except ChromaccError as error:
         return dict.fromkeys((*FIGURES, "best_epoch", "epochs", "parameters"), np.nan) | {"error": str(error)}
@@ -167,20 +163,6 @@ def _arrays(dataset_dir: str, windows: int) -> Arrays:
     split = arrays.windows["split"].to_numpy(copy=True)
     split[np.setdiff1d(train_windows, kept)] = "left out"
     return replace(arrays, windows=arrays.windows.assign(split=split))
-
-
-@contextmanager
-def _client(address: str, workers: int | None, device: str) -> Iterator[tuple[distributed.Client, int]]:
-    """A client, and the threads of each run: of a scheduler, or of processes on this machine, one run each."""
-    if address:
-        with distributed.Client(address, set_as_default=False) as client:
-            yield client, max(client.nthreads().values(), default=1)
-        return
-    workers = workers or (torch.cuda.device_count() if device == "cuda" else cores())
-    with distributed.LocalCluster(
-        n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=0
-    ) as cluster, distributed.Client(cluster, set_as_default=False) as client:  # fmt: skip
-        yield client, max(1, cores() // workers)
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:

@@ -110,7 +110,7 @@ def make_project(folder: Path) -> TinyProject:
                     "replicate": replicate,
                     "path_or_url": f"{cell}/ATAC{replicate}.bw"
                 })
-        peaks = [f"{chrom}\t{at - 300}\t{at + 300}\tp\t0\t.\t{10 + i}\t-1\t-1\t300"
+        peaks = [f"{chrom}\t{at - 300}\t{at + 300}\t{cell}\t0\t.\t{10 + i}\t-1\t-1\t300"
                  for chrom in sizes for i, (at, is_open) in enumerate(openness[chrom]) if is_open]
         write_lines(folder / cell / "peaks.narrowPeak", *peaks)
         rows.append(base | {"target": "accessibility", "kind": "accessibility_peaks",
