@@ -50,6 +50,7 @@ ORDER = [
     "baselines",
     "intervals",
     "evaluation",
+    "assays",
     "checks",
     "checks_inputs",
     "collapse",
