@@ -48,7 +48,7 @@ Statistics = dict[str, np.ndarray]  # metric -> its value under each of R weight
 
 
 def assay_worth(
-    model: ChromaccModel, arrays: Arrays, predictions: pd.DataFrame, *, most_windows: int = 160,
+    model: ChromaccModel, arrays: Arrays, predictions: pd.DataFrame, *, most_windows: int = 200,
     both_strands: bool = False, block_bp: int = 250_000, n_bootstrap: int = 1000, seed: int = 1, samples: int = SAMPLES,
 ) -> dict[str, object]:  # fmt: skip
     """Score every subset of modalities, and each assay added last and first, on unseen cell types x unseen chromosomes.
@@ -60,9 +60,11 @@ def assay_worth(
     Returns a plain dict: basis (a sentence), note, `modalities`, `not_measured` {cell type: assays that it lacks},
     `subsets` {scope: [{"shown", *METRICS}]}, `shapley` {scope: {modality: {metric: interval}}} and `assays`, a list
     that `worth_table` makes a table of. A scope is a cell type or EVERY; an interval is {"value", "low", "high"}, 95%,
-    NaN where it cannot be had. AUPRC is NaN where labels are of one class, or not known. An input that a cell type lacks
-    has no entry there; in EVERY, an assay is scored in the cell types that have it, if there are two. Raises ChromaccError
-    when no cell type or chromosome is unseen, and when a cell type has no measured score in the chosen windows.
+    NaN where it cannot be had. AUPRC is NaN where labels are of one class, or not known. What a cell type lacks has no
+    entry there; in EVERY, an assay is scored in the cell types that have it, if there are two.
+
+    Raises ChromaccError when no cell type or chromosome is unseen, and when a cell type has no measured score in the
+    chosen windows.
     """
     rows = quadrant_rows(predictions, HEADLINE)
     windows, n_windows = _spread_windows(rows, most_windows)

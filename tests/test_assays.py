@@ -354,8 +354,8 @@ def test_windows_are_evenly_spaced_and_counted(world):
     assert result["n_windows"] == 15 and result["basis"].startswith("15 of 15 windows of unseen chromosomes")
     few = assay_worth(model, arrays, predictions, most_windows=8, both_strands=True, **FEW)
     assert few["basis"] == (
-        "8 of 15 windows of unseen chromosomes, evenly spaced, in 3 unseen cell types; 8 chromosome blocks; mean of both "
-        "strands."
+        "8 of 15 windows of unseen chromosomes, evenly spaced, in 3 unseen cell types; 8 chromosome blocks; "
+        "mean of both strands."
     )
     rows = predictions[predictions["window"].isin(range(5, 20, 2)) & (predictions["cell_type_split"] == "test")]
     mse = float(((rows["predicted_score"] - rows["score"]).astype(float) ** 2).mean())
