@@ -8,8 +8,7 @@ strong histone or TF tracks leave less for the sequence to explain.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,8 +20,9 @@ from torch.nn import functional as F
 
 from chromacc_lib import ChromaccError
 from chromacc_lib.batches import RegionData
+from chromacc_lib.inference import evaluating
 
-__all__ = ["Attribution", "CompleteAttribution", "ModelScorer", "Scorer", "contribution", "evaluating",
+__all__ = ["Attribution", "CompleteAttribution", "ModelScorer", "Scorer", "contribution",
            "integrated_gradients", "mutagenesis", "one_hot", "shuffled_references", "smoothed_gradients"]  # fmt: skip
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
@@ -48,18 +48,6 @@ class CompleteAttribution(Attribution):
         """float32, shape=(K,): size of the delta as a share of what was, or should have been, handed out in total."""
         total = np.maximum(np.abs(self.contribution).sum(1), np.abs(self.difference))
         return np.divide(np.abs(self.delta), total, out=np.zeros_like(total), where=total > 0)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode, and every one of its modules back into its own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 class ModelScorer:

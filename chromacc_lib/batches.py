@@ -12,7 +12,10 @@ from torch import Tensor
 from chromacc_lib.dataset import Arrays
 from chromacc_lib.model import Batch
 
-__all__ = ["Draws", "RegionData", "Target", "drop_inputs", "mask_accessibility", "region_batches", "shift_bins"]
+__all__ = [
+    "Draws", "RegionData", "Target", "drop_inputs", "mask_accessibility", "measured", "region_batches", "shift_bins",
+    "without",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -179,3 +182,32 @@ def drop_inputs(
 
 def _coin(shape: tuple[int, ...], drop: float, rng: np.random.Generator | Draws) -> Tensor:
     return torch.from_numpy(rng.random(shape) >= drop)
+
+
+def without(
+    batch: Batch, modality: str, index: int | None = None, cells: slice | Tensor = slice(None)
+) -> Batch:
+    """The batch with one of MODALITIES missing, or one track of it, in the way that missing data reaches the model.
+
+    cells: where on the cell-type axis it is missing, a slice or bool (C,). The sequence, which all share, goes for all.
+    """
+    if modality == "sequence":
+        return replace(batch, sequence=torch.full_like(batch.sequence, 4))
+    names = {"cell": ("metadata",), "prior": ("prior", "prior_score")}.get(modality, (modality,))
+    mask = f"{'metadata' if modality == 'cell' else modality}_observed"
+    place = (slice(None), cells) if index is None else (slice(None), cells, index)
+    empty = {name: getattr(batch, name).clone() for name in (*names, mask)}
+    for values in empty.values():
+        values[place] = 0
+    return replace(batch, **empty)
+
+
+def measured(batch: Batch, modality: str, index: int | None = None) -> np.ndarray:
+    """Is there anything of a modality, or of one track of it, that could be hidden? bool (B, C)."""
+    if modality == "sequence":
+        return (batch.sequence < 4).any(1)[:, None].expand_as(batch.prior_observed).numpy()
+    observed = {"cell": batch.metadata_observed, "prior": batch.prior_observed, "tf": batch.tf_observed,
+                "histone": batch.histone_observed}[modality]  # fmt: skip
+    if observed.ndim == 3:
+        observed = observed.any(2) if index is None else observed[:, :, index]
+    return observed.numpy()

@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 from sklearn.model_selection import GroupKFold
 from torch import nn
 
-from chromacc_lib.batches import RegionData
+from chromacc_lib.batches import RegionData, without
 from chromacc_lib.checks import FEW_WINDOWS, Check, Table, flat, judge, not_run, pearson, rule_text
 from chromacc_lib.dataset import Arrays
 from chromacc_lib.model import Batch
@@ -582,16 +582,6 @@ def _check_cell_swap(probe: _Probe) -> Check:
                  f"{value:.3f} of the measured difference between the two.")
 
 
-def _without(batch: Batch, modality: str) -> Batch:
-    """Return the batch with one modality missing, in the way that missing data reaches the model."""
-    if modality == "sequence":
-        return replace(batch, sequence=torch.full_like(batch.sequence, 4))
-    names = {"metadata": ("metadata",), "prior": ("prior", "prior_score")}.get(modality, (modality,))
-    empty = {name: torch.zeros_like(getattr(batch, name)) for name in names}
-    mask = f"{modality}_observed"
-    return replace(batch, **empty, **{mask: torch.zeros_like(getattr(batch, mask))})
-
-
 def _check_modality_drop(probe: _Probe) -> Check:
     """What does each modality contribute? Rise in squared error, and RMS change, when it is masked for all rows.
 
@@ -606,7 +596,7 @@ def _check_modality_drop(probe: _Probe) -> Check:
         return not_run("modality drop", "model", "fewer than two modalities have data")
     before, rise, change = np.nanmean((probe.predicted - probe.score)**2), {}, {}
     for name in names:
-        after = _predict(probe.model, _without(probe.batch, name))
+        after = _predict(probe.model, without(probe.batch, "cell" if name == "metadata" else name))
         rise[name] = float((np.nanmean((after - probe.score)**2) - before) / probe.spread()**2)
         change[name] = float(np.sqrt(np.mean((after - probe.predicted)**2)) / probe.spread())
     dead = [name for name in names if change[name] < 0.01]

@@ -26,8 +26,8 @@ from chromacc_lib.calibration import reliability as calibration
 from chromacc_lib.dataset import Arrays, locus_average
 
 __all__ = [
-    "COLUMNS", "HEADLINE", "QUADRANTS", "calibration", "check_predictions", "compare", "choose_threshold", "error_by_spread",
-    "evaluate", "example_windows", "interval_table", "locus_tables", "metrics", "quadrant_rows", "replicate_table",
+    "COLUMNS", "HEADLINE", "QUADRANTS", "calibration", "check_predictions", "choose_threshold", "chromosome_blocks",
+    "compare", "error_by_spread", "evaluate", "example_windows", "interval_table", "locus_tables", "metrics", "quadrant_rows", "replicate_table",
     "residual", "specific_windows", "verdict", "write_metrics", "write_table",
 ]
 
@@ -201,13 +201,13 @@ def residual(values: np.ndarray, average: np.ndarray, cell: np.ndarray) -> np.nd
 # --- metrics with intervals ----------------------------------------------------------------------------------
 
 
-def _blocks(rows: pd.DataFrame, block_bp: int) -> np.ndarray:
+def chromosome_blocks(rows: pd.DataFrame, block_bp: int) -> np.ndarray:
     """Return the chromosome block of each row, as text `chrom:number`."""
     return (rows["chrom"].astype(str) + ":" + (rows["start"] // block_bp).astype(str)).to_numpy()
 
 
 def _plan(rows: pd.DataFrame, block_bp: int, n_bootstrap: int, seed: int) -> iv.Resampling:
-    return iv.resampling(rows["cell_type"].to_numpy(), _blocks(rows, block_bp), n_bootstrap, seed)
+    return iv.resampling(rows["cell_type"].to_numpy(), chromosome_blocks(rows, block_bp), n_bootstrap, seed)
 
 
 def _model_metrics(rows: pd.DataFrame, plan: iv.Resampling, threshold: float, where: str) -> dict[str, dict]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from chromacc_lib import ChromaccError
 from chromacc_lib.batches import RegionData
@@ -16,7 +19,7 @@ from chromacc_lib.dataset import Arrays, locus_average
 from chromacc_lib.model import Batch, ChromaccModel, ModelConfig, Output
 from chromacc_lib.progress import progress
 
-__all__ = ["load_model", "predict_batch", "predict_dataset", "predict_scores", "read_model_config"]
+__all__ = ["evaluating", "load_model", "predict_batch", "predict_dataset", "predict_scores", "read_model_config"]
 
 
 def read_model_config(model_dir: str | Path) -> dict:
@@ -62,6 +65,18 @@ def _require_match(config: ModelConfig, arrays: Arrays, model_dir: str | Path) -
         raise ChromaccError(f"The model in {model_dir} does not fit this dataset ({lines}); train on it, or curate alike.")
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode, and every one of its modules back into its own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 @torch.no_grad()
 def predict_batch(model: ChromaccModel, batch: Batch) -> Output:
     """Score, logit and profile of a batch, each the mean over both strands (the profile in the window's direction)."""
@@ -81,17 +96,15 @@ def predict_scores(
     Each is the mean over both strands (logits are averaged, then made a probability). Every accessibility token is
     masked. The model's training mode is restored.
     """
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
+    device = next(model.parameters()).device
     scores, logits = [], []
     chunks = np.array_split(windows, max(1, -(-len(windows) // batch_windows)))
-    with progress(len(chunks), "predicting", "batches", leave=False) as bar:
+    with evaluating(model), progress(len(chunks), "predicting", "batches", leave=False) as bar:
         for chunk in chunks:
             output = predict_batch(model, data.batch(chunk, cell_types).to(device))
             scores.append(output.score.cpu())
             logits.append(output.logit.cpu())
             bar.update()
-    model.train(was_training)
     return torch.cat(scores).numpy(), torch.cat(logits).sigmoid().numpy()
 
 

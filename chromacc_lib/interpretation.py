@@ -20,10 +20,11 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
 from chromacc_lib import ChromaccError
-from chromacc_lib.attribution import Attribution, evaluating
-from chromacc_lib.batches import RegionData
+from chromacc_lib.attribution import Attribution
+from chromacc_lib.batches import RegionData, measured, without
 from chromacc_lib.dataset import Arrays
-from chromacc_lib.model import MODALITIES, Batch
+from chromacc_lib.inference import evaluating
+from chromacc_lib.model import MODALITIES
 from chromacc_lib.motifs import Marginal, Pattern, jaspar_motifs, write_patterns
 from chromacc_lib.simulate import LINEAGE_TFS, UBIQUITOUS
 
@@ -106,14 +107,14 @@ def modality_contributions(
     tables = []
     for (name, group), (modality, index) in inputs.items():
         masked = _predict(model, data, windows, cells, at_once, [(modality, index)])
-        measured = _measured(data.batch(windows, cells), modality, index).any(0)
-        without = _mean_known((masked - score) ** 2, known)
-        rise = np.where(measured, (without - error) / variance, np.nan)
-        rms = np.where(measured, np.sqrt(((masked - whole) ** 2).mean(0)), np.nan)
+        there = measured(data.batch(windows, cells), modality, index).any(0)
+        error_masked = _mean_known((masked - score) ** 2, known)
+        rise = np.where(there, (error_masked - error) / variance, np.nan)
+        rms = np.where(there, np.sqrt(((masked - whole) ** 2).mean(0)), np.nan)
         tables.append(pd.DataFrame({
             "input": name, "group": group, "cell_type": arrays.cell_types["cell_type"].to_numpy(),
             "cell_type_split": arrays.cell_types["split"].to_numpy(), "n_windows": known.sum(0), "mse": error,
-            "mse_masked": without, "rise": rise, "rms": rms,
+            "mse_masked": error_masked, "rise": rise, "rms": rms,
         }))  # fmt: skip
     return pd.concat(tables, ignore_index=True)
 
@@ -158,29 +159,6 @@ def _predict(
             both = model(batch).score + model(batch.reverse_complement()).score
             parts.append((both / 2).float().cpu().numpy())
     return np.concatenate(parts)
-
-
-def without(batch: Batch, modality: str, index: int | None = None) -> Batch:
-    """The batch with one of MODALITIES missing, or with one track of it, in the way that missing data reaches the model."""
-    if modality == "sequence":
-        return replace(batch, sequence=torch.full_like(batch.sequence, 4))
-    names = {"cell": ("metadata",), "prior": ("prior", "prior_score")}.get(modality, (modality,))
-    mask = f"{'metadata' if modality == 'cell' else modality}_observed"
-    empty = {name: getattr(batch, name).clone() for name in (*names, mask)}
-    for values in empty.values():
-        (values if index is None else values[:, :, index]).zero_()
-    return replace(batch, **empty)
-
-
-def _measured(batch: Batch, modality: str, index: int | None) -> np.ndarray:
-    """bool (B, C): is there anything to mask?"""
-    if modality == "sequence":
-        return (batch.sequence < 4).any(1)[:, None].expand_as(batch.prior_observed).numpy()
-    observed = {"cell": batch.metadata_observed, "prior": batch.prior_observed, "tf": batch.tf_observed,
-                "histone": batch.histone_observed}[modality]  # fmt: skip
-    if observed.ndim == 3:
-        observed = observed.any(2) if index is None else observed[:, :, index]
-    return observed.numpy()
 
 
 # --- attention -----------------------------------------------------------------------------------------------

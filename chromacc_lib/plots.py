@@ -24,16 +24,16 @@ from scipy.spatial.distance import squareform
 from chromacc_lib import ChromaccError
 from chromacc_lib.matching import COVARIATES
 
-__all__ = ["PALETTE", "checks_table", "colour", "plot_attention_summary", "plot_branch_gradients", "plot_browser",
-           "plot_calibration", "plot_cell_type_correlation", "plot_checks", "plot_contribution_track",
-           "plot_embeddings", "plot_error_by_distance", "plot_error_by_spread", "plot_input_distance",
-           "plot_input_rise", "plot_intervals", "plot_knockouts", "plot_label_signal", "plot_learning",
-           "plot_loci", "plot_marginals", "plot_match", "plot_modality_drop", "plot_motif_logos",
-           "plot_normalizations",
-           "plot_observed",
-           "plot_offset_scan", "plot_openness", "plot_predicted_measured", "plot_pretraining",
-           "plot_prediction_distributions", "plot_quadrants", "plot_roc_pr", "plot_scale", "plot_splits",
-           "plot_training_health", "plot_variance_ratio", "plot_window_tracks", "show", "use_style"]
+__all__ = [
+    "checks_table", "colour", "PALETTE", "plot_assay_worth", "plot_attention_summary", "plot_branch_gradients",
+    "plot_browser", "plot_calibration", "plot_cell_type_correlation", "plot_checks", "plot_contribution_track",
+    "plot_embeddings", "plot_error_by_distance", "plot_error_by_spread", "plot_input_distance",
+    "plot_input_rise", "plot_intervals", "plot_knockouts", "plot_label_signal", "plot_learning", "plot_loci",
+    "plot_marginals", "plot_match", "plot_modality_drop", "plot_motif_logos", "plot_normalizations",
+    "plot_observed", "plot_offset_scan", "plot_openness", "plot_predicted_measured",
+    "plot_prediction_distributions", "plot_pretraining", "plot_quadrants", "plot_roc_pr", "plot_scale",
+    "plot_splits", "plot_training_health", "plot_variance_ratio", "plot_window_tracks", "show", "use_style",
+]
 
 # Okabe & Ito (2008), "Color Universal Design": told apart under every common colour vision deficiency.
 # Colours have fixed meanings across notebooks, so that a reader learns them once.
@@ -433,6 +433,7 @@ def plot_training_health(history: pd.DataFrame) -> Figure:
 _PREDICTORS = {"model": "model", "average": "average", "training_mean": "mean", "nearest": "nearest", "ridge": "ridge",
                "boosting": "boosting", "boosting_with_average": "boosting_with_average"}
 MAX_CELL_TYPES = 4  # drawn side by side; further ones are in the tables
+_METRICS = {"pr_auc": "AUPRC", "mse": "MSE", "skill": "skill"}
 
 
 def _predictor_colour(name: str) -> str:
@@ -537,6 +538,37 @@ def plot_error_by_spread(table: pd.DataFrame) -> Figure:
     ax.set(title="Where the error is", xlabel="spread between training cell types (sd of the score, arcsinh fold)",
            ylabel="mean squared error", ylim=(0, None))
     ax.legend(fontsize=9)
+    return fig
+
+
+def plot_assay_worth(table: pd.DataFrame, metric: str = "pr_auc") -> Figure:
+    """What each assay adds, with 95% intervals: one panel a cell type, one line an assay, in the first panel's order.
+
+    Filled: added to all others that are there; open: added first. table: `assays.worth_table`; metric: pr_auc, mse or
+    skill. At most `MAX_CELL_TYPES` + 1 panels. An assay that a cell type lacks has no point; what is undefined is said.
+    """
+    panels = list(dict.fromkeys(table["cell_type"]))[: MAX_CELL_TYPES + 1]
+    order = list(dict.fromkeys(table["assay"]))
+    size = (2.9 * len(panels) + 1.6, 0.42 * len(order) + 1.7)
+    fig, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True, sharex=True)
+    styles = {"": ("added to all others", PALETTE["model"], -0.12), "first_": ("added first", PALETTE["mean"], 0.12)}
+    for ax, (cell, rows) in zip(axes[0], table.groupby("cell_type", sort=False), strict=False):
+        ax.axvline(0, color="black", linewidth=0.8)
+        for prefix, (_, shade, offset) in styles.items():
+            for row in rows.to_dict("records"):
+                y = order.index(row["assay"]) + offset
+                value, low, high = (row[f"{prefix}{metric}{end}"] for end in ("", "_low", "_high"))
+                if np.isfinite(value):
+                    ax.plot(value, y, "o", color=shade, markerfacecolor="white" if prefix else shade)
+                elif not prefix:
+                    ax.text(0, y, " undefined", va="center", color=PALETTE["mean"], fontsize=9)
+                ax.plot([low, high], [y, y], color=shade, linewidth=1.5, zorder=0)
+        ax.set(title=cell, xlabel=f"{_METRICS[metric]}, with minus without")
+    axes[0, 0].set_yticks(range(len(order)), order)
+    axes[0, 0].set_ylim(len(order) - 0.5, -0.5)
+    handles = [plt.Line2D([], [], color=shade, marker="o", markerfacecolor="white" if prefix else shade, label=label)
+               for prefix, (label, shade, _) in styles.items()]
+    fig.legend(handles=handles, ncol=2, loc="outside upper center", fontsize=9)
     return fig
 
 

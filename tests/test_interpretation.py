@@ -12,7 +12,7 @@ from chromacc_lib import ChromaccError, interpretation
 from chromacc_lib.attribution import (
     Attribution, ModelScorer, contribution, integrated_gradients, mutagenesis, one_hot, shuffled_references,
     smoothed_gradients)
-from chromacc_lib.batches import RegionData
+from chromacc_lib.batches import RegionData, without
 from chromacc_lib.dataset import load_arrays
 from chromacc_lib.inference import predict_scores
 from chromacc_lib.model import MODALITIES, ChromaccModel, Output
@@ -383,7 +383,7 @@ def test_one_modality_at_a_time(world):
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_masking_leaves_the_other_inputs_alone(world, modality):
     batch = RegionData(world[0]).batch(np.arange(3), np.arange(2))
-    masked = interpretation.without(batch, modality)
+    masked = without(batch, modality)
     changed = {name for name in vars(batch) if not torch.equal(getattr(batch, name), getattr(masked, name))}
     expected = {"sequence": {"sequence"}, "cell": {"metadata", "metadata_observed"},
                 "prior": {"prior", "prior_score", "prior_observed"}}  # fmt: skip

@@ -178,3 +178,22 @@ def test_loci_have_a_profile_and_tracks_a_cell_type():
     assert len(fig.axes) == 5  # two profiles, two heat maps, one colour bar
     assert "best: chr1:0-300\na" in texts(fig) and "H3K27ac" in texts(fig)
     assert_labelled(fig)
+
+
+def test_assay_worth_has_a_panel_a_cell_type_and_says_what_is_undefined():
+    known = {"pr_auc": 0.03, "pr_auc_low": 0.01, "pr_auc_high": 0.05}
+    gone = dict.fromkeys(known, np.nan)
+
+    def row(cell_type, assay, values):
+        """One line of `assays.worth_table`."""
+        return {"cell_type": cell_type, "assay": assay, **values, **{f"first_{k}": 2 * v for k, v in values.items()}}
+
+    table = pd.DataFrame([row("all", "CTCF", known), row("all", "H3K27ac", known), row("K562", "H3K27ac", known),
+                          row("HepG2", "CTCF", gone)])
+    fig = plots.plot_assay_worth(table)
+    assert [ax.get_title() for ax in fig.axes] == ["all", "K562", "HepG2"]
+    assert_labelled(fig)
+    assert texts(fig).count("undefined") == 1 and "added first" in texts(fig)
+    points = [[line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"] for ax in fig.axes]
+    assert points == [[0.03, 0.03, 0.06, 0.06], [0.03, 0.06], []]
+    assert fig.axes[0].get_yticklabels()[0].get_text() == "CTCF"

@@ -52,6 +52,7 @@ ORDER = [
     "intervals",
     "calibration",
     "evaluation",
+    "assays",
     "distance",
     "leakage",
     "folds",
