@@ -21,12 +21,11 @@ from sklearn import metrics as sk
 
 from chromacc_lib import ChromaccError
 from chromacc_lib import intervals as iv
-from chromacc_lib.calibration import measure_coverage, measure_recalibration, validation_rows
-from chromacc_lib.calibration import reliability as calibration
+from chromacc_lib.calibration import measure_coverage, measure_recalibration, reliability, validation_rows
 from chromacc_lib.dataset import Arrays, locus_average
 
 __all__ = [
-    "COLUMNS", "HEADLINE", "QUADRANTS", "calibration", "check_predictions", "choose_threshold", "chromosome_blocks",
+    "COLUMNS", "HEADLINE", "QUADRANTS", "check_predictions", "choose_threshold", "chromosome_blocks",
     "compare", "error_by_spread", "evaluate", "example_windows", "interval_table", "locus_tables", "metrics", "quadrant_rows", "replicate_table",
     "residual", "specific_windows", "verdict", "write_metrics", "write_table",
 ]
@@ -505,7 +504,7 @@ def evaluate(
         "cell_type_specific": _stratum(rows[rows["window"].isin(specific)], rule, names, threshold, **draw),
         "correlations": _correlations(rows, ["predicted_score", *names], specific, **draw),
         "ceiling": _ceiling(rows, _plan(rows, **draw), replicates),
-        "calibration": calibration(rows) if (rows["label"] >= 0).any() else None,
+        "calibration": reliability(rows) if (rows["label"] >= 0).any() else None,
         "recalibration": measure_recalibration(table, rows, partial(_plan, **draw)),
         "conformal": measure_coverage(table, rows, partial(_plan, **draw)),
     }
