@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import math
 import os
 import time
@@ -161,6 +162,7 @@ def start_fabric(device: str = "auto", precision: str = "auto", index: int | Non
     accelerator = choose_device(device)
     together = "TORCHELASTIC_RUN_ID" in os.environ  # set by torchrun, with the two below
     world, here = (int(os.environ[name]) if together else 1 for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what was chosen is said once, by `fit`
     fabric = Fabric(
         accelerator=accelerator, devices=here if index is None else [index], num_nodes=world // here,
         strategy="ddp" if world > 1 else "auto",
