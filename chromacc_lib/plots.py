@@ -588,7 +588,7 @@ def plot_calibration(curves: dict[str, dict], after: dict[str, dict] | None = No
             ax.plot(bins["predicted"], bins["observed"], color=shade, label=label)
             ax.scatter(bins["predicted"], bins["observed"], s=8 + 200 * bins["n"] / bins["n"].sum(), color=shade)
         ax.set(title=title, xlabel="predicted probability of being open", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        ax.legend(loc="upper left", fontsize=8)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=8)
     axes[0, 0].set_ylabel("share of windows that are open")
     return fig
 
