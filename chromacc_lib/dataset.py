@@ -6,6 +6,7 @@ Every bigWig's mean, variance and maximum of each bin are stored in file units: 
 """
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from chromacc_lib.signals import STATISTICS, window_statistics
 
 __all__ = [
     "Arrays", "arrays_of", "load_arrays", "locus_average", "open_dataset", "read_normalization", "replace_folder",
-    "track_signal", "window_summaries", "window_table", "window_tracks",
+    "track_signal", "window_summaries", "window_table", "window_tracks", "write_table",
 ]
 
 
@@ -210,6 +211,13 @@ def window_table(dataset: xr.Dataset) -> pd.DataFrame:
 
 
 # --- files --------------------------------------------------------------------------------------------------
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as parquet, whole or not at all; its `attrs` become metadata of the file."""
+    draft = Path(path).with_name(Path(path).name + ".part")
+    table.to_parquet(draft, index=False)
+    os.replace(draft, path)
+
+
 def replace_folder(new: Path, target: Path) -> None:
     """Rename `new` to `target`; an older `target` is set aside first and removed last."""
     old = target.with_name(target.name + ".old")

@@ -20,7 +20,7 @@ from sklearn import metrics as sk
 
 from chromacc_lib import ChromaccError
 from chromacc_lib import intervals as iv
-from chromacc_lib.dataset import Arrays, locus_average
+from chromacc_lib.dataset import Arrays, locus_average, write_table
 
 __all__ = [
     "COLUMNS", "HEADLINE", "QUADRANTS", "calibration", "check_predictions", "compare", "choose_threshold", "error_by_spread",
@@ -735,13 +735,6 @@ def write_metrics(result: dict, path: Path) -> None:
     """Write the evaluation as JSON, whole or not at all; NaN (undefined) becomes null."""
     draft = Path(path).with_name(Path(path).name + ".part")
     draft.write_text(json.dumps(_plain(result), indent=1, allow_nan=False) + "\n")
-    os.replace(draft, path)
-
-
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as parquet, whole or not at all."""
-    draft = Path(path).with_name(Path(path).name + ".part")
-    table.to_parquet(draft, index=False)
     os.replace(draft, path)
 
 
