@@ -58,7 +58,7 @@ class Arrays:
     sequence uint8 (W, L), 0..3 = ACGT, 4 = N; histone float32 (W, C, M, B, 3) and tf (W, C, F, B, 3), z, 0 =
     missing, with their observed masks, bool (W, C, M) and (W, C, F); metadata float32 (C, E), z, with its
     mask (C,); accessibility float32 (W, C, B), score (W, C), arcsinh units, NaN = unknown; label int8 (W, C),
-    -1 = unknown; windows: chrom, start, end, gc, kind, split; cell_types: cell_type, split, lineage, donor;
+    -1 = unknown; windows: as of `window_table`; cell_types: cell_type, split, lineage, donor;
     truth float32 (W, C) and score_replicate (W, C, R), None where there is none.
     """
 
@@ -205,9 +205,16 @@ def arrays_of(dataset: xr.Dataset, normalization: Mapping) -> Arrays:
 
 
 def window_table(dataset: xr.Dataset) -> pd.DataFrame:
-    """Return chrom, start, end, gc, kind, split of every window."""
+    """Return chrom, start, end (0-based half-open), gc, kind, split, tss_distance of every window.
+
+    tss_distance: bp to the nearest TSS, float32, 0 = one touches it; NaN = unknown: the dataset was curated without a
+    file of TSS, or that has none on the chromosome.
+    """
     columns = {name: dataset[name].values for name in ("chrom", "start", "end", "gc", "kind")}
-    return pd.DataFrame(columns | {"split": dataset["window_split"].values})
+    columns |= {"split": dataset["window_split"].values, "tss_distance": np.float32(np.nan)}
+    if "tss_distance" in dataset:
+        columns["tss_distance"] = dataset["tss_distance"].values
+    return pd.DataFrame(columns)
 
 
 # --- files --------------------------------------------------------------------------------------------------
