@@ -49,6 +49,7 @@ ORDER = [
     "fit",
     "baselines",
     "intervals",
+    "strata",
     "evaluation",
     "checks",
     "checks_inputs",
