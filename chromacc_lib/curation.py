@@ -26,7 +26,7 @@ from chromacc_lib.manifest import (
     check_files, check_manifest, genome_sizes, is_simulated, keep_cell_types, lineages_of, lock_table,
     read_expression, read_manifest,
 )
-from chromacc_lib.matching import MatchChoice
+from chromacc_lib.matching import MatchChoice, bp_to_tss
 from chromacc_lib.normalization import fit_normalization, require_method
 from chromacc_lib.problems import require_no_problems
 from chromacc_lib.regions import (
@@ -67,7 +67,7 @@ class CurationParameters:
     window_placement: str = "summits"         # one of windows.PLACEMENTS
     match_on: tuple[str, ...] = ("gc",)       # of matching.COVARIATES
     mappability: str = ""                     # path or URL of a bigWig, 0 to 1, to match on mappability
-    tss: str = ""                             # path of a BED, one interval a TSS, to match on tss_distance
+    tss: str = ""                             # path of a BED, one interval a TSS: tells promoters
     gene_names: str = ""                      # see genes.read_gene_names; "" = the shipped human TFs
     seed: int = 1
 
@@ -308,8 +308,8 @@ def _labels(windows: pd.DataFrame, cells: Sequence[str], peaks: Mapping[str, pd.
 def _choose_windows(cells: pd.DataFrame, peaks: Mapping[str, pd.DataFrame], genome_fasta: str | Path,
                     blacklist: str | Path, parameters: CurationParameters, say: Callable[[str], None]
                     ) -> tuple[pd.DataFrame, list[Count], dict, dict[str, int]]:
-    """Return windows (chrom, start, end, gc, kind, split) in genome order, every count, the match, and the bytes
-    that a remote mappability took ({} = none was read).
+    """Return windows (chrom, start, end, gc, kind, split; tss_distance, bp, where TSS are known) in genome order, every
+    count, the match, and the bytes that a remote mappability took ({} = none was read).
     """
     names = cells.loc[cells["split"] == "train", "cell_type"]
     training = {name: peaks[name] for name in names if name in peaks}
@@ -339,6 +339,8 @@ def _choose_windows(cells: pd.DataFrame, peaks: Mapping[str, pd.DataFrame], geno
     windows = pd.concat([capped.windows.assign(kind="peak"), background.windows.assign(kind="background")])
     rank = windows["chrom"].map({chrom: i for i, chrom in enumerate(genome_sizes(genome_fasta))})
     windows = windows.iloc[np.lexsort((windows["start"], rank))].reset_index(drop=True)
+    if parameters.tss:
+        windows["tss_distance"] = bp_to_tss(parameters.tss, windows, genome_sizes(genome_fasta))
     return windows, union.counts + capped.counts + background.counts, background.match, mappability
 
 
@@ -459,9 +461,11 @@ def _streamed(expected: dict, mappability: dict[str, int], fetched: int, planned
 
 
 def _coordinates(windows: pd.DataFrame, cells: pd.DataFrame, tracks: Mapping[str, tuple[str, ...]]) -> dict:
-    text = {name: ("window", windows[name].to_numpy(dtype=str)) for name in ("chrom", "kind")}
+    columns = {name: ("window", windows[name].to_numpy(dtype=str)) for name in ("chrom", "kind")}
+    if "tss_distance" in windows:
+        columns["tss_distance"] = ("window", windows["tss_distance"].to_numpy(dtype=np.float32))
     return {
-        **text, "start": ("window", windows["start"].to_numpy(dtype=np.int64)),
+        **columns, "start": ("window", windows["start"].to_numpy(dtype=np.int64)),
         "end": ("window", windows["end"].to_numpy(dtype=np.int64)),
         "gc": ("window", windows["gc"].to_numpy(dtype=np.float32)),
         "window_split": ("window", windows["split"].to_numpy(dtype=str)),

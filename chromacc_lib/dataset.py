@@ -6,6 +6,7 @@ Every bigWig's mean, variance and maximum of each bin are stored in file units: 
 """
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from chromacc_lib.signals import STATISTICS, window_statistics
 
 __all__ = [
     "Arrays", "arrays_of", "load_arrays", "locus_average", "open_dataset", "read_normalization", "replace_folder",
-    "track_signal", "window_summaries", "window_table", "window_tracks",
+    "track_signal", "window_summaries", "window_table", "window_tracks", "write_table",
 ]
 
 
@@ -57,7 +58,7 @@ class Arrays:
     sequence uint8 (W, L), 0..3 = ACGT, 4 = N; histone float32 (W, C, M, B, 3) and tf (W, C, F, B, 3), z, 0 =
     missing, with their observed masks, bool (W, C, M) and (W, C, F); metadata float32 (C, E), z, with its
     mask (C,); accessibility float32 (W, C, B), score (W, C), arcsinh units, NaN = unknown; label int8 (W, C),
-    -1 = unknown; windows: chrom, start, end, gc, kind, split; cell_types: cell_type, split, lineage, donor;
+    -1 = unknown; windows: as of `window_table`; cell_types: cell_type, split, lineage, donor;
     truth float32 (W, C) and score_replicate (W, C, R), None where there is none.
     """
 
@@ -204,12 +205,26 @@ def arrays_of(dataset: xr.Dataset, normalization: Mapping) -> Arrays:
 
 
 def window_table(dataset: xr.Dataset) -> pd.DataFrame:
-    """Return chrom, start, end, gc, kind, split of every window."""
+    """Return chrom, start, end (0-based half-open), gc, kind, split, tss_distance of every window.
+
+    tss_distance: bp to the nearest TSS, float32, 0 = one touches it; NaN = unknown: the dataset was curated without a
+    file of TSS, or that has none on the chromosome.
+    """
     columns = {name: dataset[name].values for name in ("chrom", "start", "end", "gc", "kind")}
-    return pd.DataFrame(columns | {"split": dataset["window_split"].values})
+    columns |= {"split": dataset["window_split"].values, "tss_distance": np.float32(np.nan)}
+    if "tss_distance" in dataset:
+        columns["tss_distance"] = dataset["tss_distance"].values
+    return pd.DataFrame(columns)
 
 
 # --- files --------------------------------------------------------------------------------------------------
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as parquet, whole or not at all; its `attrs` become metadata of the file."""
+    draft = Path(path).with_name(Path(path).name + ".part")
+    table.to_parquet(draft, index=False)
+    os.replace(draft, path)
+
+
 def replace_folder(new: Path, target: Path) -> None:
     """Rename `new` to `target`; an older `target` is set aside first and removed last."""
     old = target.with_name(target.name + ".old")

@@ -22,12 +22,13 @@ from sklearn import metrics as sk
 from chromacc_lib import ChromaccError
 from chromacc_lib import intervals as iv
 from chromacc_lib.calibration import measure_coverage, measure_recalibration, reliability, validation_rows
-from chromacc_lib.dataset import Arrays, locus_average
+from chromacc_lib.dataset import Arrays, locus_average, write_table
+from chromacc_lib.strata import specific_windows, strata
 
 __all__ = [
-    "COLUMNS", "HEADLINE", "QUADRANTS", "check_predictions", "choose_threshold", "chromosome_blocks",
-    "compare", "error_by_spread", "evaluate", "example_windows", "interval_table", "locus_tables", "metrics", "quadrant_rows", "replicate_table",
-    "residual", "specific_windows", "verdict", "write_metrics", "write_table",
+    "COLUMNS", "HEADLINE", "QUADRANTS", "check_predictions", "choose_threshold", "chromosome_blocks", "compare",
+    "error_by_spread", "evaluate", "example_windows", "interval_table", "locus_tables", "metrics", "quadrant_rows",
+    "replicate_table", "residual", "specific_windows", "verdict", "write_metrics", "write_table",
 ]
 
 COLUMNS = (
@@ -42,7 +43,6 @@ QUADRANTS: dict[str, tuple[str, str]] = {
     "unseen_cell_type_x_unseen_chromosome": ("test", "test"),
 }
 HEADLINE = "unseen_cell_type_x_unseen_chromosome"
-SPECIFIC_SHARE = 1 / 3  # windows that vary most between training cell types: the top third
 FEW_CELL_TYPES = 10     # fewer unseen ones: the verdict says what its intervals rest on
 MIN_CELLS_ACROSS = 3    # fewer cell types give no correlation across cell types
 UNIT_RANGE, CORRELATION_RANGE, POSITIVE = (0.0, 1.0), (-1.0, 1.0), (0.0, np.inf)
@@ -293,30 +293,7 @@ def _baseline_metrics(rows: pd.DataFrame, plan: iv.Resampling, names: list[str])
     return result
 
 
-# --- strata, three correlations, ceiling ---------------------------------------------------------------------
-
-
-def specific_windows(predictions: pd.DataFrame) -> tuple[np.ndarray, str]:
-    """Return the windows (ids, sorted) whose score varies most between training cell types, and the rule in words.
-
-    The rule: standard deviation of the score over training cell types above 0 and in the top third of all windows.
-    No held-out cell type takes part. Raises ChromaccError with fewer than two training cell types.
-    """
-    seen = predictions[predictions["cell_type_split"] == "train"]
-    n_cells = seen["cell_type"].nunique()
-    if n_cells < 2:
-        raise ChromaccError(
-            f"evaluation: cell-type-specific windows need at least 2 training cell types, got {n_cells}; "
-            "hold out fewer cell types in 01_data_curation"
-        )
-    spread = seen.groupby("window")["score"].std()
-    cut = spread.quantile(1 - SPECIFIC_SHARE)
-    chosen = spread[(spread >= cut) & (spread > 0)].index.to_numpy()
-    rule = (
-        f"standard deviation of the score over the {n_cells} training cell types in the top third of all windows "
-        f"(at least {max(cut, 0):.3g}): {len(chosen):,} of {len(spread):,} windows"
-    )
-    return np.sort(chosen), rule
+# --- three correlations, ceiling -----------------------------------------------------------------------------
 
 
 def _across_cell_types(rows: pd.DataFrame, column: str, **draw: int) -> dict[str, object]:
@@ -477,14 +454,15 @@ def evaluate(
 ) -> dict[str, object]:
     """Return everything of evaluation_metrics.json.
 
-    predictions: columns `COLUMNS`, all windows x cell types. baselines: cell_type, window and one column of scores a
-    baseline (`baselines.fit_predict`), for the same rows. replicates: from `replicate_table`, for the ceiling.
+    predictions: columns `COLUMNS`, all windows x cell types; tss_distance and observed_tracks too, where known, for the
+    strata. baselines: cell_type, window and one column of scores a baseline (`baselines.fit_predict`), for the same
+    rows. replicates: from `replicate_table`, for the ceiling.
     block_bp: length of a chromosome block, bp. Raises ChromaccError for bad tables and empty or one-class test sets.
     """
     check_predictions(predictions)
     table, names = _join(predictions, baselines)
     threshold, source = choose_threshold(table)
-    specific, rule = specific_windows(table)
+    specific, _ = specific_windows(table)
     draw = {"block_bp": block_bp, "n_bootstrap": n_bootstrap, "seed": seed}
     quadrants, sizes, against = {}, {}, {name: {} for name in names}
     for quadrant in QUADRANTS:
@@ -501,13 +479,15 @@ def evaluate(
         "headline": _headline(quadrants[HEADLINE], sizes[HEADLINE], sorted(rows["cell_type"].unique())),
         "quadrants": quadrants, "sizes": sizes, "per_cell_type": _per_cell_type(table, threshold, **draw),
         "baselines": against,
-        "cell_type_specific": _stratum(rows[rows["window"].isin(specific)], rule, names, threshold, **draw),
+        "strata": _strata(table, rows, names, threshold, **draw),
         "correlations": _correlations(rows, ["predicted_score", *names], specific, **draw),
         "ceiling": _ceiling(rows, _plan(rows, **draw), replicates),
         "calibration": reliability(rows) if (rows["label"] >= 0).any() else None,
         "recalibration": measure_recalibration(table, rows, partial(_plan, **draw)),
         "conformal": measure_coverage(table, rows, partial(_plan, **draw)),
     }
+    result["strata"] = {"all_windows": _whole(result)} | result["strata"]
+    result["cell_type_specific"] = result["strata"]["varying"]
     result["verdict"] = verdict(result)
     return result
 
@@ -587,15 +567,41 @@ def _per_cell_type(table: pd.DataFrame, threshold: float, **draw: int) -> dict[s
     return result
 
 
-def _stratum(rows: pd.DataFrame, rule: str, names: list[str], threshold: float, **draw: int) -> dict[str, object]:
-    """Return the model's and the baselines' metrics on some windows of the headline quadrant; rule: which, in words."""
-    if rows.empty:
-        raise ChromaccError(f"evaluation: no cell-type-specific window in {HEADLINE}; the rule was: {rule}")
+def _whole(result: dict) -> dict[str, object]:
+    """Return the headline quadrant as the stratum of all windows, to compare the others with."""
+    against = {name: values[HEADLINE] for name, values in result["baselines"].items()}
+    return {"rule": "all windows of unseen chromosomes in unseen cell types", "quadrant": HEADLINE,
+            "sizes": result["sizes"][HEADLINE], "model": result["quadrants"][HEADLINE], "baselines": against}
+
+
+def _strata(table: pd.DataFrame, rows: pd.DataFrame, names: list[str], threshold: float, **draw: int
+            ) -> dict[str, dict]:
+    """Return the metrics on each of `strata.strata` of the headline rows, or {"rule", "undefined": a sentence}."""
+    result = {}
+    for name, stratum in strata(table, rows).items():
+        if stratum.rows is None:
+            result[name] = {"rule": stratum.rule, "undefined": stratum.undefined}
+        else:
+            where = f"stratum {name}, {HEADLINE}"
+            result[name] = _stratum(rows[stratum.rows], stratum.rule, where, names, threshold, **draw)
+    return result
+
+
+def _stratum(rows: pd.DataFrame, rule: str, where: str, names: list[str], threshold: float, **draw: int
+             ) -> dict[str, object]:
+    """Return the model's and the baselines' metrics on some rows of the headline quadrant; rule: which, in words.
+
+    Where the labels are of one class, what needs two is left undefined, and `labels` says so.
+    """
     plan = _plan(rows, **draw)
-    return {
-        "rule": rule, "quadrant": HEADLINE, "sizes": _sizes(rows, plan),
-        "model": _model_metrics(rows, plan, threshold, "cell-type-specific windows, " + HEADLINE),
-        "baselines": _baseline_metrics(rows, plan, names),
+    entry = {"rule": rule, "quadrant": HEADLINE, "sizes": _sizes(rows, plan)}
+    known = rows.loc[rows["label"] >= 0, "label"]
+    if known.nunique() == 1:
+        entry["labels"] = (f"all {len(known):,} rows with a label are {'open' if known.iloc[0] else 'closed'}: AUROC, "
+                           "AUPRC, F1 and what else needs both are undefined here")
+        rows = rows.assign(label=-1)
+    return entry | {
+        "model": _model_metrics(rows, plan, threshold, where), "baselines": _baseline_metrics(rows, plan, names),
     }
 
 
@@ -710,13 +716,6 @@ def write_metrics(result: dict, path: Path) -> None:
     """Write the evaluation as JSON, whole or not at all; NaN (undefined) becomes null."""
     draft = Path(path).with_name(Path(path).name + ".part")
     draft.write_text(json.dumps(_plain(result), indent=1, allow_nan=False) + "\n")
-    os.replace(draft, path)
-
-
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as parquet, whole or not at all."""
-    draft = Path(path).with_name(Path(path).name + ".part")
-    table.to_parquet(draft, index=False)
     os.replace(draft, path)
 
 

@@ -112,7 +112,8 @@ def predict_dataset(model: ChromaccModel, arrays: Arrays, batch_windows: int = 1
     """One row a (window, cell type), all of them: what was measured, what is predicted, the locus average, the truth.
 
     Columns as in the project's run contract: cell_type, cell_type_split, window, chrom, start, end (0-based half-open),
-    window_split, kind, gc, score, label, predicted_score, predicted_probability, average_score, average_label, truth.
+    window_split, kind, gc, tss_distance (bp, NaN = unknown), score, label, predicted_score, predicted_probability,
+    average_score, average_label, truth, observed_tracks (int: histone and TF tracks that the model was given).
     """
     data = RegionData(arrays)
     n_windows, n_cells = arrays.score.shape
@@ -129,5 +130,6 @@ def predict_dataset(model: ChromaccModel, arrays: Arrays, batch_windows: int = 1
         "average_score": locus_average(arrays.score, arrays.train_mask),
         "average_label": locus_average(label, arrays.train_mask),
         "truth": arrays.truth if arrays.truth is not None else np.full(arrays.score.shape, np.nan, np.float32),
+        "observed_tracks": arrays.histone_observed.sum(axis=2) + arrays.tf_observed.sum(axis=2),
     }  # fmt: skip
     return table.assign(**{name: values.reshape(-1) for name, values in columns.items()})

@@ -22,8 +22,8 @@ from chromacc_lib.problems import require_no_problems
 from chromacc_lib.sources import is_url
 
 __all__ = [
-    "COVARIATES", "Covariate", "MatchChoice", "add_covariates", "match_covariates", "match_gc", "match_summary",
-    "mean_mappability", "repeat_share", "tss_distance",
+    "COVARIATES", "Covariate", "MatchChoice", "add_covariates", "bp_to_tss", "match_covariates", "match_gc",
+    "match_summary", "mean_mappability", "repeat_share", "tss_distance",
 ]
 
 NEIGHBOURS = 16  # looked at first; twice as many as long as all of them are taken
@@ -51,7 +51,10 @@ COVARIATES = {
 
 @dataclass(frozen=True)
 class MatchChoice:
-    """What is matched on, and the files that two covariates need: a bigWig from 0 to 1, and a BED of TSS."""
+    """What is matched on, and the files that two covariates need: a bigWig from 0 to 1, and a BED of TSS.
+
+    A BED of TSS may be given without being matched on: the dataset tells promoters by it.
+    """
 
     on: tuple[str, ...] = ("gc",)
     mappability: str | Path = ""
@@ -62,12 +65,13 @@ class MatchChoice:
         if isinstance(self.on, str) or unknown or not self.on or len(set(self.on)) < len(self.on):
             raise ChromaccError(f"match_on: got {self.on!r}; needed one or more of {', '.join(COVARIATES)}, "
                                 "each once")
-        for covariate, parameter, path, what in (("mappability", "mappability", self.mappability, "a bigWig"),
-                                                 ("tss_distance", "tss", self.tss, "a BED file of TSS")):
-            if (covariate in self.on) != bool(path):
-                raise ChromaccError(
-                    f"match_on={list(self.on)} with {parameter}={str(path)!r}: {covariate} needs {what}, and "
-                    f"the file serves nothing else; give both, {parameter} and {covariate} in match_on, or neither")
+        if ("mappability" in self.on) != bool(self.mappability):
+            raise ChromaccError(
+                f"match_on={list(self.on)} with mappability={str(self.mappability)!r}: mappability needs a bigWig, and "
+                'the file serves nothing else; give both, the file and "mappability" in match_on, or neither')
+        if "tss_distance" in self.on and not self.tss:
+            raise ChromaccError(f"match_on={list(self.on)} with tss='': tss_distance needs a BED file of TSS; give "
+                                "one as tss, or leave tss_distance out of match_on")
 
     @property
     def names(self) -> list[str]:
@@ -140,27 +144,37 @@ def mean_mappability(entry: str | Path, windows: pd.DataFrame) -> np.ndarray:
 def tss_distance(path: str | Path, windows: pd.DataFrame, sizes: dict[str, int]) -> np.ndarray:
     """Return log10(1 + bp between each window and the nearest TSS), float64, shape=(W,); 0 = one touches it.
 
-    path: a BED with one interval a TSS. sizes: {chromosome: bp}; on a chromosome without a TSS the distance is
-    its length. Raises ChromaccError that lists the file's faults, or where no window's chromosome has a TSS.
+    As `bp_to_tss`, but on a chromosome without a TSS the distance is its length.
+    """
+    longest = windows["chrom"].map(sizes).to_numpy(np.float64)
+    return np.log10(1 + np.fmin(bp_to_tss(path, windows, sizes), longest))
+
+
+def bp_to_tss(path: str | Path, windows: pd.DataFrame, sizes: dict[str, int]) -> np.ndarray:
+    """Return the bp between each window and the nearest TSS, float64, shape=(W,); 0 = one touches it.
+
+    path: a BED with one interval a TSS. sizes: {chromosome: bp}. NaN on a chromosome where the file has none.
+    Raises ChromaccError that lists the file's faults, or where no window's chromosome has a TSS.
     """
     table, problems = read_intervals(project_path(path), sizes)
     require_no_problems(problems)
-    distance, found = np.empty(len(windows)), False
+    distance = np.full(len(windows), np.nan)
     for chrom, rows, starts, length in _by_chrom(windows):
         here = table[table["chrom"] == chrom].sort_values("start")
-        found |= len(here) > 0
+        if here.empty:
+            continue
         begins = here["start"].to_numpy(dtype=np.int64)
         ends = np.maximum.accumulate(np.append(-sizes[chrom], here["end"].to_numpy(dtype=np.int64)))
         begins = np.append(begins, 2 * sizes[chrom])  # so that there is one at either side, too far to matter
         after = np.searchsorted(begins, starts + length)  # the first that begins at the window's end or later
         right = begins[after] - (starts + length)
         left = np.maximum(starts - ends[after], 0)  # ends[i]: the farthest end of the first i
-        distance[rows] = np.minimum(np.minimum(left, right), sizes[chrom])
-    if not found and len(windows):
+        distance[rows] = np.minimum(left, right)
+    if len(windows) and np.isnan(distance).all():
         chroms = ", ".join(windows["chrom"].unique())
         raise ChromaccError(f"{path}: no TSS on any chromosome of the windows ({chroms}); give a BED of the "
                             "genome's own assembly")
-    return np.log10(1 + distance)
+    return distance
 
 
 def _by_chrom(windows: pd.DataFrame) -> list[tuple[str, np.ndarray, np.ndarray, int]]:

@@ -79,6 +79,7 @@ class SimulatedData:
     blacklist: Path
     truth_manifest: Path
     planted_motifs: Path
+    tss: Path
 
 
 @dataclass
@@ -115,7 +116,8 @@ def simulate(
         )
     out = Path(out_dir)
     paths = SimulatedData(
-        out / "tracks.tsv", out / "genome.fa", out / "blacklist.bed", out / "truth.tsv", out / "truth/planted_motifs.bed"
+        out / "tracks.tsv", out / "genome.fa", out / "blacklist.bed", out / "truth.tsv",
+        out / "truth/planted_motifs.bed", out / "tss.bed",
     )
     stamp = json.dumps({"simulated": True, "code": _source_hash(), **asdict(config)}, indent=1)
     if (out / "simulation.json").exists() and (out / "simulation.json").read_text() == stamp:
@@ -429,6 +431,7 @@ def _write_world(world: _World, out: Path, workers: int) -> None:
     (out / "expression").mkdir()
     _write_fasta(world, out / "genome.fa")
     world.blacklist.assign(name="simulated_artefact").to_csv(out / "blacklist.bed", sep="\t", header=False, index=False)
+    _write_tss(world, out / "tss.bed")
     _write_truth_tables(world, out / "truth")
     rng = np.random.default_rng([world.config.seed, 7])
     made = rng.random((len(world.cell_types), len(HISTONE_MARKS) + len(TF_TRACKS))) >= world.config.missing_share
@@ -457,6 +460,13 @@ def _write_fasta(world: _World, path: Path) -> None:
             lines = np.column_stack([text[:whole].reshape(-1, 60), np.full(whole // 60, ord("\n"), np.uint8)])
             handle.write(lines.tobytes() + (text[whole:].tobytes() + b"\n" if whole < len(text) else b""))
     pyfaidx.Faidx(str(path))  # writes the index now, before any reader starts
+
+
+def _write_tss(world: _World, path: Path) -> None:
+    """Write the promoters' centres as TSS, BED6, 1 bp each. All read forwards: SP1 before, NRF1 behind (`_plan_element`)."""
+    tss = world.elements.loc[world.elements.kind == "promoter", ["chrom", "centre"]].reset_index(drop=True)
+    tss = tss.assign(end=tss.centre + 1, name=[f"simulated_tss_{i + 1}" for i in range(len(tss))], score=0, strand="+")
+    tss.to_csv(path, sep="\t", header=False, index=False)
 
 
 def _write_truth_tables(world: _World, out: Path) -> None:

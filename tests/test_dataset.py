@@ -310,7 +310,7 @@ def test_shapes_types_and_names(dataset, arrays):
     assert arrays.accessibility.shape == (w, c, b) and arrays.score.shape == arrays.label.shape == (w, c)
     assert arrays.score_replicate.shape == (w, c, 2) and arrays.truth is None and arrays.simulated is False
     assert arrays.histone_marks == ("H3K27ac", "H3K4me3") and arrays.tfs == ("CTCF",)
-    assert arrays.windows.columns.tolist() == ["chrom", "start", "end", "gc", "kind", "split"]
+    assert arrays.windows.columns.tolist() == ["chrom", "start", "end", "gc", "kind", "split", "tss_distance"]
     assert arrays.cell_types["cell_type"].tolist() == list("ABCDEF")
     assert arrays.cell_types["split"].tolist() == ["train", "train", "train", "test", "validation", "train"]
     assert arrays.cell_types["donor"].tolist() == [f"donor{name}" for name in "ABCDEF"]
@@ -563,6 +563,23 @@ def test_background_can_be_matched_on_more_than_gc(project):
     for wrong in ({"window_placement": "tiles"}, {"match_on": ("tss",)}, {"match_on": ("mappability",)}):
         with pytest.raises(ChromaccError, match="window_placement|match_on"):
             replace(PARAMETERS, **wrong)
+
+
+def test_a_file_of_tss_tells_how_far_windows_lie_and_is_not_matched_on(project):
+    plain = curate_project(project, PARAMETERS)
+    windows = load_arrays(plain.path).windows
+    assert windows["tss_distance"].isna().all() and windows["tss_distance"].dtype == np.float32
+    assert "tss_distance" not in open_dataset(plain.path)
+    starts = {chrom: 30_000 for chrom in project.sizes if chrom != "chrT6"}
+    tss = write_lines(project.folder / "tss.bed", *(f"{chrom}\t{at}\t{at + 1}" for chrom, at in starts.items()))
+    told = curate_project(project, replace(PARAMETERS, tss=str(tss)))
+    again = load_arrays(told.path).windows
+    pd.testing.assert_frame_equal(again.drop(columns="tss_distance"), windows.drop(columns="tss_distance"))
+    at = windows["chrom"].map(starts)
+    expected = np.maximum(np.maximum(at - windows["end"], windows["start"] - (at + 1)), 0).astype(np.float32)
+    np.testing.assert_array_equal(again["tss_distance"], expected)  # NaN on chrT6, where the file has none
+    assert again["tss_distance"].dtype == np.float32 and (again["chrom"] == "chrT6").any()
+    assert {"gc"} == {name for covariates in told.summary["match"].values() for name in covariates}
 
 
 def test_gene_quantifications_of_encode_become_metadata(project):

@@ -304,6 +304,54 @@ def test_the_stratum_is_where_the_average_fails(result):
     assert result["cell_type_specific"]["sizes"]["rows"] == len(rows)
 
 
+def with_strata(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with every fourth window a promoter, and two numbers of observed tracks."""
+    near = predictions["window"] % 4 == 0
+    return predictions.assign(tss_distance=np.where(near, 1_000.0, 1_001.0),
+                              observed_tracks=np.where(predictions["cell_type"] == "cell10", 2, 5))
+
+
+def test_strata_have_the_metrics_of_their_rows_and_paired_intervals():
+    predictions, baselines = make_tables()
+    predictions = with_strata(predictions)
+    result = ev.evaluate(predictions, baselines, simulated=True, **SHORT)
+    rows, strata = headline_rows(predictions).merge(baselines, on=["cell_type", "window"]), result["strata"]
+    assert list(strata) == ["all_windows", "varying", "specific_by_entropy", "promoters", "distal", "observed_tracks_2",
+                            "observed_tracks_5"]
+    masks = {"all_windows": rows["window"] >= 0, "promoters": rows["tss_distance"] == 1_000,
+             "distal": rows["tss_distance"] > 1_000, "observed_tracks_2": rows["cell_type"] == "cell10"}
+    for name, mask in masks.items():
+        some, entry = rows[mask], strata[name]
+        mse = {c: sk.mean_squared_error(some["score"], some[c]) for c in ("predicted_score", "average_score", "strong")}
+        assert entry["sizes"]["rows"] == len(some) and entry["rule"]
+        assert entry["model"]["skill"]["value"] == pytest.approx(1 - mse["predicted_score"] / mse["average_score"])
+        ahead = entry["baselines"]["strong"]["model_skill"]
+        assert ahead["value"] == pytest.approx(1 - mse["predicted_score"] / mse["strong"])
+        assert ahead["low"] < ahead["value"] < ahead["high"]
+        assert entry["baselines"]["average"]["skill"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert result["cell_type_specific"] is strata["varying"]
+    assert strata["all_windows"]["model"] is result["quadrants"][ev.HEADLINE]
+
+
+def test_a_stratum_of_one_class_has_all_but_the_label_metrics(tmp_path):
+    predictions, baselines = make_tables()
+    predictions = with_strata(predictions)
+    predictions.loc[predictions["tss_distance"] == 1_000, "label"] = 1
+    result = ev.evaluate(predictions, baselines, simulated=True, **SHORT)
+    promoters, distal = result["strata"]["promoters"], result["strata"]["distal"]
+    assert promoters["labels"].startswith("all 75 rows with a label are open") and "labels" not in distal
+    assert promoters["sizes"]["open_rows"] == 75
+    assert np.isnan(promoters["model"]["roc_auc"]["value"]) and "pr_auc" not in promoters["baselines"]["weak"]
+    assert np.isfinite(promoters["model"]["skill"]["low"]) and np.isfinite(distal["model"]["roc_auc"]["low"])
+    ev.write_metrics(result, tmp_path / "metrics.json")
+
+
+def test_strata_that_cannot_be_told_say_so(result):
+    for name, words in (("promoters", "no transcription start sites are known"), ("distal", "no transcription start"),
+                        ("observed_tracks", "no column observed_tracks")):
+        assert set(result["strata"][name]) == {"rule", "undefined"} and words in result["strata"][name]["undefined"]
+
+
 def test_the_ceiling_is_the_truth_where_there_is_one(result):
     rows = headline_rows(make_tables()[0])
     top, reached = (np.corrcoef(rows["score"], rows[c])[0, 1] for c in ("truth", "predicted_score"))

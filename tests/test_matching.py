@@ -8,7 +8,7 @@ from test_genome import write_two_bit
 
 from chromacc_lib import ChromaccError
 from chromacc_lib.matching import (
-    MatchChoice, match_covariates, match_gc, mean_mappability, repeat_share, tss_distance,
+    MatchChoice, bp_to_tss, match_covariates, match_gc, mean_mappability, repeat_share, tss_distance,
 )
 from chromacc_lib.windows import background_windows, base_content, open_genome
 
@@ -67,6 +67,8 @@ def test_tss_distance_by_hand_and_its_errors(tmp_path):
     windows = pd.concat([windows_at("chr1", 899, 490, 491, 401, 60, 985, 300), windows_at("chr2", 0)])
     distance = 10 ** tss_distance(tss, windows, {"chr1": 1_000, "chr2": 300}) - 1
     assert distance.round(6).tolist() == [0, 0, 0, 1, 30, 84, 0, 300]  # nothing on chr2: its length
+    assert bp_to_tss(tss, windows, {"chr1": 1_000, "chr2": 300})[:-1].tolist() == [0, 0, 0, 1, 30, 84, 0]
+    assert np.isnan(bp_to_tss(tss, windows, {"chr1": 1_000, "chr2": 300})[-1])
     with pytest.raises(ChromaccError, match="tss.bed: no TSS on any chromosome of the windows .chr2"):
         tss_distance(tss, windows_at("chr2", 0), {"chr1": 1_000, "chr2": 300})
     bad = write_lines(tmp_path / "bad.bed", "chr1\t500\t400")
@@ -89,7 +91,7 @@ def test_tss_distance_against_every_pair(tmp_path):
     ({"on": ("cg",)}, "match_on: got .'cg',.; needed one or more of gc, repeats, mappability, tss_distance"),
     ({"on": ()}, "match_on: got"), ({"on": ("gc", "gc")}, "each once"), ({"on": "gc"}, "match_on: got 'gc'"),
     ({"on": ("mappability",)}, "mappability='': mappability needs a bigWig"),
-    ({"on": ("tss_distance",)}, "tss='': tss_distance needs a BED"), ({"tss": "a.bed"}, "serves nothing else"),
+    ({"on": ("tss_distance",)}, "tss='': tss_distance needs a BED"), ({"mappability": "a.bw"}, "serves nothing else"),
 ])
 def test_a_choice_that_cannot_be_is_refused(options, message):
     with pytest.raises(ChromaccError, match=message):

@@ -85,6 +85,19 @@ def test_planted_instances_stand_in_the_genome(simulated):
     assert planted.affinity.between(0.4, 1).all()
 
 
+def test_tss_are_the_promoters(simulated):
+    columns = ["chrom", "start", "end", "name", "score", "strand"]
+    tss = pd.read_csv(simulated.tss, sep="\t", names=columns)
+    elements = pd.read_csv(simulated.manifest.parent / "truth/elements.tsv", sep="\t")
+    promoters = elements[elements.kind == "promoter"]
+    assert len(tss) > 20 and list(zip(tss.chrom, tss.start)) == list(zip(promoters.chrom, promoters.centre))
+    assert (tss.end == tss.start + 1).all() and set(tss.strand) == {"+"} and tss.name.is_unique
+    planted = pd.read_csv(simulated.planted_motifs, sep="\t", names=PLANTED).query("element >= 0").set_index("element")
+    middle = (planted.start + planted.end) / 2
+    before, behind = (middle[planted.tf == tf].reindex(promoters.element).to_numpy() for tf in ("SP1", "NRF1"))
+    assert (before < tss.start).all() and (behind > tss.start).all()  # what "+" says
+
+
 def test_counts_follow_the_truth_and_replicates_agree(simulated):
     truth = read_manifest(simulated.truth_manifest)
     manifest = read_manifest(simulated.manifest)

@@ -51,6 +51,7 @@ ORDER = [
     "baselines",
     "intervals",
     "calibration",
+    "strata",
     "evaluation",
     "assays",
     "distance",

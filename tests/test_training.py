@@ -370,6 +370,10 @@ def test_the_table_of_predictions_holds_every_pair_once(arrays, result):
     a = table[(table.cell_type == "A") & (table.window == 7)].iloc[0]
     assert a.average_score == pytest.approx(arrays.score[7, others][1:].mean(), rel=1e-5)  # leave-one-out: A trains
     assert table.predicted_probability.between(0, 1).all() and math.isnan(row.truth)
+    tracks = table.assign(chrT2=table.chrom == "chrT2").groupby(["cell_type", "chrT2"])["observed_tracks"].unique()
+    assert tracks["A", False].tolist() == [3] and tracks["B", False].tolist() == [2]  # B lacks H3K4me3
+    assert tracks["C", False].tolist() == [3] and tracks["C", True].tolist() == [2]   # and C has no CTCF on chrT2
+    assert table.tss_distance.isna().all()
 
 
 def test_a_step_in_bfloat16_learns_too(arrays):
