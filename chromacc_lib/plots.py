@@ -46,7 +46,7 @@ PALETTE: dict[str, str] = {
     "boosting_with_average": "#882255",  # dark red: gradient boosting that also sees the average (Paul Tol)
     "ridge": "#D55E00",          # vermilion: ridge regression
     "nearest": "#56B4E9",        # sky blue: nearest training cell type
-    "mean": "#999999",           # grey: the training mean, base rates, reference lines
+    "mean": "#999999",           # grey: what knows nothing of the cell type, base rates, reference lines
     "train": "#0072B2",
     "validation": "#E69F00",
     "test": "#D55E00",
@@ -430,8 +430,8 @@ def plot_training_health(history: pd.DataFrame) -> Figure:
 
 
 # --- 03_evaluation -------------------------------------------------------------------------------------------
-_PREDICTORS = {"model": "model", "average": "average", "training_mean": "mean", "nearest": "nearest", "ridge": "ridge",
-               "boosting": "boosting", "boosting_with_average": "boosting_with_average"}
+_PREDICTORS = {"model": "model", "average": "average", "training_mean": "mean", "gc_content": "mean", "kmer": "mean",
+               "nearest": "nearest", "ridge": "ridge", "boosting": "boosting", "boosting_with_average": "boosting_with_average"}
 MAX_CELL_TYPES = 4  # drawn side by side; further ones are in the tables
 _METRICS = {"pr_auc": "AUPRC", "mse": "MSE", "skill": "skill"}
 
