@@ -39,7 +39,7 @@ from chromacc_lib.objectives import Objective
 from chromacc_lib.pretraining import Rows, pretrain, seed_torch
 from chromacc_lib.streaming import StreamedRegionData
 
-__all__ = ["TrainingConfig", "TrainingResult", "build_model", "choose_device", "choose_precision", "model_config",
+__all__ = ["TrainingConfig", "TrainingResult", "averaged", "build_model", "choose_device", "choose_precision", "model_config",
            "save_model", "start_fabric", "train", "validation_rows"]  # fmt: skip
 
 MATRICES_PER_TF = 4  # JASPAR has several of some TFs: alone, in dimers, of two lengths
@@ -63,7 +63,7 @@ class TrainingConfig:
     weight_decay: float = 0.01
     warmup_share: float = 0.05  # of all steps, linear; then cosine to zero
     clip_norm: float = 1.0
-    ema_decay: float = 0.99  # of the averaged weights that are validated and kept; 0 = the raw weights
+    ema_share: float = 0.1  # of all steps: over about so many, weights are averaged, validated and kept; 0 = the raw ones
     score_loss: str = "mse"
     profile_loss: str = "mse"
     label_loss: str = "bce"
@@ -100,6 +100,8 @@ class TrainingConfig:
                 f"stream_windows={self.stream_windows}; needed: 0 (all in memory), or a pool of at least two batches "
                 f"(2 x batch_windows = {2 * self.batch_windows}), better of thousands of windows."
             )
+        if not 0 <= self.ema_share < 1:
+            raise ChromaccError(f"ema_share={self.ema_share}; needed: 0 (the raw weights) or more, and less than 1.")
         if self.pretrain_epochs < 0 or not 0 <= self.pretrain_cell_type_weight < math.inf:
             raise ChromaccError(
                 f"pretrain_epochs={self.pretrain_epochs}, pretrain_cell_type_weight={self.pretrain_cell_type_weight}: "
@@ -248,9 +250,9 @@ def train(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
     wrapped, optimiser = fabric.setup(torch.compile(model) if config.compile else model, optimiser)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
     data = RegionData(arrays) if data is None else data
     windows, cells = np.flatnonzero(arrays.windows["split"].to_numpy() == "train"), np.flatnonzero(arrays.train_mask)
+    average = averaged(model, config, len(windows))
     validation = _Validation(arrays, data, config, fabric)
     step = _Step(fabric, model, wrapped, optimiser, config)
     state = TrainingState(config, model, average, optimiser, is_first_process=fabric.is_global_zero)
@@ -288,6 +290,16 @@ def train(
         model, history, state.best_epoch, str(fabric.device), validation.words, motifs, stopped=state.stop,
         pretraining=pd.DataFrame(state.pretraining),
     )  # fmt: skip
+
+
+def averaged(model: nn.Module, config: TrainingConfig, n_windows: int) -> AveragedModel:
+    """Return the exponential moving average of a model's weights, to be updated after each step of training.
+
+    Its memory is a share of all steps, not a number of them: one that suits a long training would lag behind in a
+    short one, when the learning rate has already fallen.
+    """
+    memory = config.ema_share * config.epochs * n_windows / config.batch_windows  # steps
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / max(memory, 1)))
 
 
 def _require_enough(arrays: Arrays, config: TrainingConfig, processes: int) -> None:

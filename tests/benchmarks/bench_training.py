@@ -24,7 +24,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 
 from chromacc_lib.batches import RegionData, region_batches
@@ -32,8 +31,8 @@ from chromacc_lib.dataset import Arrays
 from chromacc_lib.inference import predict_scores
 from chromacc_lib.model import ByteDropout
 from chromacc_lib.training import (
-    BRANCHES, OPTIMISERS, PRECISIONS, TrainingConfig, _ahead, _grad_norm, _Step, build_model, choose_precision,
-    start_fabric,
+    BRANCHES, OPTIMISERS, PRECISIONS, TrainingConfig, _ahead, _grad_norm, _Step, averaged, build_model,
+    choose_precision,    start_fabric,
 )  # fmt: skip
 
 WINDOWS, TRAINING, VALIDATION, TEST = 1024, 14, 3, 3  # windows and cell types, as the pilot's
@@ -76,7 +75,7 @@ class Ours:
             self.model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
         self.wrapped, self.optimiser = fabric.setup(self.model, optimiser)
-        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.config.ema_decay))
+        self.average = averaged(self.model, self.config, WINDOWS)
         self.step, self.data = _Step(fabric, self.model, self.wrapped, self.optimiser, self.config), RegionData(arrays)
         self.samples, self.done = windows * cells, 0
         self.windows = np.flatnonzero(arrays.windows["split"] == "train")
