@@ -17,8 +17,8 @@ from chromacc_lib.callbacks import Callback, Checkpoint, EarlyStopping, EpochLin
 from chromacc_lib.dataset import load_arrays
 from chromacc_lib.inference import load_model, predict_dataset, predict_scores
 from chromacc_lib.training import (
-    TrainingConfig, _ahead, _learning_rate, _require_enough, _require_same_place, build_model, choose_device, choose_precision,
-    save_model, train,
+    _ahead, _learning_rate, _require_enough, _require_same_place, TrainingConfig, averaged, build_model,
+    choose_device, choose_precision, save_model, train,
 )  # fmt: skip
 
 SIZES = {"d_model": 32, "sequence_layers": 1, "encoder_layers": 1, "encoder_heads": 4, "histone_filters": 8, "tf_hidden": 16}
@@ -374,6 +374,21 @@ def test_the_table_of_predictions_holds_every_pair_once(arrays, result):
     assert tracks["A", False].tolist() == [3] and tracks["B", False].tolist() == [2]  # B lacks H3K4me3
     assert tracks["C", False].tolist() == [3] and tracks["C", True].tolist() == [2]   # and C has no CTCF on chrT2
     assert table.tss_distance.isna().all()
+
+
+@pytest.mark.parametrize("share, steps_remembered", [(0.1, 50), (0.0, 1), (0.5, 250)])
+def test_the_memory_of_the_averaged_weights_is_a_share_of_all_steps(share, steps_remembered):
+    model = torch.nn.Linear(1, 1, bias=False)
+    average = averaged(model, TrainingConfig(ema_share=share, epochs=5, batch_windows=32), 3200)
+    for weight in (1.0, 0.0):
+        torch.nn.init.constant_(model.weight, weight)
+        average.update_parameters(model)  # the first one is a copy
+    assert average.module.weight.item() == pytest.approx(1 - 1 / steps_remembered)
+
+
+def test_a_share_of_all_steps_or_more_is_refused():
+    with pytest.raises(ChromaccError, match="ema_share=1.0; needed: 0"):
+        TrainingConfig(ema_share=1.0)
 
 
 def test_a_step_in_bfloat16_learns_too(arrays):

@@ -32,7 +32,7 @@ from chromacc_lib.inference import predict_scores
 from chromacc_lib.model import ByteDropout
 from chromacc_lib.training import (
     BRANCHES, OPTIMISERS, PRECISIONS, TrainingConfig, _ahead, _grad_norm, _Step, averaged, build_model,
-    choose_precision,    start_fabric,
+    choose_precision, start_fabric,
 )  # fmt: skip
 
 WINDOWS, TRAINING, VALIDATION, TEST = 1024, 14, 3, 3  # windows and cell types, as the pilot's
