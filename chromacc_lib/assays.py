@@ -1,8 +1,9 @@
 """Which assay is worth adding? The model scored with every subset of what the unseen cell types have.
 
-An input is hidden in the way that a missing one reaches the model. It was trained with inputs hidden at random, so any
-subset works, and no other model is fitted. What comes out is what an input is worth to this model: another one might
-make more of it.
+An input is hidden in the way that a missing one reaches the model, and no other model is fitted. Training hides assays
+and whole modalities at random, but few of them at once, and the sequence never: what the model makes of a window with
+hardly anything shown, and of one without its sequence, it has not been taught. So values are what an input is worth to
+this model, and where little else is shown they hold its inexperience as well.
 
 - Every subset of the modalities gives their Shapley values: the mean, over all orders in which modalities can be added,
   of what one adds (Shapley 1953; Lundberg & Lee 2017, NeurIPS 30). They add up to everything minus nothing.
@@ -256,19 +257,23 @@ class _Game:
             self._scopes[cells] = rows, iv.resampling(rows["cell_type"].to_numpy(), blocks, n_bootstrap, seed)
         return self._scopes[cells]
 
-    def plan(self, cells: tuple[str, ...]) -> iv.Resampling:
-        """Return the weightings of these cell types' rows."""
-        return self._scope(cells)[1]
+    def plan(self, cells: tuple[str, ...], metric: str = "mse") -> iv.Resampling:
+        """Return the weightings of these cell types' rows; for "pr_auc", of those with a label."""
+        rows, plan = self._scope(cells)
+        return plan.take((rows["label"] >= 0).to_numpy()) if metric == "pr_auc" else plan
 
 
 def _statistics(rows: pd.DataFrame, plan: iv.Resampling, score: np.ndarray, logit: np.ndarray) -> Statistics:
-    """Return METRICS under every weighting. AUPRC ranks by logit, and is NaN where labels are of one class."""
+    """Return METRICS under every weighting. AUPRC is NaN where labels are of one class.
+
+    It ranks by logit to 4 digits: what a state hardly moves differs by rounding, which would be ranked.
+    """
     true, average = (rows[name].to_numpy(np.float64) for name in ("score", "average_score"))
     label = rows["label"].to_numpy()
     known = label >= 0
     pr_auc = np.full(len(plan), np.nan)
     if known.any():
-        pr_auc = iv.ranking(plan.take(known), label[known], logit[known])[1]
+        pr_auc = iv.ranking(plan.take(known), label[known], np.round(logit[known].astype(np.float64), 4))[1]
     return {"pr_auc": pr_auc, "mse": iv.mse(plan, true, score), "skill": iv.skill(plan, true, score, average)}
 
 
@@ -282,7 +287,8 @@ def _subsets(game: _Game, cells: tuple[str, ...]) -> list[dict]:
         values = game.value(cells, state)
         result.append({
             "shown": [name for name in MODALITIES if name in some],
-            "pr_auc": iv.interval(values["pr_auc"], plan, (0, 1)), "mse": iv.interval(values["mse"], plan, (0, np.inf)),
+            "pr_auc": iv.interval(values["pr_auc"], game.plan(cells, "pr_auc"), (0, 1)),
+            "mse": iv.interval(values["mse"], plan, (0, np.inf)),
             "skill": iv.skill_interval(values["skill"], plan),
         })  # fmt: skip
     return result
@@ -292,9 +298,10 @@ def _shapley(game: _Game, cells: tuple[str, ...]) -> dict[str, dict]:
     """Return the Shapley value of every modality, for each metric, with intervals."""
     worth = {some: game.value(cells, state) for some, state in game.subsets(cells).items()}
     by_metric = {metric: shapley_values({s: values[metric] for s, values in worth.items()}) for metric in METRICS}
-    plan = game.plan(cells)
+    plans = {metric: game.plan(cells, metric) for metric in METRICS}
     return {
-        name: {metric: iv.interval(by_metric[metric][name], plan) for metric in METRICS} for name in game.players(cells)
+        name: {metric: iv.interval(by_metric[metric][name], plans[metric]) for metric in METRICS}
+        for name in game.players(cells)
     }
 
 
@@ -313,12 +320,14 @@ def _assays(game: _Game, arrays: Arrays) -> list[dict]:
 
 def _entry(game: _Game, scope: str, cells: tuple[str, ...], assay: Input, name: str) -> dict[str, object]:
     """Return what one assay adds in some cell types, last and first."""
-    plan, everything, base = game.plan(cells), game.everything, game.base
+    everything, base = game.everything, game.base
     steps = {"added_last": (everything, everything - {assay}), "added_first": (base | {assay}, base)}
     entry = {"cell_type": scope, "assay": name, "kind": KINDS[assay[0]], "cell_types": list(cells)}
     for when, states in steps.items():
         more, less = (game.value(cells, state) for state in states)
-        entry[when] = {metric: iv.interval(more[metric] - less[metric], plan) for metric in METRICS}
+        entry[when] = {
+            metric: iv.interval(more[metric] - less[metric], game.plan(cells, metric)) for metric in METRICS
+        }
     alone = "sequence and locus average" if ("prior", None) in base else "sequence"
     return entry | {"sentence": _sentence(entry, alone)}
 

@@ -246,14 +246,15 @@ def _from_signals(arrays: Arrays, train: np.ndarray, stop: np.ndarray, seed: int
     train, stop, target = np.searchsorted(used, train), np.searchsorted(used, stop), target[used]
     signals = both[:, :n_signals]
     # Rows outnumber features some hundredfold, so the strength of the penalty hardly matters.
-    ridge = Ridge(alpha=1.0).fit(_without_gaps(signals[train]), target[train])
+    mean = _column_means(signals[train])
+    ridge = Ridge(alpha=1.0).fit(_without_gaps(signals[train], mean), target[train])
     boosting = _boost(signals, target, train, stop, seed)
     boosting_with_average = _boost(both, target, train, stop, seed)
     names = ("ridge", "boosting", "boosting_with_average")
     scores = {name: np.empty(n_cells * n_windows, np.float32) for name in names}
     for c in range(n_cells):
         rows, here = slice(c * n_windows, (c + 1) * n_windows), features(c)
-        scores["ridge"][rows] = ridge.predict(_without_gaps(here[:, :n_signals]))
+        scores["ridge"][rows] = ridge.predict(_without_gaps(here[:, :n_signals], mean))
         scores["boosting"][rows] = boosting.predict(here[:, :n_signals])
         scores["boosting_with_average"][rows] = boosting_with_average.predict(here)
     return scores
@@ -292,10 +293,16 @@ def average_features(arrays: Arrays) -> np.ndarray:
     return stacked.astype(np.float32).transpose(1, 0, 2)  # (W, C, 3 + B) -> (C, W, 3 + B)
 
 
-def _without_gaps(features: np.ndarray) -> np.ndarray:
-    """Return features with missing values at 0 (the training mean) and one column that counts them: (n, k + 1)."""
+def _column_means(features: np.ndarray) -> np.ndarray:
+    """Return the mean of what is known of each column, float64, shape=(k,); 0 where nothing is."""
+    known = np.isfinite(features)
+    return np.where(known, features, 0).sum(axis=0, dtype=np.float64) / np.maximum(known.sum(axis=0), 1)
+
+
+def _without_gaps(features: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Return features with missing values at the training mean and one column that counts them: (n, k + 1)."""
     missing = np.isnan(features)
-    return np.concatenate([np.where(missing, 0, features), missing.mean(axis=1, keepdims=True)], axis=1)
+    return np.concatenate([np.where(missing, mean, features), missing.mean(axis=1, keepdims=True)], axis=1)
 
 
 def _boost(features: np.ndarray, target: np.ndarray, train: np.ndarray, stop: np.ndarray, seed: int

@@ -3,7 +3,8 @@
 Two things are fitted, on validation cell types x validation chromosomes and never on test rows: a recalibration of
 the probability of being open, and conformal intervals for the score. Both are small, can be written to JSON, and
 apply to new predictions. Where there are no validation cell types, training cell types x validation chromosomes serve,
-which the model was fitted on: the results say so, and are then likely to promise too much.
+which the model was fitted on: the results say so, and are then likely to promise too much. The checkpoint
+was chosen on validation rows, too, of a few epochs: errors there are a little smaller than on rows with no say at all.
 
 Both assume that an unseen cell type behaves like the validation ones (conformal inference calls it exchangeable).
 Windows of one cell type share its depth, its batch and its biology, so thousands of windows of two or three validation

@@ -216,9 +216,9 @@ def _model_metrics(rows: pd.DataFrame, plan: iv.Resampling, threshold: float, wh
     point = metrics(measured, predicted, label, probability, threshold, where)
     result = {name: {"value": value, "low": np.nan, "high": np.nan} for name, value in point.items()}
 
-    def add(name: str, values: np.ndarray, bounds: tuple[float, float]) -> None:
-        """Add a metric with its interval."""
-        result[name] = iv.interval(values, plan, bounds)
+    def add(name: str, values: np.ndarray, bounds: tuple[float, float], of: iv.Resampling = plan) -> None:
+        """Add a metric with its interval; of: the weightings of the rows that it is taken from."""
+        result[name] = iv.interval(values, of, bounds)
 
     spread = [iv.standard_deviation(plan, v) for v in (predicted, measured)]
     add("mse", iv.mse(plan, measured, predicted), POSITIVE)
@@ -235,11 +235,11 @@ def _model_metrics(rows: pd.DataFrame, plan: iv.Resampling, threshold: float, wh
     if known.any():
         some = plan.take(known)
         for name, values in iv.classification(some, label[known], probability[known] >= threshold).items():
-            add(name, values, UNIT_RANGE)
+            add(name, values, UNIT_RANGE, some)
         roc_auc, pr_auc = iv.ranking(some, label[known], probability[known])
-        add("roc_auc", roc_auc, UNIT_RANGE)
-        add("pr_auc", pr_auc, UNIT_RANGE)
-        add("pr_auc_gain", pr_auc - _average_ranking(rows[known], some)[2], (-1.0, 1.0))
+        add("roc_auc", roc_auc, UNIT_RANGE, some)
+        add("pr_auc", pr_auc, UNIT_RANGE, some)
+        add("pr_auc_gain", pr_auc - _average_ranking(rows[known], some)[2], (-1.0, 1.0), some)
     return result
 
 
@@ -617,6 +617,7 @@ def verdict(result: dict) -> str:
     cells = f"{size['cell_types']} unseen cell type" + ("s" if size["cell_types"] > 1 else "")
     text = f"On {on}, {cells} x unseen chromosomes: the model {_beats(skill)} the training-cell-type average, "
     text += f"skill {skill['value']:+.3f} (95% interval {skill['low']:+.3f} to {skill['high']:+.3f})."
+    text += _ranking_verdict(result["headline"].get("pr_auc_gain"), skill)
     if won and len(won) == len(defined):
         text += " It beats every other baseline"
     elif won:
@@ -631,6 +632,15 @@ def verdict(result: dict) -> str:
     if undefined:
         text += f" Not compared, because undefined here: {_list([_words(name) for name in undefined])}."
     return text + (" " + _cluster_note(size) if size["cell_types"] < FEW_CELL_TYPES else "")
+
+
+def _ranking_verdict(gain: dict[str, float] | None, skill: dict[str, float]) -> str:
+    """Say whether the model ranks open windows better than the average, and where that is not what the skill says."""
+    if gain is None or not np.isfinite(gain["low"]):
+        return " Whether it ranks open windows better is not known here."
+    words = {"beats": "better", "does worse than": "worse", "cannot be told from": "not tellably better or worse"}
+    text = f" It ranks open windows {words[_beats(gain)]}: AUPRC {_range(gain)}, against the average's."
+    return text + (" Error and ranking do not say the same." if _beats(gain) != _beats(skill) else "")
 
 
 def _beats(skill: dict[str, float]) -> str:

@@ -31,6 +31,7 @@ from chromacc_lib.evaluation import HEADLINE, evaluate, replicate_table, write_m
 from chromacc_lib.fit import fit
 from chromacc_lib.genome import genome_sizes
 from chromacc_lib.inference import load_model, predict_dataset
+from chromacc_lib.leakage import audit, require_no_leaks
 from chromacc_lib.manifest import keep_cell_types, read_manifest
 from chromacc_lib.regions import write_durably
 from chromacc_lib.streaming import open_training_data
@@ -198,6 +199,7 @@ def _save(record: dict, folder: Path) -> None:
 
 
 def _train(job: _Job, folder: Path) -> None:
+    require_no_leaks(audit(folder / "dataset"))
     arrays, data = open_training_data(folder / "dataset", job.training.stream_windows)
     fit(folder / "dataset", folder / "model", arrays, data, job.training, dict(job.sizes), device=job.device,
         patience=job.patience, gpu=gpu_of_worker(job.device))  # fmt: skip
@@ -218,10 +220,13 @@ def _evaluate(job: _Job, folder: Path) -> list[dict]:
     split = arrays.cell_types.groupby("split")["cell_type"].agg(", ".join)
     held = {f"{name}_cell_types": split.get(name, "") for name in ("test", "validation", "train")}
     against = {name: entry[HEADLINE] for name, entry in result["baselines"].items()}
+    rows = [_row("all", result["quadrants"][HEADLINE], against, result["sizes"][HEADLINE])]
     specific = result["cell_type_specific"]
-    return [held | row for row in (
-        _row("all", result["quadrants"][HEADLINE], against, result["sizes"][HEADLINE]),
-        _row("cell-type-specific", specific["model"], specific["baselines"], specific["sizes"]))]  # fmt: skip
+    if "undefined" in specific:
+        print(f"cell-type-specific windows: {specific['undefined']}")
+    else:
+        rows.append(_row("cell-type-specific", specific["model"], specific["baselines"], specific["sizes"]))
+    return [held | row for row in rows]
 
 
 def _row(stratum: str, model: Mapping, against: Mapping[str, Mapping], sizes: Mapping) -> dict[str, object]:

@@ -140,11 +140,15 @@ def skill_interval(values: np.ndarray, plan: Resampling) -> dict[str, float]:
 
 
 def _jackknife_half_width(values: np.ndarray, plan: Resampling) -> float:
-    """Return half the width of the two-way cluster jackknife's t-interval; NaN when leaving one out is undefined."""
+    """Return half the width of the two-way cluster jackknife's t-interval; NaN when leaving one out is undefined.
+
+    Clusters that `Resampling.take` left without a row do not count.
+    """
     first_cell = 1 + plan.n_bootstrap
     first_block = len(plan) - len(_one_left_out(plan.n_blocks))
     variances, freedoms = [], []
-    for left_out in (values[first_cell:first_block], values[first_block:]):
+    for left_out, cluster in ((values[first_cell:first_block], plan.cell), (values[first_block:], plan.block)):
+        left_out = left_out[np.unique(cluster)] if len(left_out) else left_out  # a cluster without a row is none
         n = len(left_out)
         if n > 1:
             variances.append((n - 1) / n * np.sum((left_out - left_out.mean()) ** 2))

@@ -183,12 +183,12 @@ def _check_files(cells: pd.DataFrame, lock: pd.DataFrame | None) -> _Check:
     if lock is None:
         return _judge(name, compared, [], unknown="There is no manifest.lock.tsv.")
     keys: dict[str, set[str]] = {}
-    rest = lock
+    split, rest = cells.set_index("cell_type")["split"], lock
     for column in ("path_or_url", "url", "accession", "md5"):
         if column not in lock:
             continue
         for value, rows in rest[rest[column] != ""].groupby(column):
-            if rows["cell_type"].nunique() > 1:
+            if rows["cell_type"].map(split).nunique() > 1:
                 rest = rest.drop(rows.index)  # told once, by its plainest name
                 targets = ", ".join(dict.fromkeys(rows["target"]))
                 for cell in rows["cell_type"]:

@@ -32,7 +32,7 @@ MOTIF_COLUMNS = ("pattern", "consensus", "matched_tf", "n_seqlets", "effect", "e
 CHART_FLOOR = (
     -0.5
 )  # skill at which the chart is cut: how hopeless a hopeless baseline is must not squeeze the rest
-KEY_METRICS = ("skill", "pearson", "residual_pearson", "roc_auc", "pr_auc", "base_rate", "std_ratio")
+KEY_METRICS = ("skill", "pearson", "residual_pearson", "roc_auc", "pr_auc", "pr_auc_gain", "base_rate", "std_ratio")
 _BANNERS = {
     True: "SIMULATED DATA: a made-up genome with a known answer. It says nothing about biology.",
     False: "REAL DATA: measured tracks.",

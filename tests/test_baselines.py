@@ -297,3 +297,10 @@ def test_a_dataset_without_its_record_is_an_error(arrays, folder):
     (folder / "dataset" / "curation.json").unlink()
     with pytest.raises(ChromaccError, match="curation.json: not there"):
         run_cached(arrays, folder)
+
+
+def test_ridge_takes_a_missing_track_for_the_training_mean_of_each_column():
+    features = np.array([[1.0, 10.0], [3.0, np.nan], [np.nan, np.nan]], np.float32)
+    mean = baselines._column_means(features[:2])
+    assert mean.tolist() == [2.0, 10.0] and baselines._column_means(features[2:]).tolist() == [0.0, 0.0]
+    assert baselines._without_gaps(features, mean).tolist() == [[1, 10, 0], [3, 10, 0.5], [2, 10, 1]]

@@ -185,6 +185,7 @@ def test_the_gain_in_auprc_is_over_the_better_ranking_of_the_average(result):
 def test_the_verdict_says_so_in_either_direction(strength, words):
     verdict = ev.evaluate(*make_tables(strength), simulated=True, **SHORT)["verdict"]
     assert verdict.startswith("On simulated data, 3 unseen cell types")
+    assert "It ranks open windows" in verdict and "AUPRC" in verdict
     for word in words:
         assert word in verdict
 
@@ -518,3 +519,14 @@ def test_baselines_of_another_dataset_are_refused():
 def test_metrics_refuse_what_they_cannot_measure(measured, predicted, label, message):
     with pytest.raises(ChromaccError, match=message):
         ev.metrics(measured, predicted, label, np.full(len(label), 0.5), 0.5)
+
+
+@pytest.mark.parametrize("gain, words", [
+    ((0.1, 0.05, 0.2), "ranks open windows better: AUPRC +0.100"), ((-0.1, -0.2, -0.05), "worse: AUPRC -0.100"),
+    ((0.0, -0.1, 0.1), "not tellably better or worse"),
+])  # fmt: skip
+def test_the_verdict_says_where_error_and_ranking_differ(gain, words):
+    gain, skill = (dict(zip(("value", "low", "high"), v)) for v in (gain, (0.3, 0.1, 0.5)))
+    text = ev._ranking_verdict(gain, skill)
+    assert words in text and ("do not say the same" in text) == (gain["low"] <= 0)
+    assert "not known" in ev._ranking_verdict(None, skill)

@@ -147,7 +147,8 @@ def test_two_processes_leave_the_model_of_one_and_only_the_first_talks(curated, 
     assert said.count("device: ") == 1 and "2 processes share each batch" in said and said.count("epoch  1:") == 1
     for name in ("train_loss", "validation_mse", "validation_pearson"):
         assert two[name].tolist() == pytest.approx(one[name].tolist(), rel=1e-3), name
-    assert max((alone[name].float() - together[name].float()).abs().max().item() for name in alone) < 1e-3
+    apart = torch.cat([(alone[name].float() - together[name].float()).abs().flatten() for name in alone])
+    assert apart.mean() < 1e-5 and apart.max() < 3e-3  # Adam makes a whole step of a gradient that is 0 but for rounding
 
 
 def test_the_command_is_the_notebooks_training(curated, straight, tmp_path, capsys):

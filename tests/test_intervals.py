@@ -160,3 +160,12 @@ def test_interval_covers_a_known_skill_where_single_windows_do_not():
     clustered, single = np.mean([_difference_is_covered(rng, truth) for _ in range(150)], axis=0)
     assert clustered >= 0.90  # nominal 0.95
     assert single < 0.80      # so the simulation does tell a broken interval from a sound one
+
+
+def test_a_cell_type_without_rows_does_not_count_as_one(rows):
+    """As one without labels: the interval is that of a plan in which it never was."""
+    known = rows["cell"] != "d"
+    whole = iv.resampling(rows["cell"], rows["block"], 200, seed=1).take(known)
+    alone = iv.resampling(rows["cell"][known], rows["block"][known], 200, seed=1)
+    half_width = [iv._jackknife_half_width(iv.mse(plan, rows["y"][known], rows["x"][known]), plan) for plan in (whole, alone)]
+    assert half_width[0] == pytest.approx(half_width[1])

@@ -124,6 +124,16 @@ def test_one_file_in_two_splits_is_caught(planted, column):
     assert found["verdict"] == "fail" and f"A (train) and E (validation): H3K27ac, H3K4me3, {column} the same" in found["evidence"]
 
 
+def test_a_file_shared_within_training_hides_no_file_shared_with_what_is_held_out(planted):
+    folder, _, _, lock = planted
+    for cell in "AB":  # both train
+        lock(cell, "path_or_url", "one address")
+    for cell in "AE":
+        lock(cell, "md5", "one content")
+    found = audit(folder).set_index("check").loc["file"]
+    assert found["verdict"] == "fail" and "A (train) and E (validation)" in found["evidence"]
+
+
 def test_without_a_lock_what_needs_it_is_not_known(planted):
     folder = planted[0]
     (folder / "manifest.lock.tsv").unlink()

@@ -14,6 +14,8 @@ from test_structure import NOTEBOOKS
 from chromacc_lib.pipeline import run
 
 PREDICTION_COLUMNS = {
+    "tss_distance",
+    "observed_tracks",
     "cell_type",
     "cell_type_split",
     "window",

@@ -32,7 +32,8 @@ def test_two_processes_give_the_loss_and_the_weights_of_one(curated, tmp_path):
     for name in ("train_loss", "train_score", "train_profile", "train_label", "pull_score", "pull_profile", "pull_label",
                  "validation_mse", "validation_pearson"):
         assert two[name].tolist() == pytest.approx(one[name].tolist(), rel=1e-3), name
-    assert max((alone[name].float() - together[name].float()).abs().max().item() for name in alone) < 1e-3
+    apart = torch.cat([(alone[name].float() - together[name].float()).abs().flatten() for name in alone])
+    assert apart.mean() < 1e-5 and apart.max() < 3e-3  # Adam makes a whole step of a gradient that is 0 but for rounding
 
 
 def test_two_processes_pretrain_as_one_with_fewer_negatives(curated, tmp_path):
