@@ -41,6 +41,10 @@ from chromacc_lib.workers import ALONE, gpu_of_worker, side_by_side
 
 __all__ = ["leave_one_out"]
 
+# Modules whose change trains a fold again, or evaluates it again; what curates is in the dataset's fingerprint.
+_TRAINING = ("model", "batches", "streaming", "objectives", "callbacks", "pretraining", "training", "fit")
+_EVALUATION = ("inference", "baselines", "intervals", "calibration", "strata", "evaluation", "folds")
+
 
 class _Job(NamedTuple):
     """All that one fold is made from; it goes to a worker."""
@@ -175,7 +179,8 @@ def _finished(job: _Job, folder: Path, threads: int) -> list[dict]:
             shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
         record = {"key": key, "seconds": 0.0, "trained": False, "rows": []}
         _save(record, folder)
-    if record["rows"]:
+    evaluated_by = _code(_EVALUATION)
+    if record["rows"] and record.get("evaluated_by") == evaluated_by:
         return [row | {"seconds": record["seconds"], "error": ""} for row in record["rows"]]
     if not record["trained"]:
         _train(job, folder)
@@ -183,15 +188,21 @@ def _finished(job: _Job, folder: Path, threads: int) -> list[dict]:
         _save(record, folder)
         began = time.monotonic()
     rows = _evaluate(job, folder)
-    record |= {"rows": rows, "seconds": record["seconds"] + time.monotonic() - began}
+    record |= {"rows": rows, "evaluated_by": evaluated_by, "seconds": record["seconds"] + time.monotonic() - began}
     _save(record, folder)
     return [row | {"seconds": record["seconds"], "error": ""} for row in rows]
 
 
 def _key(job: _Job, fingerprint: str) -> str:
-    """Hash of what a fold's figures depend on; the dataset's fingerprint covers its input and parameters."""
-    made_from = [fingerprint, asdict(job.training), job.sizes, job.patience, job.evaluating]
+    """Hash of what a fold's model depends on; the dataset's fingerprint covers its input and parameters."""
+    made_from = [fingerprint, asdict(job.training), job.sizes, job.patience, job.evaluating, _code(_TRAINING)]
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _code(modules: Sequence[str]) -> str:
+    """Hash of some modules' sources: another code, another result."""
+    folder = Path(__file__).parent
+    return hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in modules)).hexdigest()[:16]
 
 
 def _save(record: dict, folder: Path) -> None:

@@ -80,7 +80,12 @@ def _compare_with_metrics(table, out):
 
 
 def _only_what_is_missing_is_done(project, scheduler, out):
-    """Fold F lost its evaluation, as if killed there: it is evaluated again, with the model that is there."""
+    """Fold F lost its evaluation, as if killed there, and D was evaluated by other code: both are evaluated again, with
+    the models that are there.
+    """
+    older = json.loads((out / "D" / "fold.json").read_text()) | {"evaluated_by": "other code"}
+    (out / "D" / "fold.json").write_text(json.dumps(older))
+    (out / "D" / "evaluation_metrics.json").unlink()
     record = json.loads((out / "F" / "fold.json").read_text())
     (out / "F" / "fold.json").write_text(json.dumps(record | {"rows": []}))
     model = (out / "F" / "model" / "model.safetensors").stat().st_mtime_ns
@@ -88,6 +93,8 @@ def _only_what_is_missing_is_done(project, scheduler, out):
     assert run(project, scheduler) == 0
     again = json.loads((out / "F" / "fold.json").read_text())
     assert (out / "F" / "evaluation_metrics.json").is_file() and again["rows"] == record["rows"]
+    assert (out / "D" / "evaluation_metrics.json").is_file()
+    assert json.loads((out / "D" / "fold.json").read_text())["evaluated_by"] == again["evaluated_by"]
     assert (out / "F" / "model" / "model.safetensors").stat().st_mtime_ns == model
 
 
