@@ -181,9 +181,14 @@ def measure_recalibration(predictions: pd.DataFrame, rows: pd.DataFrame, plan_of
         "sentence": (
             f"Temperature {fitted.temperature:.2f} and offset {fitted.offset:+.2f} ({fitted.source}) take the expected "
             f"calibration error on unseen cell types from {ece[0]:.3f} to {ece[1]:.3f}, and the Brier score by "
-            f"{_between(change, '+.4f')}; below 0 is better."
+            f"{_between(change, '+.4f')}; below 0 is better{_told(change)}."
         ),
     }
+
+
+def _told(change: Mapping[str, float]) -> str:
+    """Say where an interval of a change holds 0."""
+    return ", and this cannot be told from no change" if change["low"] <= 0 <= change["high"] else ""
 
 
 # --- conformal intervals for the score -----------------------------------------------------------------------

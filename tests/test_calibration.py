@@ -245,3 +245,8 @@ def test_measured_coverage_shows_the_cell_type_that_is_not_exchangeable():
     assert got["pooled"]["coverage"]["value"] == pytest.approx(unseen["score"].between(low, high).mean())
     assert got["pooled"]["mean_width"]["value"] == pytest.approx((high - low).mean())
     assert sum(g["rows"] for g in got["by_group"]) == 1000
+
+
+@pytest.mark.parametrize("low, high, told", [(-0.2, 0.1, True), (-0.2, -0.1, False), (0.1, 0.2, False)])
+def test_a_change_that_may_be_none_is_said_to_be(low, high, told):
+    assert ("cannot be told" in cal._told({"low": low, "high": high})) == told
