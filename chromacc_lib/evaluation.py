@@ -256,16 +256,18 @@ def _average_ranking(rows: pd.DataFrame, plan: iv.Resampling) -> tuple[str, np.n
 
 
 def _baseline_metrics(rows: pd.DataFrame, plan: iv.Resampling, names: list[str]) -> dict[str, dict]:
-    """Return for each baseline its skill, MSE, Pearson, AUROC, AUPRC and how far the model is ahead of it, paired.
+    """Return for each baseline its skill, MSE, correlations, AUROC, AUPRC and how far the model is ahead of it, paired.
 
-    model_skill = 1 - MSE(model) / MSE(baseline), pr_auc_difference = AUPRC(model) - AUPRC(baseline): above 0 = the
-    model is better. Both compare the two under the same weightings, so that what is hard for both cancels.
+    model_skill = 1 - MSE(model) / MSE(baseline), pr_auc_difference = AUPRC(model) - AUPRC(baseline), and so with
+    pearson_difference and spearman_difference: above 0 = the model is better. Both compare the two under the same weightings, so that what is hard for both cancels.
     A baseline that is undefined for any of the rows gets only {"undefined": a sentence}.
     """
     measured, average = rows["score"].to_numpy(np.float64), rows["average_score"].to_numpy(np.float64)
     known = (rows["label"] >= 0).to_numpy()
     label, some = rows["label"].to_numpy()[known], plan.take(known)
     model = rows["predicted_score"].to_numpy(np.float64)
+    correlation = {"pearson": iv.pearson, "spearman": iv.spearman}
+    reached = {kind: of(plan, measured, model) for kind, of in correlation.items()}
     model_pr = iv.ranking(some, label, rows["predicted_probability"].to_numpy()[known])[1] if known.any() else None
     result: dict[str, dict] = {}
     for name in names:
@@ -278,8 +280,13 @@ def _baseline_metrics(rows: pd.DataFrame, plan: iv.Resampling, names: list[str])
             "skill": iv.skill_interval(iv.skill(plan, measured, predicted, average), plan),
             "model_skill": iv.skill_interval(iv.skill(plan, measured, model, predicted), plan),
             "mse": iv.interval(iv.mse(plan, measured, predicted), plan, POSITIVE),
-            "pearson": iv.interval(iv.pearson(plan, measured, predicted), plan, CORRELATION_RANGE),
         }
+        for kind, of in correlation.items():
+            values = of(plan, measured, predicted)
+            result[name] |= {
+                kind: iv.interval(values, plan, CORRELATION_RANGE),
+                f"{kind}_difference": iv.interval(reached[kind] - values, plan, (-2.0, 2.0)),
+            }
         if model_pr is not None:
             by, roc_auc, pr_auc = (
                 _average_ranking(rows[known], some) if name == "average"

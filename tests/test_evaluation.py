@@ -167,6 +167,19 @@ def test_comparisons_are_paired():
     assert [near["model_skill"][k] for k in ("value", "low", "high")] == pytest.approx([1 - 1 / 1.21] * 3)
 
 
+def test_the_model_as_its_own_baseline_is_ahead_by_nothing_and_correlations_are_scipys():
+    predictions, baselines = make_tables()
+    baselines["itself"] = predictions["predicted_score"]  # rows of both tables are in the same order
+    against = ev.evaluate(predictions, baselines, simulated=True, **SHORT)["baselines"]
+    for kind in ("pearson", "spearman"):
+        assert against["itself"][ev.HEADLINE][f"{kind}_difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    rows = headline_rows(predictions)
+    rho = [stats.spearmanr(rows["score"], rows[c])[0] for c in ("predicted_score", "average_score")]
+    average = against["average"][ev.HEADLINE]
+    assert average["spearman"]["value"] == pytest.approx(rho[1])
+    assert average["spearman_difference"]["value"] == pytest.approx(rho[0] - rho[1])
+
+
 def test_the_gain_in_auprc_is_over_the_better_ranking_of_the_average(result):
     rows = headline_rows(make_tables()[0])
     best = max(sk.average_precision_score(rows["label"], rows[c]) for c in ("average_score", "average_label"))
