@@ -10,7 +10,7 @@ Scores are arcsinh(fold over the genome-wide mean); labels are 1 = overlaps a pe
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -22,13 +22,14 @@ from sklearn import metrics as sk
 from chromacc_lib import ChromaccError
 from chromacc_lib import intervals as iv
 from chromacc_lib.calibration import measure_coverage, measure_recalibration, reliability, validation_rows
-from chromacc_lib.dataset import Arrays, locus_average, write_table
+from chromacc_lib.dataset import write_table
 from chromacc_lib.strata import specific_windows, strata
+from chromacc_lib.wording import cluster_note, verdict
 
 __all__ = [
     "COLUMNS", "HEADLINE", "QUADRANTS", "check_predictions", "choose_threshold", "chromosome_blocks", "compare",
-    "error_by_spread", "evaluate", "example_windows", "interval_table", "locus_tables", "metrics", "quadrant_rows",
-    "replicate_table", "residual", "specific_windows", "verdict", "write_metrics", "write_table",
+    "evaluate", "metrics", "quadrant_rows", "replicate_table", "residual", "specific_windows", "write_metrics",
+    "write_table",
 ]
 
 COLUMNS = (
@@ -43,7 +44,6 @@ QUADRANTS: dict[str, tuple[str, str]] = {
     "unseen_cell_type_x_unseen_chromosome": ("test", "test"),
 }
 HEADLINE = "unseen_cell_type_x_unseen_chromosome"
-FEW_CELL_TYPES = 10     # fewer unseen ones: the verdict says what its intervals rest on
 MIN_CELLS_ACROSS = 3    # fewer cell types give no correlation across cell types
 UNIT_RANGE, CORRELATION_RANGE, POSITIVE = (0.0, 1.0), (-1.0, 1.0), (0.0, np.inf)
 P_VALUE_NOTE = "pearson_p and spearman_p take every window for independent and are far too small; read the intervals"
@@ -422,36 +422,6 @@ def _ceiling_entry(kind: str, top: np.ndarray, reached: np.ndarray, plan: iv.Res
             "sentence": sentence}
 
 
-def error_by_spread(rows: pd.DataFrame, predictions: pd.DataFrame, columns: Mapping[str, str], n_groups: int = 8
-                    ) -> pd.DataFrame:
-    """Return MSE on `rows` for groups of windows of rising spread between training cell types.
-
-    predictions: the whole table, from which the spread (sd of the score over training cell types) is taken.
-    columns: {name: column of scores}. The index is the mean spread of a group; groups hold equally many windows, or
-    more where windows have the same spread.
-    """
-    seen = predictions[predictions["cell_type_split"] == "train"]
-    spread = rows["window"].map(seen.groupby("window")["score"].std())
-    group = pd.qcut(spread, n_groups, labels=False, duplicates="drop").fillna(0)  # NaN: all windows alike
-    errors = {name: ((rows[column] - rows["score"]) ** 2).groupby(group).mean() for name, column in columns.items()}
-    return pd.DataFrame(errors).set_index(spread.groupby(group).mean().rename("spread"))
-
-
-def example_windows(rows: pd.DataFrame, windows: np.ndarray, seed: int) -> dict[str, int]:
-    """Return three windows by rule: "best" and "worst" for the model against the average, and one "random".
-
-    Gain of a window = squared error of the average - squared error of the model, summed over the cell types in rows;
-    only `windows` (ids) take part. Raises ChromaccError when none of them is in rows.
-    """
-    here = rows[rows["window"].isin(windows)]
-    if here.empty:
-        raise ChromaccError("evaluation.example_windows: none of the windows asked for is among the rows")
-    gain = (here["average_score"] - here["score"]) ** 2 - (here["predicted_score"] - here["score"]) ** 2
-    gain = gain.groupby(here["window"]).sum().sort_index()
-    random = np.random.default_rng(seed).choice(gain.index.to_numpy())
-    return {"best": int(gain.idxmax()), "random": int(random), "worst": int(gain.idxmin())}
-
-
 # --- the whole evaluation ------------------------------------------------------------------------------------
 
 
@@ -482,7 +452,7 @@ def evaluate(
     rows = quadrant_rows(table, HEADLINE)
     result = {
         "simulated": bool(simulated), "threshold": threshold, "threshold_source": source, "confidence": iv.LEVEL,
-        "interval_method": iv.METHOD, **draw, "notes": [P_VALUE_NOTE, _cluster_note(sizes[HEADLINE])],
+        "interval_method": iv.METHOD, **draw, "notes": [P_VALUE_NOTE, cluster_note(sizes[HEADLINE])],
         "headline": _headline(quadrants[HEADLINE], sizes[HEADLINE], sorted(rows["cell_type"].unique())),
         "quadrants": quadrants, "sizes": sizes, "per_cell_type": _per_cell_type(table, threshold, **draw),
         "baselines": against,
@@ -544,18 +514,6 @@ def _n_unmeasured(table: pd.DataFrame, quadrant: str) -> int:
     return int((~(np.isfinite(rows["score"]) & np.isfinite(rows["average_score"]))).sum())
 
 
-def _cluster_note(size: dict) -> str:
-    """Return in words what the headline's intervals speak about."""
-    if size["cell_types"] == 1:
-        return (
-            f"There is one unseen cell type, so only the {size['blocks']} chromosome blocks are resampled: the "
-            "intervals say how sure the result is for this cell type, and nothing about other cell types."
-        )
-    basis = f"{size['cell_types']} unseen cell types and {size['blocks']} chromosome blocks"
-    few = "; with so few cell types, Student's t for their number widens them."
-    return f"The headline's intervals rest on {basis}" + (few if size["cell_types"] < FEW_CELL_TYPES else ".")
-
-
 def _headline(quadrant: dict, size: dict, cell_types: list[str]) -> dict[str, object]:
     names = ("skill", "pr_auc_gain", "mse", "pearson", "roc_auc", "pr_auc", "base_rate", "std_ratio")
     return {"quadrant": HEADLINE, **{name: quadrant[name] for name in names if name in quadrant},
@@ -612,121 +570,7 @@ def _stratum(rows: pd.DataFrame, rule: str, where: str, names: list[str], thresh
     }
 
 
-def verdict(result: dict) -> str:
-    """Return in plain words whether the model beats the average and every baseline on the headline quadrant."""
-    skill, size = result["headline"]["skill"], result["headline"]["size"]
-    against = {name: values[HEADLINE] for name, values in result["baselines"].items() if name != "average"}
-    defined = {name: v["model_skill"] for name, v in against.items() if "undefined" not in v}
-    won = [name for name, d in defined.items() if d["low"] > 0]
-    lost = [name for name, d in defined.items() if d["high"] < 0]
-    open_ = [name for name in defined if name not in won + lost]
-    on = "simulated data" if result["simulated"] else "real data"
-    cells = f"{size['cell_types']} unseen cell type" + ("s" if size["cell_types"] > 1 else "")
-    text = f"On {on}, {cells} x unseen chromosomes: the model {_beats(skill)} the training-cell-type average, "
-    text += f"skill {skill['value']:+.3f} (95% interval {skill['low']:+.3f} to {skill['high']:+.3f})."
-    text += _ranking_verdict(result["headline"].get("pr_auc_gain"), skill)
-    if won and len(won) == len(defined):
-        text += " It beats every other baseline"
-    elif won:
-        text += f" It beats {_list([_words(name) for name in won])}"
-    if won:
-        near = min(won, key=lambda name: defined[name]["value"])
-        text += f" (the closest is {_words(near)}: skill over it {_range(defined[near])})."
-    for names, what in ((open_, "It cannot be told from"), (lost, "It is worse than")):
-        if names:
-            text += f" {what} " + _list([f"{_words(n)} (skill over it {_range(defined[n])})" for n in names]) + "."
-    undefined = [name for name in against if name not in defined]
-    if undefined:
-        text += f" Not compared, because undefined here: {_list([_words(name) for name in undefined])}."
-    return text + (" " + _cluster_note(size) if size["cell_types"] < FEW_CELL_TYPES else "")
-
-
-def _ranking_verdict(gain: dict[str, float] | None, skill: dict[str, float]) -> str:
-    """Say whether the model ranks open windows better than the average, and where that is not what the skill says."""
-    if gain is None or not np.isfinite(gain["low"]):
-        return " Whether it ranks open windows better is not known here."
-    words = {"beats": "better", "does worse than": "worse", "cannot be told from": "not tellably better or worse"}
-    text = f" It ranks open windows {words[_beats(gain)]}: AUPRC {_range(gain)}, against the average's."
-    return text + (" Error and ranking do not say the same." if _beats(gain) != _beats(skill) else "")
-
-
-def _beats(skill: dict[str, float]) -> str:
-    if skill["low"] > 0:
-        return "beats"
-    return "does worse than" if skill["high"] < 0 else "cannot be told from"
-
-
-def _range(entry: dict[str, float]) -> str:
-    return f"{entry['value']:+.3f}, {entry['low']:+.3f} to {entry['high']:+.3f}"
-
-
-def _words(name: str) -> str:
-    return name.replace("_x_", " x ").replace("_", " ")
-
-
-def _list(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
-
-
-# --- tables and files ----------------------------------------------------------------------------------------
-
-
-def interval_table(entries: Mapping[str, Mapping[str, dict]], names: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return a table of texts "value [low, high]": one row an entry, one column a metric.
-
-    entries: {row: {metric: {"value", "low", "high"}}}; what is no interval is passed over. names: the columns, all that
-    occur if None. "" where an entry lacks a metric, "undefined" where its value is NaN.
-    """
-    known = {row: {n: v for n, v in values.items() if isinstance(v, Mapping) and "value" in v}
-             for row, values in entries.items()}
-    columns = names or list(dict.fromkeys(name for values in known.values() for name in values))
-    return pd.DataFrame(
-        [[_cell(values.get(name)) for name in columns] for values in known.values()],
-        index=[_words(row) for row in known], columns=[_words(name) for name in columns],
-    )
-
-
-def _cell(entry: Mapping[str, float] | None) -> str:
-    if entry is None:
-        return ""
-    if not np.isfinite(entry["value"]):
-        return "undefined"
-    value = f"{entry['value']:.3g}"
-    return f"{value} [{entry['low']:.3g}, {entry['high']:.3g}]" if np.isfinite(entry["low"]) else value
-
-
-def locus_tables(
-    arrays: Arrays, windows: Mapping[str, int], cells: np.ndarray, profile: np.ndarray
-) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, np.ndarray]]]:
-    """Return what `plots.plot_loci` draws: profiles and input tracks of a few windows in a few cell types.
-
-    windows: {why it was chosen: window}. cells: indices, shape=(C,). profile: predicted, shape=(windows, C, B), arcsinh
-    fold. Profiles: {title: table of cell_type, bp (middle of the bin, from the window's start), measured, average,
-    model}.
-    Tracks: {title: {cell type: shape=(tracks, B), z of the bin means, NaN = missing}}.
-    """
-    n_bins, window_bp = arrays.accessibility.shape[2], arrays.sequence.shape[1]
-    middle = (np.arange(n_bins) + 0.5) * window_bp / n_bins
-    profiles, tracks = {}, {}
-    for i, (why, window) in enumerate(windows.items()):
-        place = arrays.windows.iloc[window]
-        title = f"{why}: {place['chrom']}:{place['start']:,}-{place['end']:,}"
-        average = locus_average(arrays.accessibility[[window]], arrays.train_mask)[0]  # (C, B)
-        names = arrays.cell_types["cell_type"].iloc[cells].tolist()
-        profiles[title] = pd.concat([
-            pd.DataFrame({"cell_type": name, "bp": middle, "measured": arrays.accessibility[window, c],
-                          "average": average[c], "model": profile[i, k]})
-            for k, (name, c) in enumerate(zip(names, cells, strict=True))
-        ], ignore_index=True)
-        tracks[title] = {name: _tracks(arrays, window, c) for name, c in zip(names, cells, strict=True)}
-    return profiles, tracks
-
-
-def _tracks(arrays: Arrays, window: int, cell: int) -> np.ndarray:
-    """Return the bin means of every track in one window and cell type, NaN where missing: shape=(tracks, B)."""
-    values = np.concatenate([arrays.histone[window, cell, ..., 0], arrays.tf[window, cell, ..., 0]])
-    observed = np.concatenate([arrays.histone_observed[window, cell], arrays.tf_observed[window, cell]])
-    return np.where(observed[:, None], values, np.nan)
+# --- the file ------------------------------------------------------------------------------------------------
 
 
 def write_metrics(result: dict, path: Path) -> None:

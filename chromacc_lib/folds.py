@@ -24,10 +24,10 @@ import pandas as pd
 import torch
 
 from chromacc_lib import ChromaccError, project_path
-from chromacc_lib.baselines import fit_predict
+from chromacc_lib.baselines import cached
 from chromacc_lib.curation import CurationParameters, curate
-from chromacc_lib.dataset import load_arrays
-from chromacc_lib.evaluation import HEADLINE, evaluate, replicate_table, write_metrics, write_table
+from chromacc_lib.dataset import load_arrays, write_table
+from chromacc_lib.evaluation import HEADLINE, evaluate, replicate_table, write_metrics
 from chromacc_lib.fit import fit
 from chromacc_lib.genome import genome_sizes
 from chromacc_lib.inference import load_model, predict_dataset
@@ -43,7 +43,7 @@ __all__ = ["leave_one_out"]
 
 # Modules whose change trains a fold again, or evaluates it again; what curates is in the dataset's fingerprint.
 _TRAINING = ("model", "batches", "streaming", "objectives", "callbacks", "pretraining", "training", "fit")
-_EVALUATION = ("inference", "baselines", "intervals", "calibration", "strata", "evaluation", "folds")
+_EVALUATION = ("inference", "baselines", "intervals", "calibration", "strata", "wording", "evaluation", "folds")
 
 
 class _Job(NamedTuple):
@@ -179,7 +179,7 @@ def _finished(job: _Job, folder: Path, threads: int) -> list[dict]:
             shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
         record = {"key": key, "seconds": 0.0, "trained": False, "rows": []}
         _save(record, folder)
-    evaluated_by = _code(_EVALUATION)
+    evaluated_by = [job.evaluating, _code(_EVALUATION)]
     if record["rows"] and record.get("evaluated_by") == evaluated_by:
         return [row | {"seconds": record["seconds"], "error": ""} for row in record["rows"]]
     if not record["trained"]:
@@ -195,7 +195,7 @@ def _finished(job: _Job, folder: Path, threads: int) -> list[dict]:
 
 def _key(job: _Job, fingerprint: str) -> str:
     """Hash of what a fold's model depends on; the dataset's fingerprint covers its input and parameters."""
-    made_from = [fingerprint, asdict(job.training), job.sizes, job.patience, job.evaluating, _code(_TRAINING)]
+    made_from = [fingerprint, asdict(job.training), job.sizes, job.patience, _code(_TRAINING)]
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -221,8 +221,7 @@ def _evaluate(job: _Job, folder: Path) -> list[dict]:
     arrays = load_arrays(folder / "dataset")
     predictions = predict_dataset(load_model(folder / "model", arrays), arrays)
     write_table(predictions, folder / "predictions.parquet")
-    baselines = fit_predict(arrays, seed=job.parameters.seed)
-    write_table(baselines, folder / "baselines.parquet")
+    baselines = cached(arrays, folder / "baselines.parquet", folder / "dataset", job.parameters.seed)
     names = arrays.cell_types["cell_type"].tolist()
     replicates = None if arrays.score_replicate is None else replicate_table(arrays.score_replicate, names)
     result = evaluate(predictions, baselines, arrays.simulated, replicates, seed=job.parameters.seed, **job.evaluating)

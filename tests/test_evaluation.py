@@ -10,6 +10,7 @@ from sklearn import metrics as sk
 
 from chromacc_lib import ChromaccError
 from chromacc_lib import evaluation as ev
+from chromacc_lib import loci, wording
 
 SPLITS = ["train"] * 6 + ["validation"] * 2 + ["test"] * 3
 SHORT = {"n_bootstrap": 60, "block_bp": 100_000}
@@ -429,17 +430,17 @@ def test_example_windows_are_those_of_the_rule():
         "window": [1, 1, 2, 2, 3], "score": 0.0, "average_score": [1, 1, 1, 1, 1.0],
         "predicted_score": [0, 0, 2, 1, 1.0],
     })
-    got = ev.example_windows(rows, np.array([1, 2, 3]), seed=1)
+    got = loci.example_windows(rows, np.array([1, 2, 3]), seed=1)
     assert (got["best"], got["worst"]) == (1, 2) and got["random"] in (1, 2, 3)
-    assert ev.example_windows(rows, np.array([3]), seed=1) == {"best": 3, "random": 3, "worst": 3}
+    assert loci.example_windows(rows, np.array([3]), seed=1) == {"best": 3, "random": 3, "worst": 3}
 
 
 def test_error_by_spread_is_mse_by_group():
     predictions, _ = make_tables()
     rows = headline_rows(predictions)
-    table = ev.error_by_spread(rows, predictions, {"model": "predicted_score"}, n_groups=1)
+    table = loci.error_by_spread(rows, predictions, {"model": "predicted_score"}, n_groups=1)
     assert table["model"].tolist() == pytest.approx([sk.mean_squared_error(rows["score"], rows["predicted_score"])])
-    parts = ev.error_by_spread(rows, predictions, {"model": "predicted_score"}, n_groups=4)
+    parts = loci.error_by_spread(rows, predictions, {"model": "predicted_score"}, n_groups=4)
     assert parts.index.is_monotonic_increasing and parts["model"].mean() == pytest.approx(table["model"].iloc[0])
 
 
@@ -540,6 +541,6 @@ def test_metrics_refuse_what_they_cannot_measure(measured, predicted, label, mes
 ])  # fmt: skip
 def test_the_verdict_says_where_error_and_ranking_differ(gain, words):
     gain, skill = (dict(zip(("value", "low", "high"), v)) for v in (gain, (0.3, 0.1, 0.5)))
-    text = ev._ranking_verdict(gain, skill)
+    text = wording._ranking_verdict(gain, skill)
     assert words in text and ("do not say the same" in text) == (gain["low"] <= 0)
-    assert "not known" in ev._ranking_verdict(None, skill)
+    assert "not known" in wording._ranking_verdict(None, skill)

@@ -1,0 +1,102 @@
+"""The evaluation in words and in tables that people read: whether the model beats the average and every baseline."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+__all__ = ["cluster_note", "interval_table", "verdict"]
+
+FEW_CELL_TYPES = 10  # fewer unseen ones: the verdict says what its intervals rest on
+
+
+def verdict(result: dict) -> str:
+    """Return in plain words whether the model beats the average and every baseline on the headline quadrant."""
+    skill, size, quadrant = (result["headline"][key] for key in ("skill", "size", "quadrant"))
+    against = {name: values[quadrant] for name, values in result["baselines"].items() if name != "average"}
+    defined = {name: v["model_skill"] for name, v in against.items() if "undefined" not in v}
+    won = [name for name, d in defined.items() if d["low"] > 0]
+    lost = [name for name, d in defined.items() if d["high"] < 0]
+    open_ = [name for name in defined if name not in won + lost]
+    on = "simulated data" if result["simulated"] else "real data"
+    cells = f"{size['cell_types']} unseen cell type" + ("s" if size["cell_types"] > 1 else "")
+    text = f"On {on}, {cells} x unseen chromosomes: the model {_beats(skill)} the training-cell-type average, "
+    text += f"skill {skill['value']:+.3f} (95% interval {skill['low']:+.3f} to {skill['high']:+.3f})."
+    text += _ranking_verdict(result["headline"].get("pr_auc_gain"), skill)
+    if won and len(won) == len(defined):
+        text += " It beats every other baseline"
+    elif won:
+        text += f" It beats {_list([_words(name) for name in won])}"
+    if won:
+        near = min(won, key=lambda name: defined[name]["value"])
+        text += f" (the closest is {_words(near)}: skill over it {_range(defined[near])})."
+    for names, what in ((open_, "It cannot be told from"), (lost, "It is worse than")):
+        if names:
+            text += f" {what} " + _list([f"{_words(n)} (skill over it {_range(defined[n])})" for n in names]) + "."
+    undefined = [name for name in against if name not in defined]
+    if undefined:
+        text += f" Not compared, because undefined here: {_list([_words(name) for name in undefined])}."
+    return text + (" " + cluster_note(size) if size["cell_types"] < FEW_CELL_TYPES else "")
+
+
+def _ranking_verdict(gain: dict[str, float] | None, skill: dict[str, float]) -> str:
+    """Say whether the model ranks open windows better than the average, and where that is not what the skill says."""
+    if gain is None or not np.isfinite(gain["low"]):
+        return " Whether it ranks open windows better is not known here."
+    words = {"beats": "better", "does worse than": "worse", "cannot be told from": "not tellably better or worse"}
+    text = f" It ranks open windows {words[_beats(gain)]}: AUPRC {gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f}) against the average's."
+    return text + (" Error and ranking do not say the same." if _beats(gain) != _beats(skill) else "")
+
+
+def _beats(skill: dict[str, float]) -> str:
+    if skill["low"] > 0:
+        return "beats"
+    return "does worse than" if skill["high"] < 0 else "cannot be told from"
+
+
+def _range(entry: dict[str, float]) -> str:
+    return f"{entry['value']:+.3f}, {entry['low']:+.3f} to {entry['high']:+.3f}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_x_", " x ").replace("_", " ")
+
+
+def _list(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def cluster_note(size: dict) -> str:
+    """Return in words what the headline's intervals speak about."""
+    if size["cell_types"] == 1:
+        return (
+            f"There is one unseen cell type, so only the {size['blocks']} chromosome blocks are resampled: the "
+            "intervals say how sure the result is for this cell type, and nothing about other cell types."
+        )
+    basis = f"{size['cell_types']} unseen cell types and {size['blocks']} chromosome blocks"
+    few = "; with so few cell types, Student's t for their number widens them."
+    return f"The headline's intervals rest on {basis}" + (few if size["cell_types"] < FEW_CELL_TYPES else ".")
+
+
+def interval_table(entries: Mapping[str, Mapping[str, dict]], names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return a table of texts "value [low, high]": one row an entry, one column a metric.
+
+    entries: {row: {metric: {"value", "low", "high"}}}; what is no interval is passed over. names: the columns, all that
+    occur if None. "" where an entry lacks a metric, "undefined" where its value is NaN.
+    """
+    known = {row: {n: v for n, v in values.items() if isinstance(v, Mapping) and "value" in v}
+             for row, values in entries.items()}
+    columns = names or list(dict.fromkeys(name for values in known.values() for name in values))
+    return pd.DataFrame(
+        [[_cell(values.get(name)) for name in columns] for values in known.values()],
+        index=[_words(row) for row in known], columns=[_words(name) for name in columns],
+    )
+
+
+def _cell(entry: Mapping[str, float] | None) -> str:
+    if entry is None:
+        return ""
+    if not np.isfinite(entry["value"]):
+        return "undefined"
+    value = f"{entry['value']:.3g}"
+    return f"{value} [{entry['low']:.3g}, {entry['high']:.3g}]" if np.isfinite(entry["low"]) else value
