@@ -1,6 +1,6 @@
 """Checks of predictions and of a training history: each returns a value, its rule, a verdict and a sentence.
 
-None of them needs the dataset or the model, so they judge anybody's predictions; `checks_inputs` has those that do.
+None of them needs the dataset or the model, so they judge anybody's predictions; `checks_inputs` and `checks_model` have those that do.
 `collapse.diagnose` runs them all and names the cause.
 """
 
@@ -14,8 +14,10 @@ import pandas as pd
 from chromacc_lib import ChromaccError
 from chromacc_lib.dataset import Arrays, locus_average
 
-__all__ = ["Check", "Table", "auc_half_width", "history_checks", "prediction_checks", "prepare", "quadrant_table",
-           "variance_table"]
+__all__ = [
+    "auc_half_width", "Check", "draw", "flat", "history_checks", "judge", "not_run", "pearson", "prediction_checks",
+    "prefer_unseen", "prepare", "quadrant_table", "rule_text", "Table", "variance_table",
+]
 
 FEW_WINDOWS = 100  # below this a correlation is known to no better than +-0.2
 QUADRANTS = tuple((cell, chromosome) for cell in ("train", "test") for chromosome in ("train", "test"))
@@ -51,6 +53,18 @@ def rule_text(what: str, warn: float, fail: float) -> str:
 def not_run(name: str, group: str, why: str) -> Check:
     """Return a check that could not be run, and why."""
     return Check(name, group, math.nan, "", "not run", f"Not run: {why}.")
+
+
+def draw(items: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return at most n of the items, without replacement, in their order."""
+    return items if len(items) <= n else np.sort(rng.choice(items, n, replace=False))
+
+
+def prefer_unseen(split: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the indices of at most n items, test ones first (up to half of n), then the others at random."""
+    test = draw(np.flatnonzero(split == "test"), max(1, n // 2), rng)
+    rest = np.setdiff1d(np.arange(len(split)), test)
+    return np.sort(np.concatenate([test, draw(rest, n - len(test), rng)]))
 
 
 def flat(values: np.ndarray) -> bool:

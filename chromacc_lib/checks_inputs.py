@@ -1,4 +1,4 @@
-"""Checks that need the dataset or the model: can the inputs explain the labels, and does the model use them?
+"""Checks that need the dataset: are the inputs what they are said to be, and can they explain the labels?
 
 Each takes a sample of the windows (`_take`), so that diagnosing a finished run takes seconds, and returns a
 `checks.Check`. Signals here are the normalised model inputs, scores are arcsinh-scaled.
@@ -6,37 +6,31 @@ Each takes a sample of the windows (`_take`), so that diagnosing a finished run 
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.stats import rankdata
 from sklearn.model_selection import GroupKFold
-from torch import nn
 
-from chromacc_lib.batches import RegionData, without
-from chromacc_lib.checks import FEW_WINDOWS, Check, Table, flat, judge, not_run, pearson, rule_text
+from chromacc_lib.checks import (
+    FEW_WINDOWS, Check, Table, draw, flat, judge, not_run, pearson, prefer_unseen, rule_text,
+)
 from chromacc_lib.dataset import Arrays
-from chromacc_lib.model import Batch
 
-__all__ = ["data_checks", "effective_rank", "model_checks", "offset_curve", "ridge_signal", "token_similarity"]
+__all__ = ["data_checks", "offset_curve", "ridge_signal"]
 
 MAX_ROWS = 30_000       # windows x cell types whose signals are read
 MAX_WINDOWS = 1_500     # enough for a correlation of 0.1 to stand out
 MAX_CELL_TYPES = 100    # all of them in most datasets, since files are compared between cell types
 MAX_SEQUENCES = 20_000  # windows whose sequence is read
-MODEL_WINDOWS = 96      # the model is run seven times on these x MODEL_CELL_TYPES, on both strands
-MODEL_CELL_TYPES = 6
 N_PERMUTATIONS = 200
 SAME_FILE = 0.999       # correlation above which two tracks are one file, rescaled or not
 
 DATA_NAMES = ("scores are the dataset's", "ambiguous bases", "repeated sequences", "constant tracks", "missing tracks",
               "duplicated tracks", "swapped tracks", "track scale", "label leak", "track offset",
               "score follows its profile", "label signal", "cell-type signal")
-MODEL_NAMES = ("model reproduces predictions", "cell-type swap", "modality drop", "effective rank",
-               "tokens made alike")
 
 
 # --- the data ------------------------------------------------------------------------------------------------
@@ -71,8 +65,8 @@ def data_checks(arrays: Arrays | None, table: Table, seed: int) -> list[Check]:
 def _take(arrays: Arrays, seed: int) -> _Sample:
     """Draw windows and cell types without replacement, with unseen cell types among them, in dataset order."""
     rng = np.random.default_rng(seed)
-    cells = _prefer_unseen(arrays.cell_types["split"].to_numpy(), MAX_CELL_TYPES, rng)
-    windows = _draw(np.arange(len(arrays.windows)), min(MAX_WINDOWS, MAX_ROWS // len(cells)), rng)
+    cells = prefer_unseen(arrays.cell_types["split"].to_numpy(), MAX_CELL_TYPES, rng)
+    windows = draw(np.arange(len(arrays.windows)), min(MAX_WINDOWS, MAX_ROWS // len(cells)), rng)
     tracks = {}
     for names, values, observed in ((arrays.histone_marks, arrays.histone, arrays.histone_observed),
                                     (arrays.tfs, arrays.tf, arrays.tf_observed)):
@@ -85,18 +79,6 @@ def _take(arrays: Arrays, seed: int) -> _Sample:
                    arrays.score[np.ix_(windows, cells)].astype(float),
                    arrays.accessibility[np.ix_(windows, cells)].astype(float),
                    arrays.sequence[windows], tracks)
-
-
-def _draw(items: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Return at most n of the items, without replacement, in their order."""
-    return items if len(items) <= n else np.sort(rng.choice(items, n, replace=False))
-
-
-def _prefer_unseen(split: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the indices of at most n items, test ones first (up to half of n), then the others at random."""
-    test = _draw(np.flatnonzero(split == "test"), max(1, n // 2), rng)
-    rest = np.setdiff1d(np.arange(len(split)), test)
-    return np.sort(np.concatenate([test, _draw(rest, n - len(test), rng)]))
 
 
 def _check_same_scores(arrays: Arrays, table: Table) -> Check:
@@ -114,7 +96,7 @@ def _check_same_scores(arrays: Arrays, table: Table) -> Check:
 
 def _check_sequences(arrays: Arrays, seed: int) -> list[Check]:
     """How many windows are mostly N, and how many share one sequence with another window? Counted on bytes."""
-    chosen = _draw(np.arange(len(arrays.windows)), MAX_SEQUENCES, np.random.default_rng(seed))
+    chosen = draw(np.arange(len(arrays.windows)), MAX_SEQUENCES, np.random.default_rng(seed))
     codes = np.ascontiguousarray(arrays.sequence[chosen])
     n_share = (codes == 4).mean(axis=1)
     mostly = n_share > 0.5
@@ -432,205 +414,3 @@ def _track_features(sample: _Sample) -> np.ndarray:
         known = np.isfinite(means).all(axis=2, keepdims=True)
         parts.append(np.concatenate([np.where(known, means, 0.0), known], axis=2))
     return np.concatenate(parts, axis=2)
-
-
-# --- the model -----------------------------------------------------------------------------------------------
-
-@dataclass(frozen=True)
-class _Probe:
-    """A model, a sample of the dataset as one batch, and what the model predicts for it as it is."""
-
-    model: nn.Module
-    batch: Batch
-    score: np.ndarray       # (W, C) measured, NaN = unknown
-    predicted: np.ndarray   # (W, C)
-    windows: np.ndarray     # (W,) index in the dataset
-    cells: list[str]
-
-    def spread(self) -> float:
-        """Standard deviation of the measured scores."""
-        return float(np.nanstd(self.score))
-
-
-def model_checks(model: nn.Module | None, arrays: Arrays | None, table: Table, seed: int) -> list[Check]:
-    """Run the checks of the model on a sample of the dataset; the model is left in the mode it was in."""
-    if model is None or arrays is None:
-        why = "no model was given" if model is None else "a model needs the dataset, which was not given"
-        return [not_run(name, "model", why) for name in MODEL_NAMES]
-    rng = np.random.default_rng(seed)
-    split = arrays.windows["split"].to_numpy()
-    windows = _draw(np.flatnonzero(split == "test") if (split == "test").any() else np.arange(len(split)),
-                    MODEL_WINDOWS, rng)
-    cells = _prefer_unseen(arrays.cell_types["split"].to_numpy(), MODEL_CELL_TYPES, rng)
-    batch = RegionData(arrays).batch(windows, cells)
-    captured = _Captured(model)
-    with captured:
-        predicted = _predict(model, batch)
-    probe = _Probe(model, batch, arrays.score[np.ix_(windows, cells)].astype(float), predicted, windows,
-                   arrays.cell_types["cell_type"].iloc[cells].tolist())
-    if not np.isfinite(predicted).all() or not probe.spread() > 0:
-        why = "scores do not vary" if np.isfinite(predicted).all() else "the model's output is not finite"
-        return [not_run(name, "model", why) for name in MODEL_NAMES]
-    return [_check_reproduces(probe, table), _check_cell_swap(probe), _check_modality_drop(probe),
-            _check_rank(captured), _check_tokens(captured)]
-
-
-def _predict(model: nn.Module, batch: Batch, at_once: int = 32) -> np.ndarray:
-    """Return predicted scores (W, C), the mean of both strands as `inference.predict_scores` has it, without gradients.
-
-    `at_once`: windows that go through the model together; the model is left in the mode it was in.
-    """
-    training, device = model.training, next(model.parameters()).device
-    model.eval()
-    parts = []
-    try:
-        with torch.no_grad():
-            for start in range(0, len(batch.sequence), at_once):
-                rows = slice(start, start + at_once)
-                part = Batch(**{f.name: getattr(batch, f.name)[rows] for f in fields(Batch)}).to(device)
-                both = model(part).score + model(part.reverse_complement()).score
-                parts.append(both.float().cpu().numpy() / 2)
-    finally:
-        model.train(training)
-    return np.concatenate(parts)
-
-
-class _Captured:
-    """Context that records, while the model runs, the pooled embeddings and how alike tokens are at each depth."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.embeddings: list[np.ndarray] = []
-        self.similarity: dict[str, list[float]] = {}
-        self._stacks = {"sequence": model.get_submodule("sequence_encoder.stack.blocks"),
-                        "encoder": model.get_submodule("encoder.blocks")}
-        self._head = model.get_submodule("score_head")
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-
-    def __enter__(self) -> "_Captured":
-        self._handles.append(self._head.register_forward_pre_hook(
-            lambda module, inputs: self.embeddings.append(inputs[0].detach().flatten(0, -2).float().cpu().numpy())))
-        for stack, blocks in self._stacks.items():
-            for depth, block in enumerate(blocks, 1):
-                self._handles.append(block.register_forward_hook(self._recorder(f"{stack} {depth}")))
-        return self
-
-    def _recorder(self, name: str) -> Callable[[nn.Module, object, tuple[torch.Tensor, object]], None]:
-        def record(module: nn.Module, inputs: object, output: tuple[torch.Tensor, object]) -> None:
-            """A forward hook: keep how alike the tokens are that leave the block."""
-            self.similarity.setdefault(name, []).append(token_similarity(output[0].detach()))
-        return record
-
-    def __exit__(self, *error: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-
-def token_similarity(tokens: torch.Tensor) -> float:
-    """Return the mean cosine similarity between different tokens of one window; tokens (N, T, d).
-
-    Tokens made alike with depth: Dong et al. 2021, "Attention is not all you need" (ICML), rank collapse.
-    """
-    unit = nn.functional.normalize(tokens.float(), dim=-1)
-    n_tokens = tokens.shape[1]
-    return float(((unit.sum(1)**2).sum(-1) - n_tokens).mean() / (n_tokens * (n_tokens - 1)))
-
-
-def effective_rank(embeddings: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return exp(entropy) of the normalised singular values of centred embeddings (n, d), and the singular values.
-
-    RankMe, Garrido et al. 2023 (ICML), here after centring, so that a common offset does not count as a direction.
-    """
-    singular = np.linalg.svd(embeddings - embeddings.mean(axis=0), compute_uv=False)
-    if not singular.sum() > 1e-12:
-        return 0.0, singular
-    share = singular / singular.sum()
-    share = share[share > 0]
-    return float(np.exp(-(share * np.log(share)).sum())), singular
-
-
-def _check_reproduces(probe: _Probe, table: Table) -> Check:
-    """Does the model give the predictions of the table? If not, another checkpoint was evaluated."""
-    given = table.rows.pivot(index="window", columns="cell_type", values="predicted_score")
-    given = given.reindex(index=probe.windows, columns=probe.cells).to_numpy(float)
-    known = np.isfinite(given)
-    if known.sum() < 3:
-        return not_run("model reproduces predictions", "model", "the table holds none of the windows that were tried")
-    value = float(np.sqrt(np.mean((given - probe.predicted)[known]**2))) / probe.spread()
-    return Check("model reproduces predictions", "model", value,
-                 rule_text("RMS difference over the scores' standard deviation", 0.01, 0.1), judge(value, 0.01, 0.1),
-                 f"The model's predictions differ from the table's by {value:.4f} of the scores' standard deviation "
-                 f"(RMS over {int(known.sum())} rows).")
-
-
-def _check_cell_swap(probe: _Probe) -> Check:
-    """Do predictions move when a cell type is given the marks, TFs and metadata of another?
-
-    RMS change of the prediction over the RMS difference of the two cell types' measured scores; the locus prior
-    stays. A permutation of inputs in the manner of Breiman (2001), "Random forests", done by whole cell types.
-    """
-    if len(probe.cells) < 2:
-        return not_run("cell-type swap", "model", "fewer than two cell types")
-    names = ("histone", "histone_observed", "tf", "tf_observed", "metadata", "metadata_observed")
-    moved = replace(probe.batch, **{name: getattr(probe.batch, name).roll(1, 1) for name in names})
-    change = float(np.sqrt(np.mean((_predict(probe.model, moved) - probe.predicted)**2)))
-    measured = float(np.sqrt(np.nanmean((np.roll(probe.score, 1, 1) - probe.score)**2)))
-    if not measured > 0:
-        return not_run("cell-type swap", "model", "the measured scores do not differ between cell types")
-    value = change / measured
-    return Check("cell-type swap", "model", value, rule_text("RMS change over measured difference", 0.2, 0.05),
-                 judge(value, 0.2, 0.05), f"Given another cell type's marks, TFs and metadata, predictions move by "
-                 f"{value:.3f} of the measured difference between the two.")
-
-
-def _check_modality_drop(probe: _Probe) -> Check:
-    """What does each modality contribute? Rise in squared error, and RMS change, when it is masked for all rows.
-
-    Both in units of the measured scores' variance and standard deviation. A modality that moves nothing is dead;
-    when all but one are dead, that one dominates.
-    """
-    present = {"sequence": (probe.batch.sequence < 4).any(), "histone": probe.batch.histone_observed.any(),
-               "tf": probe.batch.tf_observed.any(), "metadata": probe.batch.metadata_observed.any(),
-               "prior": probe.batch.prior_observed.any()}
-    names = [name for name, there in present.items() if bool(there)]
-    if len(names) < 2:
-        return not_run("modality drop", "model", "fewer than two modalities have data")
-    before, rise, change = np.nanmean((probe.predicted - probe.score)**2), {}, {}
-    for name in names:
-        after = _predict(probe.model, without(probe.batch, "cell" if name == "metadata" else name))
-        rise[name] = float((np.nanmean((after - probe.score)**2) - before) / probe.spread()**2)
-        change[name] = float(np.sqrt(np.mean((after - probe.predicted)**2)) / probe.spread())
-    dead = [name for name in names if change[name] < 0.01]
-    harmful = [name for name in names if rise[name] < -0.01]
-    value = min(change.values())
-    reading = f"{', '.join(dead)} {'is' if len(dead) == 1 else 'are'} dead" if dead else (
-        f"without {', '.join(harmful)} the error would be lower" if harmful else "all are used")
-    if dead and len(dead) == len(names) - 1:
-        reading += f", and {next(n for n in names if n not in dead)} dominates"
-    listed = ", ".join(f"{name} {100 * rise[name]:+.1f}%" for name in names)
-    return Check("modality drop", "model", value, "smallest RMS change when a modality is masked, over the scores' "
-                 "standard deviation: fail below 0.01; warn when masking lowers the error by 1% of the variance",
-                 "fail" if dead else "warn" if harmful else "ok",
-                 f"Masking each modality changes the squared error by {listed} of the scores' variance: {reading}.",
-                 {"rise_in_squared_error": rise, "rms_change": change})
-
-
-def _check_rank(captured: _Captured) -> Check:
-    """How many directions do the pooled embeddings use? See `effective_rank`."""
-    embeddings = np.concatenate(captured.embeddings)
-    value, singular = effective_rank(embeddings)
-    return Check("effective rank", "model", value, rule_text("effective rank of the pooled embeddings", 3, 1.5),
-                 judge(value, 3, 1.5), f"The {len(embeddings)} pooled embeddings looked at (both strands) use "
-                 f"{value:.1f} of {embeddings.shape[1]} directions.", {"singular_values": singular})
-
-
-def _check_tokens(captured: _Captured) -> Check:
-    """Are the tokens of a window still different after the last layer? See `token_similarity`.
-
-    Healthy pilots lie between 0.93 and 0.99: tokens share what the whole window says, so only more is a warning.
-    """
-    by_depth = {name: float(np.mean(values)) for name, values in captured.similarity.items()}
-    value = max(list(by_depth.values())[-1], by_depth[[n for n in by_depth if n.startswith("sequence")][-1]])
-    return Check("tokens made alike", "model", value, rule_text("cosine similarity of tokens after the last layer",
-                 0.995, 0.9995), judge(value, 0.995, 0.9995),
-                 f"After the last layer the tokens of a window have a cosine similarity of {value:.3f}.",
-                 {"by_depth": by_depth})

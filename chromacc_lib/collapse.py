@@ -20,7 +20,8 @@ import pandas as pd
 
 from chromacc_lib.checks import (Check, Table, auc_half_width, history_checks, prediction_checks, prepare,
                                  quadrant_table, variance_table)
-from chromacc_lib.checks_inputs import data_checks, model_checks
+from chromacc_lib.checks_inputs import data_checks
+from chromacc_lib.checks_model import model_checks
 from chromacc_lib.dataset import Arrays
 
 __all__ = ["CAUSES", "Cause", "Check", "Diagnosis", "auc_half_width", "diagnose", "plant_predecessor_failure",

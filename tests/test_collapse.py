@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from chromacc_lib import ChromaccError, checks, checks_inputs
+from chromacc_lib import ChromaccError, checks, checks_inputs, checks_model
 from chromacc_lib.batches import RegionData
 from chromacc_lib.collapse import CAUSES, NO_SIGNAL, auc_half_width, diagnose, plant_predecessor_failure
 from chromacc_lib.dataset import Arrays, locus_average
@@ -409,11 +409,11 @@ def test_average_is_leave_one_out_when_it_is_computed():
 
 def test_effective_rank_and_token_similarity_by_hand():
     axes = np.concatenate([np.eye(4), -np.eye(4)])
-    assert checks_inputs.effective_rank(axes)[0] == pytest.approx(4)
-    assert checks_inputs.effective_rank(np.outer(np.arange(5.0), [1, 2]) + 7)[0] == pytest.approx(1)
-    assert checks_inputs.effective_rank(np.ones((5, 3)))[0] == 0
-    assert checks_inputs.token_similarity(torch.eye(3)[None]) == pytest.approx(0)
-    assert checks_inputs.token_similarity(torch.ones(2, 3, 4)) == pytest.approx(1)
+    assert checks_model.effective_rank(axes)[0] == pytest.approx(4)
+    assert checks_model.effective_rank(np.outer(np.arange(5.0), [1, 2]) + 7)[0] == pytest.approx(1)
+    assert checks_model.effective_rank(np.ones((5, 3)))[0] == 0
+    assert checks_model.token_similarity(torch.eye(3)[None]) == pytest.approx(0)
+    assert checks_model.token_similarity(torch.ones(2, 3, 4)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("shift", [-3, 0, 2])
@@ -565,8 +565,8 @@ def test_modality_drop_is_exact():
     arrays, _ = make_arrays(1)
     found, predicted, _ = run_model(KnownModel())
     rng = np.random.default_rng(1)     # the probe's own draw, repeated
-    windows = checks_inputs._draw(np.flatnonzero(arrays.windows["split"] == "test"), checks_inputs.MODEL_WINDOWS, rng)
-    cells = checks_inputs._prefer_unseen(arrays.cell_types["split"].to_numpy(), checks_inputs.MODEL_CELL_TYPES, rng)
+    windows = checks.draw(np.flatnonzero(arrays.windows["split"] == "test"), checks_model.MODEL_WINDOWS, rng)
+    cells = checks.prefer_unseen(arrays.cell_types["split"].to_numpy(), checks_model.MODEL_CELL_TYPES, rng)
     at = np.ix_(windows, cells)
     change = 0.2 * arrays.tf[..., 0].mean(3).sum(2)[at] / arrays.score[at].std()
     assert found["modality drop"].detail["rms_change"]["tf"] == pytest.approx(np.sqrt((change**2).mean()), rel=1e-4)

@@ -61,6 +61,7 @@ ORDER = [
     "folds",
     "checks",
     "checks_inputs",
+    "checks_model",
     "collapse",
     "attribution",
     "motifs",
