@@ -9,7 +9,6 @@ Scores are arcsinh(fold over the genome-wide mean); labels are 1 = overlaps a pe
 """
 
 import json
-import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from chromacc_lib import ChromaccError
 from chromacc_lib import intervals as iv
 from chromacc_lib.calibration import measure_coverage, measure_recalibration, reliability, validation_rows
 from chromacc_lib.dataset import write_table
+from chromacc_lib.regions import write_durably
 from chromacc_lib.strata import specific_windows, strata
 from chromacc_lib.wording import cluster_note, verdict
 
@@ -575,9 +575,7 @@ def _stratum(rows: pd.DataFrame, rule: str, where: str, names: list[str], thresh
 
 def write_metrics(result: dict, path: Path) -> None:
     """Write the evaluation as JSON, whole or not at all; NaN (undefined) becomes null."""
-    draft = Path(path).with_name(Path(path).name + ".part")
-    draft.write_text(json.dumps(_plain(result), indent=1, allow_nan=False) + "\n")
-    os.replace(draft, path)
+    write_durably(Path(path), json.dumps(_plain(result), indent=1, allow_nan=False))
 
 
 def _plain(value: object) -> object:
