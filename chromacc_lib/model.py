@@ -489,9 +489,9 @@ class ChromaccModel(nn.Module):
         self.score_head = nn.Sequential(nn.Linear(d, config.score_hidden), nn.GELU(), nn.Linear(config.score_hidden, 1))
         self.label_head = nn.Sequential(nn.Linear(d, config.score_hidden), nn.GELU(), nn.Linear(config.score_hidden, 1))
         self.profile_head = nn.Linear(d, 1)
-        # Heads predict what differs from the locus prior: the score starts as the prior, the label follows it.
-        self.prior_slope = nn.Parameter(torch.tensor([1.0, 3.0, 1.0]))  # score, logit, profile
-        self.departure_slope = nn.Parameter(torch.tensor([1.0, 3.0, 1.0]))
+        # Heads predict what differs from the locus prior. The label follows the score, and its loss leaves that alone.
+        self.prior_slope, self.departure_slope = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))  # score, profile
+        self.label_slope = nn.Parameter(torch.tensor(3.0))
         for head in (self.score_head[-1], self.label_head[-1], self.profile_head):
             nn.init.normal_(head.weight, std=0.02)
             nn.init.zeros_(head.bias)
@@ -582,17 +582,20 @@ class ChromaccModel(nn.Module):
         return tokens, torch.stack(observed, -1)
 
     def heads(self, tokens: Tensor, batch: Batch) -> Output:
-        """Tokens (B, C, T, d) -> what they predict, on top of the locus prior of the batch."""
+        """Tokens (B, C, T, d) -> what they predict, on top of the locus prior of the batch.
+
+        The logit has no gradient with respect to the score that it follows.
+        """
         pooled = tokens.mean(2)  # (B, C, T, d) -> (B, C, d)
         known, centre = batch.prior_observed.to(tokens.dtype), self.config.score_mean
         away = (batch.prior_score - centre) * known
-        slope_score, slope_logit, slope_profile = self.prior_slope
         departure = batch.prior[..., 2]  # (B, C, T)
-        by_score, by_logit, by_profile = self.departure_slope
+        (slope_score, slope_profile), (by_score, by_profile) = self.prior_slope, self.departure_slope
         place = torch.where(batch.prior_observed[..., None], batch.prior[..., 0] - centre, 0.0)
+        above = slope_score * away + by_score * departure.mean(2) + self.score_head(pooled).squeeze(-1)
         return Output(
-            score=centre + slope_score * away + by_score * departure.mean(2) + self.score_head(pooled).squeeze(-1),
-            logit=slope_logit * away + by_logit * departure.mean(2) + self.label_head(pooled).squeeze(-1),
+            score=centre + above,
+            logit=self.label_slope * above.detach() + self.label_head(pooled).squeeze(-1),
             profile=centre + slope_profile * place + by_profile * departure + self.profile_head(tokens).squeeze(-1),
             tokens=tokens,
         )
