@@ -30,6 +30,7 @@ from chromacc_lib.evaluation import HEADLINE, chromosome_blocks, quadrant_rows
 from chromacc_lib.inference import evaluating, predict_batch
 from chromacc_lib.model import MODALITIES, ChromaccModel
 from chromacc_lib.progress import progress
+from chromacc_lib.wording import count, estimate, may_be_none
 
 __all__ = ["EVERY", "EXPRESSION_ASSAY", "METRICS", "assay_worth", "shapley_values", "worth_table"]
 
@@ -80,7 +81,7 @@ def assay_worth(
     game.predict(model, both_strands, samples)
     basis = (
         f"{len(windows):,} of {n_windows:,} windows of unseen chromosomes, evenly spaced, in "
-        f"{_cell_types(len(game.names))}; {game.plan(game.names).n_blocks} chromosome blocks; "
+        f"{count(len(game.names), 'unseen cell type')}; {game.plan(game.names).n_blocks} chromosome blocks; "
         f"{'mean of both strands' if both_strands else 'forward strand only'}."
     )
     scopes = {EVERY: game.names, **{name: (name,) for name in game.names}}
@@ -346,19 +347,10 @@ def _by_worth(entry: Mapping) -> float:
 def _sentence(entry: Mapping, alone: str) -> str:
     """Return what an assay is worth, in words; alone: what it is added to when it is added first."""
     cells, last, first = entry["cell_types"], entry["added_last"], entry["added_first"]
-    where = f"For {cells[0]}" if entry["cell_type"] != EVERY else f"Over the {_cell_types(len(cells))} that have it"
+    where = f"For {cells[0]}" if entry["cell_type"] != EVERY else f"Over the {count(len(cells), 'unseen cell type')} that have it"
     defined = np.isfinite(last["pr_auc"]["value"])
     metric, unit = ("pr_auc", "AUPRC") if defined else ("mse", "MSE (below 0 is better; AUPRC is undefined)")
-    text = f"{where}, adding {entry['assay']} to what is there is worth {_signed(last[metric])} {unit}"
-    if last[metric]["low"] <= 0 <= last[metric]["high"]:
+    text = f"{where}, adding {entry['assay']} to what is there is worth {estimate(last[metric])} {unit}"
+    if may_be_none(last[metric]):
         text += ", which cannot be told from nothing"
-    return f"{text}; added first, to {alone} alone, {_signed(first[metric])}."
-
-
-def _signed(entry: Mapping[str, float]) -> str:
-    value, low, high = (entry[end] for end in ("value", "low", "high"))
-    return f"{value:+.3f}" + (f" ({low:+.3f} to {high:+.3f})" if np.isfinite(low) else " (no interval)")
-
-
-def _cell_types(n: int) -> str:
-    return f"{n} unseen cell type" + ("s" if n > 1 else "")
+    return f"{text}; added first, to {alone} alone, {estimate(first[metric])}."

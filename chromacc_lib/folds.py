@@ -231,7 +231,7 @@ def _evaluate(job: _Job, folder: Path) -> list[dict]:
     held = {f"{name}_cell_types": split.get(name, "") for name in ("test", "validation", "train")}
     against = {name: entry[HEADLINE] for name, entry in result["baselines"].items()}
     rows = [_row("all", result["quadrants"][HEADLINE], against, result["sizes"][HEADLINE])]
-    specific = result["cell_type_specific"]
+    specific = result["strata"]["varying"]
     if "undefined" in specific:
         print(f"cell-type-specific windows: {specific['undefined']}")
     else:

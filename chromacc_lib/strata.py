@@ -34,12 +34,15 @@ def strata(predictions: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Stratum]:
     """Return every stratum by name, as masks over `rows`.
 
     predictions: the whole table, from which windows are chosen. rows: the part of it that is evaluated. A stratum that
-    has fewer than 5 windows among the rows, or cannot be told, is undefined. Raises ChromaccError with fewer than two
-    training cell types (`specific_windows`).
+    has fewer than 5 windows among the rows, or cannot be told, is undefined, in words.
     """
-    found = {}
-    choices = {"varying": specific_windows(predictions), "specific_by_entropy": entropy_windows(predictions)}
-    for name, (windows, rule) in choices.items():
+    n_training = predictions.loc[predictions["cell_type_split"] == "train", "cell_type"].nunique()
+    found = {"varying": Stratum(
+        "windows whose score varies most between training cell types", None,
+        f"needs 2 training cell types with a score, got {n_training}")}  # fmt: skip
+    choices = {"varying": specific_windows} if n_training > 1 else {}
+    for name, choose in (choices | {"specific_by_entropy": entropy_windows}).items():
+        windows, rule = choose(predictions)
         found[name] = Stratum(rule, rows["window"].isin(windows).to_numpy())
     found |= _by_promoter(rows) | _by_tracks(rows)
     return {name: _with_enough(stratum, rows) for name, stratum in found.items()}

@@ -63,7 +63,7 @@ def _compare_with_metrics(table, out):
     """Every number of the table is one of evaluation_metrics.json, of the headline quadrant."""
     for (fold, stratum), rows in table.groupby(["fold", "stratum"]):
         row, result = rows.iloc[0], json.loads((out / fold / "evaluation_metrics.json").read_text())
-        quadrant, specific = result["headline"]["quadrant"], result["cell_type_specific"]
+        quadrant, specific = result["headline"]["quadrant"], result["strata"]["varying"]
         model = result["quadrants"][quadrant] if stratum == "all" else specific["model"]
         for name in ("skill", "pr_auc"):
             assert row[name] == model[name]["value"] and row[f"{name}_low"] == model[name]["low"] <= row[name]
