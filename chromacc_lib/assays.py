@@ -11,7 +11,9 @@ this model, and where little else is shown they hold its inexperience as well.
   to sequence and locus average alone. Two assays that say the same look small last, and large first.
 
 Everything is "with minus without": above 0 is better for AUPRC and skill, below 0 is better for MSE. All states are
-scored on the same rows and under the same weightings, so every interval is paired.
+scored on the same rows and under the same weightings, so every interval is paired. Many assays are asked at once: beside
+each interval stands p_adjusted, by which the share of false ones among those called worth something is held at 5%
+(Benjamini & Hochberg 1995, J. R. Stat. Soc. B 57:289), over the assays of one cell type.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +23,7 @@ from math import factorial
 import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 
 from chromacc_lib import ChromaccError
 from chromacc_lib import intervals as iv
@@ -62,7 +65,7 @@ def assay_worth(
     Returns a plain dict: basis (a sentence), note, `modalities`, `not_measured` {cell type: assays that it lacks},
     `subsets` {scope: [{"shown", *METRICS}]}, `shapley` {scope: {modality: {metric: interval}}} and `assays`, a list
     that `worth_table` makes a table of. A scope is a cell type or EVERY; an interval is {"value", "low", "high"}, 95%,
-    NaN where it cannot be had. AUPRC is NaN where labels are of one class, or not known. What a cell type lacks has no
+    NaN where it cannot be had; in `assays` with p, and p_adjusted over the assays of its scope. AUPRC is NaN where labels are of one class, or not known. What a cell type lacks has no
     entry there; in EVERY, an assay is scored in the cell types that have it, if there are two.
 
     Raises ChromaccError when no cell type or chromosome is unseen, and when a cell type has no measured score in the
@@ -114,7 +117,7 @@ def shapley_values(worth: Mapping[frozenset[str], np.ndarray]) -> dict[str, np.n
 def worth_table(result: Mapping) -> pd.DataFrame:
     """Return `assays` of `assay_worth`, or of its JSON, as a table: one row a (cell type, assay), the worthiest first.
 
-    Columns: cell_type (or EVERY, which comes first), assay, kind, then metric, metric_low and metric_high of METRICS
+    Columns: cell_type (or EVERY, which comes first), assay, kind, then metric, _low, _high and _p_adjusted of METRICS
     for the assay added last, the same with first_ in front for the assay added first, and the sentence. float64, NaN =
     undefined.
     """
@@ -123,7 +126,7 @@ def worth_table(result: Mapping) -> pd.DataFrame:
         row = {name: entry[name] for name in ("cell_type", "assay", "kind")}
         for when, prefix in (("added_last", ""), ("added_first", "first_")):
             for metric in METRICS:
-                for end, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
+                for end, suffix in (("value", ""), ("low", "_low"), ("high", "_high"), ("p_adjusted", "_p_adjusted")):
                     value = entry[when][metric][end]
                     row[f"{prefix}{metric}{suffix}"] = np.nan if value is None else value
         rows.append(row | {"sentence": entry["sentence"]})
@@ -315,8 +318,22 @@ def _assays(game: _Game, arrays: Arrays) -> list[dict]:
             cells = tuple(name for name in game.names if assay in game.has[name] and scope in (EVERY, name))
             if len(cells) >= (2 if scope == EVERY else 1):
                 entries.append(_entry(game, scope, cells, assay, _assay_name(arrays, assay)))
+        _adjust(entries)
+        alone = "sequence and locus average" if ("prior", None) in game.base else "sequence"
+        entries = [entry | {"sentence": _sentence(entry, alone, len(entries))} for entry in entries]
         result += sorted(entries, key=_by_worth)
     return result
+
+
+def _adjust(entries: list[dict]) -> None:
+    """Add p_adjusted to every effect: over all assays of the scope that have a p, for each metric, last and first."""
+    for when in ("added_last", "added_first"):
+        for metric in METRICS:
+            effects = [entry[when][metric] for entry in entries]
+            known = [effect for effect in effects if np.isfinite(effect["p"])]
+            adjusted = iter(stats.false_discovery_control([effect["p"] for effect in known]) if known else ())
+            for effect in effects:
+                effect["p_adjusted"] = float(next(adjusted)) if np.isfinite(effect["p"]) else np.nan
 
 
 def _entry(game: _Game, scope: str, cells: tuple[str, ...], assay: Input, name: str) -> dict[str, object]:
@@ -326,11 +343,11 @@ def _entry(game: _Game, scope: str, cells: tuple[str, ...], assay: Input, name: 
     entry = {"cell_type": scope, "assay": name, "kind": KINDS[assay[0]], "cell_types": list(cells)}
     for when, states in steps.items():
         more, less = (game.value(cells, state) for state in states)
-        entry[when] = {
-            metric: iv.interval(more[metric] - less[metric], game.plan(cells, metric)) for metric in METRICS
-        }
-    alone = "sequence and locus average" if ("prior", None) in base else "sequence"
-    return entry | {"sentence": _sentence(entry, alone)}
+        entry[when] = {}
+        for metric in METRICS:
+            effect, plan = more[metric] - less[metric], game.plan(cells, metric)
+            entry[when][metric] = iv.interval(effect, plan) | {"p": iv.p_value(effect, plan)}
+    return entry
 
 
 def _assay_name(arrays: Arrays, assay: Input) -> str:
@@ -344,7 +361,7 @@ def _by_worth(entry: Mapping) -> float:
     return -last["pr_auc"]["value"] if np.isfinite(last["pr_auc"]["value"]) else last["mse"]["value"]
 
 
-def _sentence(entry: Mapping, alone: str) -> str:
+def _sentence(entry: Mapping, alone: str, n_assays: int) -> str:
     """Return what an assay is worth, in words; alone: what it is added to when it is added first."""
     cells, last, first = entry["cell_types"], entry["added_last"], entry["added_first"]
     where = f"For {cells[0]}" if entry["cell_type"] != EVERY else f"Over the {count(len(cells), 'unseen cell type')} that have it"
@@ -353,4 +370,6 @@ def _sentence(entry: Mapping, alone: str) -> str:
     text = f"{where}, adding {entry['assay']} to what is there is worth {estimate(last[metric])} {unit}"
     if may_be_none(last[metric]):
         text += ", which cannot be told from nothing"
+    elif last[metric]["p_adjusted"] >= 1 - iv.LEVEL:
+        text += f", which cannot be told from nothing when {count(n_assays, 'assay')} are asked at once"
     return f"{text}; added first, to {alone} alone, {estimate(first[metric])}."

@@ -276,7 +276,9 @@ def evaluate(
         rows = quadrant_rows(table, quadrant)
         plan = plan_of(rows)
         quadrants[quadrant] = _model_metrics(rows, plan, threshold, ranked, quadrant)
-        sizes[quadrant] = _sizes(rows, plan) | {"rows_without_score": _n_unmeasured(table, quadrant)}
+        of_windows = table.loc[table["window_split"] == QUADRANTS[quadrant][1], "window"].nunique()
+        sizes[quadrant] = _sizes(rows, plan) | {
+            "of_windows": of_windows, "rows_without_score": _n_unmeasured(table, quadrant)}  # fmt: skip
         for name, values in baseline_metrics(rows, plan_of, names, ranked).items():
             against[name][quadrant] = values
     rows = quadrant_rows(table, HEADLINE)

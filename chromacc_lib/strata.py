@@ -63,7 +63,8 @@ def _with_enough(stratum: Stratum, rows: pd.DataFrame) -> Stratum:
 def specific_windows(predictions: pd.DataFrame) -> tuple[np.ndarray, str]:
     """Return the windows (ids, sorted) whose score varies most between training cell types, and the rule in words.
 
-    The rule: standard deviation of the score over training cell types above 0 and in the top third of all windows.
+    The rule: standard deviation of the score over training cell types above 0 and in the top third of all windows that
+    have rows of them.
     No held-out cell type takes part. Raises ChromaccError with fewer than two training cell types.
     """
     seen = predictions[predictions["cell_type_split"] == "train"]
@@ -89,8 +90,11 @@ def entropy_windows(predictions: pd.DataFrame) -> tuple[np.ndarray, str]:
     Schug et al. 2005 (Genome Biol. 6:R33): p = fold / its sum over the cell types that are measured there, with
     fold = sinh(score), not below 0; H = -sum(p log2 p), from 0 (one cell type alone) to log2 of their number (alike in
     all). Ordered by how far H lies below that, so that windows measured in fewer cell types can be compared; the third
-    that lies farthest is chosen. Held-out cell types take part: nothing may be fitted on this choice.
+    that lies farthest is chosen. Held-out cell types take part: nothing may be fitted on this choice. Windows that not
+    every cell type has a row for (`inference.predict_dataset` leaves some out) take no part.
     """
+    rows = predictions.groupby("window")["cell_type"].transform("size")
+    predictions = predictions[rows == rows.max()]
     score = predictions.pivot(index="window", columns="cell_type", values="score").astype(np.float64)
     fold = np.sinh(score).clip(lower=0)
     n_cells = np.isfinite(fold).sum(axis=1)

@@ -10,7 +10,7 @@ from sklearn import metrics as sk
 
 from chromacc_lib import ChromaccError
 from chromacc_lib import evaluation as ev
-from chromacc_lib import loci, wording
+from chromacc_lib import loci, strata, wording
 from chromacc_lib.comparison import rankings, residual
 
 SPLITS = ["train"] * 6 + ["validation"] * 2 + ["test"] * 3
@@ -431,13 +431,13 @@ def test_strata_have_the_metrics_of_their_rows_and_paired_intervals():
     predictions, baselines = make_tables()
     predictions = with_strata(predictions)
     result = ev.evaluate(predictions, baselines, simulated=True, **SHORT)
-    rows, strata = headline_rows(predictions).merge(baselines, on=["cell_type", "window"]), result["strata"]
-    assert list(strata) == ["all_windows", "varying", "specific_by_entropy", "promoters", "distal", "observed_tracks_2",
+    rows, parts = headline_rows(predictions).merge(baselines, on=["cell_type", "window"]), result["strata"]
+    assert list(parts) == ["all_windows", "varying", "specific_by_entropy", "promoters", "distal", "observed_tracks_2",
                             "observed_tracks_5"]
     masks = {"all_windows": rows["window"] >= 0, "promoters": rows["tss_distance"] == 1_000,
              "distal": rows["tss_distance"] > 1_000, "observed_tracks_2": rows["cell_type"] == "cell10"}
     for name, mask in masks.items():
-        some, entry = rows[mask], strata[name]
+        some, entry = rows[mask], parts[name]
         mse = {c: sk.mean_squared_error(some["score"], some[c]) for c in ("predicted_score", "average_score", "strong")}
         assert entry["sizes"]["rows"] == len(some) and entry["rule"]
         assert entry["model"]["skill"]["value"] == pytest.approx(1 - mse["predicted_score"] / mse["average_score"])
@@ -445,7 +445,7 @@ def test_strata_have_the_metrics_of_their_rows_and_paired_intervals():
         assert ahead["value"] == pytest.approx(1 - mse["predicted_score"] / mse["strong"])
         assert ahead["low"] < ahead["value"] < ahead["high"]
         assert entry["baselines"]["average"]["skill"] == {"value": 0.0, "low": 0.0, "high": 0.0}
-    assert strata["all_windows"]["model"] is result["quadrants"][ev.HEADLINE]
+    assert parts["all_windows"]["model"] is result["quadrants"][ev.HEADLINE]
 
 
 def test_a_stratum_of_one_class_has_all_but_the_label_metrics(tmp_path):
@@ -602,6 +602,20 @@ def test_rows_without_a_measured_score_are_left_out_and_counted():
     predictions.loc[gap, "score"] = np.nan
     size = ev.evaluate(predictions, baselines, simulated=True, **SHORT)["sizes"][ev.HEADLINE]
     assert (size["rows"], size["rows_without_score"]) == (250, 50)
+
+
+def test_windows_that_were_not_predicted_in_training_cell_types_are_counted():
+    predictions, baselines = make_tables()
+    left_out = (predictions["cell_type_split"] == "train") & (predictions["window_split"] == "train")
+    left_out &= predictions["window"] % 4 != 0
+    result = ev.evaluate(predictions[~left_out], baselines, simulated=True, **SHORT)
+    size = result["sizes"]["seen_cell_type_x_seen_chromosome"]
+    assert (size["windows"], size["of_windows"]) == (50, 200)
+    assert result["sizes"][ev.HEADLINE]["windows"] == result["sizes"][ev.HEADLINE]["of_windows"] == 100
+    whole = ev.evaluate(predictions, baselines, simulated=True, **SHORT)
+    assert result["headline"] == whole["headline"]
+    windows, _ = strata.entropy_windows(predictions[~left_out])
+    assert set(windows) <= set(predictions["window"]) - set(predictions.loc[left_out, "window"])
 
 
 def test_a_cell_type_without_peaks_has_no_label_metrics_but_all_others():
