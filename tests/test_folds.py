@@ -137,7 +137,7 @@ def test_the_mean_over_folds_has_students_t_over_folds_and_says_how_few_there_ar
     assert np.isnan(row["pr_auc"])  # unknown in one of them
     assert folds._over_folds([listed[0], failed]) == []
     text = folds._verdict(pd.DataFrame([*listed, row]))
-    assert "in 1 of 3 folds" in text and f"skill +0.200 (95% t-interval {low:+.3f} to {high:+.3f})" in text
+    assert "in 2 of 3 folds" in text and f"skill +0.200 (95% t-interval {low:+.3f} to {high:+.3f})" in text
     assert "3 cell types say little about others" in text
 
 
