@@ -113,8 +113,8 @@ def predict_dataset(
 ) -> pd.DataFrame:
     """One row a (window, cell type): what was measured, what is predicted, the locus average, the truth.
 
-    seen_windows: of training chromosomes, evenly spaced, that are predicted in training cell types; 0 = all. The other
-    training windows have no row in these cell types; every other cell type and chromosome is whole.
+    seen_windows: of training chromosomes, evenly spaced, that are predicted in every cell type; 0 = all. The other
+    training windows have rows in test cell types alone; every other chromosome is whole.
 
     Columns as in the project's run contract: cell_type, cell_type_split, window, chrom, start, end (0-based half-open),
     window_split, kind, gc, tss_distance (bp, NaN = unknown), score, label, predicted_score, predicted_probability,
@@ -154,5 +154,6 @@ def _wanted(arrays: Arrays, seen_windows: int) -> np.ndarray:
     seen = places.index[places["split"] == "train"].to_numpy()
     if 0 < seen_windows < len(seen):
         kept = seen[np.linspace(0, len(seen) - 1, seen_windows).round().astype(int)]
-        wanted[np.ix_(np.setdiff1d(seen, kept), arrays.train_mask)] = False
+        test = (arrays.cell_types["split"] == "test").to_numpy()
+        wanted[np.ix_(np.setdiff1d(seen, kept), ~test)] = False
     return wanted

@@ -78,8 +78,8 @@ def specific_windows(predictions: pd.DataFrame) -> tuple[np.ndarray, str]:
     cut = spread.quantile(1 - SPECIFIC_SHARE)
     chosen = spread[(spread >= cut) & (spread > 0)].index.to_numpy()
     rule = (
-        f"standard deviation of the score over the {n_cells} training cell types in the top third of all windows "
-        f"(at least {max(cut, 0):.3g}): {len(chosen):,} of {len(spread):,} windows"
+        f"standard deviation of the score over the {n_cells} training cell types in the top third of the windows that "
+        f"all of them have (at least {max(cut, 0):.3g}): {len(chosen):,} of {len(spread):,} windows"
     )
     return np.sort(chosen), rule
 

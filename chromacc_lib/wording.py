@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-__all__ = ["cluster_note", "count", "estimate", "interval_table", "may_be_none", "verdict"]
+__all__ = ["cluster_note", "count", "count_table", "estimate", "interval_table", "may_be_none", "verdict"]
 
 FEW_CELL_TYPES = 10  # fewer unseen ones: the verdict says what its intervals rest on
 
@@ -98,18 +98,26 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
-def interval_table(entries: Mapping[str, Mapping[str, dict]], names: Sequence[str] | None = None) -> pd.DataFrame:
+def count_table(sizes: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
+    """Return a table of texts: one row a count, one column a set of rows; sizes: {set: {count: n}}."""
+    table = pd.DataFrame(sizes).map(lambda n: f"{n:,}")
+    return table.rename(index=_words, columns=_words)
+
+
+def interval_table(
+    entries: Mapping[str, Mapping[str, dict]], names: Sequence[str] | None = None, as_is: bool = False
+) -> pd.DataFrame:
     """Return a table of texts "value [low, high]": one row an entry, one column a metric.
 
     entries: {row: {metric: {"value", "low", "high"}}}; what is no interval is passed over. names: the columns, all that
-    occur if None. "" where an entry lacks a metric, "undefined" where its value is NaN.
+    occur if None. as_is: rows are names from outside, such as cell types, and stay as they are. "" where an entry lacks a metric, "undefined" where its value is NaN.
     """
     known = {row: {n: v for n, v in values.items() if isinstance(v, Mapping) and "value" in v}
              for row, values in entries.items()}
     columns = names or list(dict.fromkeys(name for values in known.values() for name in values))
     return pd.DataFrame(
         [[_cell(values.get(name)) for name in columns] for values in known.values()],
-        index=[_words(row) for row in known], columns=[_words(name) for name in columns],
+        index=[row if as_is else _words(row) for row in known], columns=[_words(name) for name in columns],
     )
 
 

@@ -696,3 +696,22 @@ def test_the_verdict_says_where_error_and_ranking_differ(gain, words):
     text = wording._ranking_verdict(gain, skill)
     assert words in text and ("do not say the same" in text) == (gain["low"] <= 0)
     assert "not known" in wording._ranking_verdict(None, skill)
+
+
+def test_tables_for_people_keep_the_names_of_cell_types():
+    entries = {"unseen_cell_type_x_seen_chromosome": {"pr_auc": {"value": 0.5, "low": 0.25, "high": 0.75}, "rows": 3}}
+    table = wording.interval_table(entries)
+    assert (table.index.tolist(), table.columns.tolist()) == (["unseen cell type x seen chromosome"], ["pr auc"])
+    assert table.iloc[0, 0] == "0.5 [0.25, 0.75]"
+    assert wording.interval_table({"CD4_T": {"ece": {"value": np.nan}}}, as_is=True).loc["CD4_T", "ece"] == "undefined"
+    counts = wording.count_table({"a_x_b": {"open_rows": 1_234}, "c": {"open_rows": 5}})
+    assert counts.loc["open rows"].to_dict() == {"a x b": "1,234", "c": "5"}
+
+
+def test_estimates_are_told_with_their_interval_or_without_and_numbers_with_their_noun():
+    entry = {"value": 0.1234, "low": -0.5, "high": 0.75}
+    assert wording.estimate(entry) == "+0.123 (-0.500 to +0.750)"
+    assert wording.estimate(entry, ".1%", "95% interval ") == "12.3% (95% interval -50.0% to 75.0%)"
+    for none in (None, np.nan):
+        assert wording.estimate(entry | {"low": none}) == "+0.123 (no interval: too few cell types and blocks)"
+    assert [wording.count(n, "cell type") for n in (0, 1, 1_000)] == ["0 cell types", "1 cell type", "1,000 cell types"]
