@@ -11,9 +11,9 @@ this model, and where little else is shown they hold its inexperience as well.
   to sequence and locus average alone. Two assays that say the same look small last, and large first.
 
 Everything is "with minus without": above 0 is better for AUPRC and skill, below 0 is better for MSE. All states are
-scored on the same rows and under the same weightings, so every interval is paired. Many assays are asked at once: beside
-each interval stands p_adjusted, by which the share of false ones among those called worth something is held at 5%
-(Benjamini & Hochberg 1995, J. R. Stat. Soc. B 57:289), over the assays of one cell type.
+scored on the same rows and under the same weightings, so every interval is paired. Many assays are asked at once:
+beside each interval stands p_adjusted, by which the share of false ones among those called worth something is held at
+5% (Benjamini & Hochberg 1995, J. R. Stat. Soc. B 57:289), over the assays of one cell type.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,8 +65,9 @@ def assay_worth(
     Returns a plain dict: basis (a sentence), note, `modalities`, `not_measured` {cell type: assays that it lacks},
     `subsets` {scope: [{"shown", *METRICS}]}, `shapley` {scope: {modality: {metric: interval}}} and `assays`, a list
     that `worth_table` makes a table of. A scope is a cell type or EVERY; an interval is {"value", "low", "high"}, 95%,
-    NaN where it cannot be had; in `assays` with p, and p_adjusted over the assays of its scope. AUPRC is NaN where labels are of one class, or not known. What a cell type lacks has no
-    entry there; in EVERY, an assay is scored in the cell types that have it, if there are two.
+    NaN where it cannot be had; in `assays` with p, and p_adjusted over the assays of its scope. AUPRC is NaN where
+    labels are of one class, or not known. What a cell type lacks has no entry there; in EVERY, an assay is scored in
+    the cell types that have it, if there are two.
 
     Raises ChromaccError when no cell type or chromosome is unseen, and when a cell type has no measured score in the
     chosen windows.
@@ -364,7 +365,8 @@ def _by_worth(entry: Mapping) -> float:
 def _sentence(entry: Mapping, alone: str, n_assays: int) -> str:
     """Return what an assay is worth, in words; alone: what it is added to when it is added first."""
     cells, last, first = entry["cell_types"], entry["added_last"], entry["added_first"]
-    where = f"For {cells[0]}" if entry["cell_type"] != EVERY else f"Over the {count(len(cells), 'unseen cell type')} that have it"
+    every = f"Over the {count(len(cells), 'unseen cell type')} that have it"
+    where = every if entry["cell_type"] == EVERY else f"For {cells[0]}"
     defined = np.isfinite(last["pr_auc"]["value"])
     metric, unit = ("pr_auc", "AUPRC") if defined else ("mse", "MSE (below 0 is better; AUPRC is undefined)")
     text = f"{where}, adding {entry['assay']} to what is there is worth {estimate(last[metric])} {unit}"

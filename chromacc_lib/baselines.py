@@ -93,12 +93,12 @@ def _key(arrays: Arrays, dataset_dir: str | Path, seed: int, max_training_rows: 
 def fit_predict(arrays: Arrays, seed: int = 1, max_training_rows: int = 60_000) -> pd.DataFrame:
     """Fit every baseline, predict every window of every cell type.
 
-    max_training_rows: rows (window x cell type) drawn without replacement when there are more; for `kmer`, a quarter
-    as many windows. Returns a table with columns cell_type, window (int) and one column of scores a baseline, in the
-    unit of `score` (arcsinh of fold over the genome-wide mean), and boosting_probability and
-    boosting_with_average_probability, of being open, from the same features fitted on labels; NaN where a baseline is undefined (`nearest` without
-    shared marks, `kmer` and probabilities without windows labelled open and closed). Raises ChromaccError when no row has a known score
-    in the splits that are fitted on.
+    max_training_rows: rows (window x cell type) drawn without replacement when there are more; for `kmer`, a quarter as
+    many windows. Returns a table with columns cell_type, window (int) and one column of scores a baseline, in the unit
+    of `score` (arcsinh of fold over the genome-wide mean), and boosting_probability and
+    boosting_with_average_probability, of being open, from the same features fitted on labels; NaN where a baseline is
+    undefined (`nearest` without shared marks, `kmer` and probabilities without windows labelled open and closed).
+    Raises ChromaccError when no row has a known score in the splits that are fitted on.
     """
     rng, n_windows = np.random.default_rng(seed), len(arrays.score)
     train = _draw(_rows(arrays, "train", "train"), max_training_rows, rng, "training", seed)
@@ -238,7 +238,8 @@ def _from_signals(arrays: Arrays, train: np.ndarray, stop: np.ndarray, seed: int
     Features are held of the rows that are fitted on, then of one cell type at a time.
     """
     n_windows, n_cells = arrays.score.shape
-    average, target, label = average_features(arrays), arrays.score.T.ravel(), arrays.label.T.ravel()  # average (C, W, 3 + B)
+    average = average_features(arrays)  # (C, W, 3 + B)
+    target, label = arrays.score.T.ravel(), arrays.label.T.ravel()  # (C*W,)
 
     def features(cell: int, windows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Return signals, then the average, of these windows in one cell type."""

@@ -98,7 +98,8 @@ def _entry(kind: str, rows: pd.DataFrame, n_all: int, plan: iv.Resampling, pears
         "kind": kind, "rows": len(rows), "of_rows": n_all, "pearson": iv.interval(pearson, plan, CORRELATION_RANGE),
         "fraction_of_pearson": share[0], "skill": iv.skill_interval(skill, plan), "fraction_of_skill": share[1],
         "sentence": f"The highest Pearson that any model can reach {where} is {pearson[0]:.3f}, and the highest skill "
-                    f"{skill[0]:.3f} ({kind}); the model reaches {_percent(share[0])} and {_percent(share[1])} of them.",
+                    f"{skill[0]:.3f} ({kind}); the model reaches {_percent(share[0])} and {_percent(share[1])} of "
+                    "them.",
     }
 
 

@@ -87,7 +87,8 @@ class _Rows:
     @cached_property
     def reached(self) -> dict[str, np.ndarray]:
         """Return the model's correlations, shape=(R,) each."""
-        return {kind: of(self.plan, self.measured, self.column("predicted_score")) for kind, of in _CORRELATIONS.items()}
+        predicted = self.column("predicted_score")
+        return {kind: of(self.plan, self.measured, predicted) for kind, of in _CORRELATIONS.items()}
 
     @cached_property
     def model_pr(self) -> np.ndarray:

@@ -48,7 +48,8 @@ def input_distance(arrays: Arrays, predictions: pd.DataFrame) -> dict[str, objec
     distance NaN and far None where no input is shared with a training cell type;
     threshold, rule: beyond which distance `far` is said, the largest of n training cell types; one like them lies
     beyond it by chance about once in n + 1;
-    predicts_error: for "test", "validation" and "all" cell types, Spearman of distance with mse and with skill, p of a permutation test (exact for up to 7 cell types), n; rho and p NaN below 3 cell types;
+    predicts_error: for "test", "validation" and "all" cell types, Spearman of distance with mse and with skill, p of
+    a permutation test (exact for up to 7 cell types), n; rho and p NaN below 3 cell types;
     sentence: what that says in plain words, of test and of validation cell types apart: those chose the checkpoint.
     """
     inputs = _inputs(arrays)
@@ -170,7 +171,8 @@ def _of_split(found: dict[str, dict[str, float]], noun: str) -> str:
     """Say it of one split's cell types."""
     n = found["mse"]["n"]
     if not np.isfinite([entry["rho"] for entry in found.values()]).all():
-        return f"Whether distance tells the error cannot be said from {count(n, noun)}: needed are 3 whose errors differ."
+        return (f"Whether distance tells the error cannot be said from {count(n, noun)}: needed are 3 whose errors "
+                "differ.")
     words = {"mse": ("error", "larger", "smaller", "MSE"), "skill": ("skill", "higher", "lower", "skill")}
     told, figures = [], []
     for name, (what, more, less, short) in words.items():

@@ -134,7 +134,8 @@ def _require_both_classes(label: np.ndarray, where: str) -> None:
     """Raise ChromaccError unless labels 0 and 1 both occur."""
     if len(np.unique(label)) < 2:
         raise ChromaccError(
-            f"evaluation: {where}: got {_classes(label)}; AUROC, AUPRC and F1 need windows labelled 0 and windows labelled 1; "
+            f"evaluation: {where}: got {_classes(label)}; AUROC, AUPRC and F1 need windows labelled 0 and windows "
+            "labelled 1; "
             "hold out more or larger chromosomes, or check the accessibility_peaks files of these cell types"
         )
 
@@ -153,9 +154,10 @@ def metrics(
 ) -> dict[str, float]:
     """Return every metric as one number (scikit-learn, scipy); arrays shape=(n,).
 
-    measured, predicted: score and predicted score. label: 0, 1, or -1 (row left out of the label metrics; NaN when
-    all are). probability: of being open; `threshold`: called open at or above it (NaN: what needs it is NaN). Correlations are NaN where the
-    prediction is constant. Raises ChromaccError for NaN scores, for no rows, and for labels of one class only.
+    measured, predicted: score and predicted score. label: 0, 1, or -1 (row left out of the label metrics; NaN when all
+    are). probability: of being open; `threshold`: called open at or above it (NaN: what needs it is NaN). Correlations
+    are NaN where the prediction is constant. Raises ChromaccError for NaN scores, for no rows, and for labels of one
+    class only.
     """
     measured, predicted = np.asarray(measured, np.float64), np.asarray(predicted, np.float64)
     for name, values in (("measured scores", measured), ("predicted scores", predicted)):
@@ -260,10 +262,10 @@ def evaluate(
     """Return everything of evaluation_metrics.json.
 
     predictions: columns `COLUMNS`, all windows x cell types; tss_distance and observed_tracks too, where known, for the
-    strata. baselines: cell_type, window and one column of scores a baseline, for some NAME_probability too, for the same
-    rows (`baselines.fit_predict`). replicates: from `replicate_table`, for the ceiling.
-    block_bp: length of a chromosome block, bp. Raises ChromaccError for bad tables and empty or one-class test sets; what
-    else cannot be told (a threshold, a stratum, one cell type's labels) is undefined, in words, and the rest stands.
+    strata. baselines: cell_type, window and one column of scores a baseline, for some NAME_probability too, for the
+    same rows (`baselines.fit_predict`). replicates: from `replicate_table`, for the ceiling. block_bp: length of a
+    chromosome block, bp. Raises ChromaccError for bad tables and empty or one-class test sets; what else cannot be told
+    (a threshold, a stratum, one cell type's labels) is undefined, in words, and the rest stands.
     """
     check_predictions(predictions)
     table, names = _join(predictions, baselines)

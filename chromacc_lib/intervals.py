@@ -23,8 +23,8 @@ import numpy as np
 from scipy import stats
 
 __all__ = [
-    "METHOD", "Resampling", "classification", "interval", "mean", "mse", "p_value", "pearson", "ranking", "resampling", "skill",
-    "skill_interval", "spearman", "standard_deviation",
+    "METHOD", "Resampling", "classification", "interval", "mean", "mse", "p_value", "pearson", "ranking", "resampling",
+    "skill", "skill_interval", "spearman", "standard_deviation",
 ]
 
 LEVEL = 0.95
@@ -159,7 +159,8 @@ def skill_interval(values: np.ndarray, plan: Resampling) -> dict[str, float]:
 def _jackknife(values: np.ndarray, plan: Resampling) -> tuple[float, float]:
     """Return standard error and degrees of freedom of the two-way cluster jackknife.
 
-    The error is NaN when leaving one out is undefined, and 0 where nothing varies (freedom NaN). Clusters that `Resampling.take` left without a row do not count.
+    The error is NaN when leaving one out is undefined, and 0 where nothing varies (freedom NaN). Clusters that
+    `Resampling.take` left without a row do not count.
     """
     first_cell = 1 + plan.n_bootstrap
     first_block = len(plan) - len(_one_left_out(plan.n_blocks))

@@ -19,7 +19,8 @@ def verdict(result: dict) -> str:
     lost = [name for name, d in defined.items() if d["high"] < 0]
     open_ = [name for name in defined if name not in won + lost]
     on = "simulated data" if result["simulated"] else "real data"
-    text = f"On {on}, {count(size['cell_types'], 'unseen cell type')} x unseen chromosomes: the model {_beats(skill)} the training-cell-type average, "
+    text = f"On {on}, {count(size['cell_types'], 'unseen cell type')} x unseen chromosomes: the model {_beats(skill)} "
+    text += "the training-cell-type average, "
     text += f"skill {estimate(skill, what='95% interval ')}."
     text += _ranking_verdict(result["headline"].get("pr_auc_gain"), skill)
     if won and len(won) == len(defined):
@@ -110,7 +111,8 @@ def interval_table(
     """Return a table of texts "value [low, high]": one row an entry, one column a metric.
 
     entries: {row: {metric: {"value", "low", "high"}}}; what is no interval is passed over. names: the columns, all that
-    occur if None. as_is: rows are names from outside, such as cell types, and stay as they are. "" where an entry lacks a metric, "undefined" where its value is NaN.
+    occur if None. as_is: rows are names from outside, such as cell types, and stay as they are. "" where an entry lacks
+    a metric, "undefined" where its value is NaN.
     """
     known = {row: {n: v for n, v in values.items() if isinstance(v, Mapping) and "value" in v}
              for row, values in entries.items()}

@@ -337,7 +337,8 @@ def test_validation_rows_of_one_class_leave_only_the_threshold_undefined(tmp_pat
     assert np.isnan(result["threshold"])
     assert result["threshold_source"].startswith("undefined, because validation cell types x validation chromosomes")
     got = result["quadrants"][ev.HEADLINE]
-    assert [name for name, entry in got.items() if np.isnan(entry["value"])] == ["accuracy", "precision", "recall", "f1"]
+    undefined = [name for name, entry in got.items() if np.isnan(entry["value"])]
+    assert undefined == ["accuracy", "precision", "recall", "f1"]
     assert "all labelled 0" in result["threshold_source"] and "undefined" in result["recalibration"]
     ev.write_metrics(result, tmp_path / "metrics.json")
     assert json.loads((tmp_path / "metrics.json").read_text())["threshold"] is None
@@ -505,7 +506,7 @@ def test_the_ceiling_of_skill_does_not_depend_on_the_scale_of_a_file():
 
 
 def with_replicates(n: int, sd: float = 0.6) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray, pd.DataFrame]:
-    """Return predictions whose score is the mean of n replicates, baselines, the replicates, and rows with the truth."""
+    """Return predictions whose score is the mean of n replicates, baselines, replicates, and rows with the truth."""
     predictions, baselines = make_tables()
     order = predictions.sort_values(["window", "cell_type"])
     truth = order["truth"].to_numpy().reshape(400, len(SPLITS))
@@ -550,7 +551,8 @@ def test_the_ceiling_stands_on_the_rows_with_replicates_and_level_is_no_noise():
 def test_no_ceiling_is_said_plainly_and_why(replicates):
     predictions, baselines = make_tables()
     table = None if replicates is None else ev.replicate_table(replicates, NAMES)
-    got = ev.evaluate(predictions.assign(truth=np.nan), baselines, simulated=False, replicates=table, **SHORT)["ceiling"]
+    unknown = predictions.assign(truth=np.nan)
+    got = ev.evaluate(unknown, baselines, simulated=False, replicates=table, **SHORT)["ceiling"]
     assert got["kind"] == "none" and got["sentence"].startswith("No ceiling known")
     assert "reads cannot be thinned" in got["sentence"]
 

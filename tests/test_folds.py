@@ -126,8 +126,8 @@ def test_what_no_fold_could_run_with_is_refused_at_once(project, named, paramete
 
 
 def test_the_mean_over_folds_has_students_t_over_folds_and_says_how_few_there_are():
-    listed = [{"fold": name, "stratum": "all", "test_cell_types": name, "windows": 100, "skill": skill, "skill_low": skill - 0.1,
-               "skill_high": skill + 0.1, "pr_auc": pr_auc, "seconds": 2.0, "error": ""}
+    listed = [{"fold": name, "stratum": "all", "test_cell_types": name, "windows": 100, "skill": skill,
+               "skill_low": skill - 0.1, "skill_high": skill + 0.1, "pr_auc": pr_auc, "seconds": 2.0, "error": ""}
               for name, skill, pr_auc in (("A", 0.1, 0.5), ("B", 0.3, None), ("C", 0.2, 0.7))]  # fmt: skip
     failed = {"fold": "D", "stratum": "all", "seconds": np.nan, "error": "no file"}
     (row,) = folds._over_folds([*listed, failed])
