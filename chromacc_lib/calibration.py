@@ -28,7 +28,7 @@ from chromacc_lib import intervals as iv
 from chromacc_lib.wording import estimate, may_be_none
 
 __all__ = [
-    "Recalibration", "ScoreIntervals", "fit_recalibration", "fit_score_intervals", "measure_coverage",
+    "Plan", "Recalibration", "ScoreIntervals", "fit_recalibration", "fit_score_intervals", "measure_coverage",
     "measure_recalibration", "reliability", "validation_rows",
 ]
 

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from chromacc_lib import intervals as iv
-from chromacc_lib.comparison import CORRELATION_RANGE, Plan, residual
+from chromacc_lib.calibration import Plan
+from chromacc_lib.comparison import CORRELATION_RANGE, residual
 
 __all__ = ["ceiling", "replicate_table"]
 

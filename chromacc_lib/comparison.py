@@ -4,7 +4,7 @@ Everything here is a pure function of rows of the predictions table (columns of 
 scores a baseline). `plan_of` draws the resampling of some rows (`evaluation.evaluate` gives it).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,10 +13,10 @@ import pandas as pd
 from sklearn import metrics as sk
 
 from chromacc_lib import intervals as iv
-from chromacc_lib.calibration import validation_rows
+from chromacc_lib.calibration import Plan, validation_rows
 
 __all__ = [
-    "CORRELATION_RANGE", "POSITIVE", "UNIT_RANGE", "Plan", "baseline_metrics", "correlations", "rankings", "ranks_by",
+    "CORRELATION_RANGE", "POSITIVE", "UNIT_RANGE", "baseline_metrics", "correlations", "rankings", "ranks_by",
     "residual", "score_columns",
 ]
 
@@ -24,8 +24,6 @@ UNIT_RANGE, CORRELATION_RANGE, POSITIVE = (0.0, 1.0), (-1.0, 1.0), (0.0, np.inf)
 MIN_CELLS_ACROSS = 3           # fewer cell types give no correlation across cell types
 PROBABILITY = "_probability"   # NAME_probability: of a baseline that was also fitted on the labels
 AVERAGE_RANKS = ("average_score", "average_label")
-
-Plan = Callable[[pd.DataFrame], iv.Resampling]
 
 
 def score_columns(baselines: pd.DataFrame) -> list[str]:

@@ -20,13 +20,12 @@ from sklearn import metrics as sk
 
 from chromacc_lib import ChromaccError
 from chromacc_lib import intervals as iv
-from chromacc_lib.calibration import measure_coverage, measure_recalibration, validation_rows
+from chromacc_lib.calibration import Plan, measure_coverage, measure_recalibration, validation_rows
 from chromacc_lib.ceiling import ceiling, replicate_table
 from chromacc_lib.comparison import (
     CORRELATION_RANGE,
     POSITIVE,
     UNIT_RANGE,
-    Plan,
     baseline_metrics,
     correlations,
     rankings,
@@ -279,8 +278,7 @@ def evaluate(
         plan = plan_of(rows)
         quadrants[quadrant] = _model_metrics(rows, plan, threshold, ranked, quadrant)
         of_windows = table.loc[table["window_split"] == QUADRANTS[quadrant][1], "window"].nunique()
-        sizes[quadrant] = _sizes(rows, plan) | {
-            "of_windows": of_windows, "rows_without_score": _n_unmeasured(table, quadrant)}  # fmt: skip
+        sizes[quadrant] = _sizes(rows, plan, of_windows) | {"rows_without_score": _n_unmeasured(table, quadrant)}
         for name, values in baseline_metrics(rows, plan_of, names, ranked).items():
             against[name][quadrant] = values
     rows = quadrant_rows(table, HEADLINE)
@@ -335,10 +333,11 @@ def _join(predictions: pd.DataFrame, baselines: pd.DataFrame) -> tuple[pd.DataFr
     return table.drop(columns="_merge").assign(average=table["average_score"]), ["average", *names]
 
 
-def _sizes(rows: pd.DataFrame, plan: iv.Resampling) -> dict[str, object]:
-    """Return how much stands behind the numbers of a set of rows."""
+def _sizes(rows: pd.DataFrame, plan: iv.Resampling, of_windows: int | None = None) -> dict[str, object]:
+    """Return how much stands behind the numbers of a set of rows; of_windows: how many there are in all, where said."""
     return {
         "rows": len(rows), "windows": int(rows["window"].nunique()),
+        **({} if of_windows is None else {"of_windows": int(of_windows)}),
         "cell_types": plan.n_cells, "blocks": plan.n_blocks,
         "labelled_rows": int((rows["label"] >= 0).sum()), "open_rows": int((rows["label"] == 1).sum()),
     }
