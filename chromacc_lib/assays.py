@@ -11,7 +11,9 @@ this model, and where little else is shown they hold its inexperience as well.
   to sequence and locus average alone. Two assays that say the same look small last, and large first.
 
 Everything is "with minus without": above 0 is better for AUPRC and skill, below 0 is better for MSE. All states are
-scored on the same rows and under the same weightings, so every interval is paired.
+scored on the same rows and under the same weightings, so every interval is paired. Many assays are asked at once:
+beside each interval stands p_adjusted, by which the share of false ones among those called worth something is held at
+5% (Benjamini & Hochberg 1995, J. R. Stat. Soc. B 57:289), over the assays of one cell type.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +23,7 @@ from math import factorial
 import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 
 from chromacc_lib import ChromaccError
 from chromacc_lib import intervals as iv
@@ -30,6 +33,7 @@ from chromacc_lib.evaluation import HEADLINE, chromosome_blocks, quadrant_rows
 from chromacc_lib.inference import evaluating, predict_batch
 from chromacc_lib.model import MODALITIES, ChromaccModel
 from chromacc_lib.progress import progress
+from chromacc_lib.wording import count, estimate, may_be_none
 
 __all__ = ["EVERY", "EXPRESSION_ASSAY", "METRICS", "assay_worth", "shapley_values", "worth_table"]
 
@@ -61,8 +65,9 @@ def assay_worth(
     Returns a plain dict: basis (a sentence), note, `modalities`, `not_measured` {cell type: assays that it lacks},
     `subsets` {scope: [{"shown", *METRICS}]}, `shapley` {scope: {modality: {metric: interval}}} and `assays`, a list
     that `worth_table` makes a table of. A scope is a cell type or EVERY; an interval is {"value", "low", "high"}, 95%,
-    NaN where it cannot be had. AUPRC is NaN where labels are of one class, or not known. What a cell type lacks has no
-    entry there; in EVERY, an assay is scored in the cell types that have it, if there are two.
+    NaN where it cannot be had; in `assays` with p, and p_adjusted over the assays of its scope. AUPRC is NaN where
+    labels are of one class, or not known. What a cell type lacks has no entry there; in EVERY, an assay is scored in
+    the cell types that have it, if there are two.
 
     Raises ChromaccError when no cell type or chromosome is unseen, and when a cell type has no measured score in the
     chosen windows.
@@ -80,7 +85,7 @@ def assay_worth(
     game.predict(model, both_strands, samples)
     basis = (
         f"{len(windows):,} of {n_windows:,} windows of unseen chromosomes, evenly spaced, in "
-        f"{_cell_types(len(game.names))}; {game.plan(game.names).n_blocks} chromosome blocks; "
+        f"{count(len(game.names), 'unseen cell type')}; {game.plan(game.names).n_blocks} chromosome blocks; "
         f"{'mean of both strands' if both_strands else 'forward strand only'}."
     )
     scopes = {EVERY: game.names, **{name: (name,) for name in game.names}}
@@ -113,7 +118,7 @@ def shapley_values(worth: Mapping[frozenset[str], np.ndarray]) -> dict[str, np.n
 def worth_table(result: Mapping) -> pd.DataFrame:
     """Return `assays` of `assay_worth`, or of its JSON, as a table: one row a (cell type, assay), the worthiest first.
 
-    Columns: cell_type (or EVERY, which comes first), assay, kind, then metric, metric_low and metric_high of METRICS
+    Columns: cell_type (or EVERY, which comes first), assay, kind, then metric, _low, _high and _p_adjusted of METRICS
     for the assay added last, the same with first_ in front for the assay added first, and the sentence. float64, NaN =
     undefined.
     """
@@ -122,7 +127,7 @@ def worth_table(result: Mapping) -> pd.DataFrame:
         row = {name: entry[name] for name in ("cell_type", "assay", "kind")}
         for when, prefix in (("added_last", ""), ("added_first", "first_")):
             for metric in METRICS:
-                for end, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
+                for end, suffix in (("value", ""), ("low", "_low"), ("high", "_high"), ("p_adjusted", "_p_adjusted")):
                     value = entry[when][metric][end]
                     row[f"{prefix}{metric}{suffix}"] = np.nan if value is None else value
         rows.append(row | {"sentence": entry["sentence"]})
@@ -314,8 +319,22 @@ def _assays(game: _Game, arrays: Arrays) -> list[dict]:
             cells = tuple(name for name in game.names if assay in game.has[name] and scope in (EVERY, name))
             if len(cells) >= (2 if scope == EVERY else 1):
                 entries.append(_entry(game, scope, cells, assay, _assay_name(arrays, assay)))
+        _adjust(entries)
+        alone = "sequence and locus average" if ("prior", None) in game.base else "sequence"
+        entries = [entry | {"sentence": _sentence(entry, alone, len(entries))} for entry in entries]
         result += sorted(entries, key=_by_worth)
     return result
+
+
+def _adjust(entries: list[dict]) -> None:
+    """Add p_adjusted to every effect: over all assays of the scope that have a p, for each metric, last and first."""
+    for when in ("added_last", "added_first"):
+        for metric in METRICS:
+            effects = [entry[when][metric] for entry in entries]
+            known = [effect for effect in effects if np.isfinite(effect["p"])]
+            adjusted = iter(stats.false_discovery_control([effect["p"] for effect in known]) if known else ())
+            for effect in effects:
+                effect["p_adjusted"] = float(next(adjusted)) if np.isfinite(effect["p"]) else np.nan
 
 
 def _entry(game: _Game, scope: str, cells: tuple[str, ...], assay: Input, name: str) -> dict[str, object]:
@@ -325,11 +344,11 @@ def _entry(game: _Game, scope: str, cells: tuple[str, ...], assay: Input, name: 
     entry = {"cell_type": scope, "assay": name, "kind": KINDS[assay[0]], "cell_types": list(cells)}
     for when, states in steps.items():
         more, less = (game.value(cells, state) for state in states)
-        entry[when] = {
-            metric: iv.interval(more[metric] - less[metric], game.plan(cells, metric)) for metric in METRICS
-        }
-    alone = "sequence and locus average" if ("prior", None) in base else "sequence"
-    return entry | {"sentence": _sentence(entry, alone)}
+        entry[when] = {}
+        for metric in METRICS:
+            effect, plan = more[metric] - less[metric], game.plan(cells, metric)
+            entry[when][metric] = iv.interval(effect, plan) | {"p": iv.p_value(effect, plan)}
+    return entry
 
 
 def _assay_name(arrays: Arrays, assay: Input) -> str:
@@ -343,22 +362,16 @@ def _by_worth(entry: Mapping) -> float:
     return -last["pr_auc"]["value"] if np.isfinite(last["pr_auc"]["value"]) else last["mse"]["value"]
 
 
-def _sentence(entry: Mapping, alone: str) -> str:
+def _sentence(entry: Mapping, alone: str, n_assays: int) -> str:
     """Return what an assay is worth, in words; alone: what it is added to when it is added first."""
     cells, last, first = entry["cell_types"], entry["added_last"], entry["added_first"]
-    where = f"For {cells[0]}" if entry["cell_type"] != EVERY else f"Over the {_cell_types(len(cells))} that have it"
+    every = f"Over the {count(len(cells), 'unseen cell type')} that have it"
+    where = every if entry["cell_type"] == EVERY else f"For {cells[0]}"
     defined = np.isfinite(last["pr_auc"]["value"])
     metric, unit = ("pr_auc", "AUPRC") if defined else ("mse", "MSE (below 0 is better; AUPRC is undefined)")
-    text = f"{where}, adding {entry['assay']} to what is there is worth {_signed(last[metric])} {unit}"
-    if last[metric]["low"] <= 0 <= last[metric]["high"]:
+    text = f"{where}, adding {entry['assay']} to what is there is worth {estimate(last[metric])} {unit}"
+    if may_be_none(last[metric]):
         text += ", which cannot be told from nothing"
-    return f"{text}; added first, to {alone} alone, {_signed(first[metric])}."
-
-
-def _signed(entry: Mapping[str, float]) -> str:
-    value, low, high = (entry[end] for end in ("value", "low", "high"))
-    return f"{value:+.3f}" + (f" ({low:+.3f} to {high:+.3f})" if np.isfinite(low) else " (no interval)")
-
-
-def _cell_types(n: int) -> str:
-    return f"{n} unseen cell type" + ("s" if n > 1 else "")
+    elif last[metric]["p_adjusted"] >= 1 - iv.LEVEL:
+        text += f", which cannot be told from nothing when {count(n_assays, 'assay')} are asked at once"
+    return f"{text}; added first, to {alone} alone, {estimate(first[metric])}."

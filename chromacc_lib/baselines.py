@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import sklearn
-from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
@@ -34,11 +34,14 @@ BASELINES: dict[str, str] = {
             "become scores by a straight line, fitted on training cell types x validation chromosomes",
     "nearest": "the score, at this locus, of the training cell type whose histone marks are most alike",
     "ridge": "ridge regression on the binned histone and TF signals of this cell type",
-    "boosting": "gradient boosting on the binned histone and TF signals of this cell type",
-    "boosting_with_average": "gradient boosting on these signals plus what the training cell types show at this locus",
+    "boosting": "gradient boosting on the binned histone and TF signals of this cell type; a second one, of open or "
+                "closed, ranks windows where that is better on validation rows",
+    "boosting_with_average": "gradient boosting, and a second one of open or closed, on these signals plus what the "
+                             "training cell types show at this locus",
 }
 
 N_PARTS = 5         # of a window, for the mean signal: 300 bp each at the default 1,500
+BOOSTING = {"max_iter": 200, "learning_rate": 0.1, "early_stopping": True, "n_iter_no_change": 10}
 K = 6               # bp of a k-mer: 2,080 of them, both strands merged
 KMER_CHUNK = 256    # windows whose k-mers are counted at once: some MB
 ROWS_A_WINDOW = 4   # a window's k-mers take the memory of so many rows: max_training_rows / 4 windows at most
@@ -90,11 +93,12 @@ def _key(arrays: Arrays, dataset_dir: str | Path, seed: int, max_training_rows: 
 def fit_predict(arrays: Arrays, seed: int = 1, max_training_rows: int = 60_000) -> pd.DataFrame:
     """Fit every baseline, predict every window of every cell type.
 
-    max_training_rows: rows (window x cell type) drawn without replacement when there are more; for `kmer`, a quarter
-    as many windows. Returns a table with columns cell_type, window (int) and one column of scores a baseline, in the
-    unit of `score` (arcsinh of fold over the genome-wide mean); NaN where a baseline is undefined (`nearest` without
-    shared marks, `kmer` without windows labelled open and closed). Raises ChromaccError when no row has a known score
-    in the splits that are fitted on.
+    max_training_rows: rows (window x cell type) drawn without replacement when there are more; for `kmer`, a quarter as
+    many windows. Returns a table with columns cell_type, window (int) and one column of scores a baseline, in the unit
+    of `score` (arcsinh of fold over the genome-wide mean), and boosting_probability and
+    boosting_with_average_probability, of being open, from the same features fitted on labels; NaN where a baseline is
+    undefined (`nearest` without shared marks, `kmer` and probabilities without windows labelled open and closed).
+    Raises ChromaccError when no row has a known score in the splits that are fitted on.
     """
     rng, n_windows = np.random.default_rng(seed), len(arrays.score)
     train = _draw(_rows(arrays, "train", "train"), max_training_rows, rng, "training", seed)
@@ -229,12 +233,13 @@ def _kmer_score(arrays: Arrays, most_windows: int, seed: int) -> np.ndarray:
 
 
 def _from_signals(arrays: Arrays, train: np.ndarray, stop: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Return {name: scores of every row, shape=(C*W,), float32} of ridge and boosting.
+    """Return {name: scores of every row, shape=(C*W,), float32} of ridge and boosting, and boosting's probabilities.
 
     Features are held of the rows that are fitted on, then of one cell type at a time.
     """
     n_windows, n_cells = arrays.score.shape
-    average, target = average_features(arrays), arrays.score.T.ravel()  # (C, W, 3 + B), (C*W,)
+    average = average_features(arrays)  # (C, W, 3 + B)
+    target, label = arrays.score.T.ravel(), arrays.label.T.ravel()  # (C*W,)
 
     def features(cell: int, windows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Return signals, then the average, of these windows in one cell type."""
@@ -243,20 +248,25 @@ def _from_signals(arrays: Arrays, train: np.ndarray, stop: np.ndarray, seed: int
     used = np.union1d(train, stop)  # sorted: cell type by cell type
     both = np.concatenate([features(c, used[used // n_windows == c] % n_windows) for c in np.unique(used // n_windows)])
     n_signals = both.shape[1] - average.shape[2]
-    train, stop, target = np.searchsorted(used, train), np.searchsorted(used, stop), target[used]
+    train, stop = np.searchsorted(used, train), np.searchsorted(used, stop)
+    target, label = target[used], label[used]
     signals = both[:, :n_signals]
     # Rows outnumber features some hundredfold, so the strength of the penalty hardly matters.
     mean = _column_means(signals[train])
     ridge = Ridge(alpha=1.0).fit(_without_gaps(signals[train], mean), target[train])
-    boosting = _boost(signals, target, train, stop, seed)
-    boosting_with_average = _boost(both, target, train, stop, seed)
-    names = ("ridge", "boosting", "boosting_with_average")
-    scores = {name: np.empty(n_cells * n_windows, np.float32) for name in names}
+    boosted = {"boosting": signals, "boosting_with_average": both}
+    models = {name: _boost(table, target, train, stop, seed) for name, table in boosted.items()}
+    classifiers = {name: _boost_labels(table, label, train, stop, seed) for name, table in boosted.items()}
+    names = ("ridge", *boosted, *(f"{name}_probability" for name in boosted))
+    scores = {name: np.full(n_cells * n_windows, np.nan, np.float32) for name in names}
     for c in range(n_cells):
         rows, here = slice(c * n_windows, (c + 1) * n_windows), features(c)
         scores["ridge"][rows] = ridge.predict(_without_gaps(here[:, :n_signals], mean))
-        scores["boosting"][rows] = boosting.predict(here[:, :n_signals])
-        scores["boosting_with_average"][rows] = boosting_with_average.predict(here)
+        for name, table in boosted.items():
+            seen = here[:, :table.shape[1]]
+            scores[name][rows] = models[name].predict(seen)
+            if classifiers[name] is not None:
+                scores[f"{name}_probability"][rows] = classifiers[name].predict_proba(seen)[:, 1]
     return scores
 
 
@@ -308,12 +318,25 @@ def _without_gaps(features: np.ndarray, mean: np.ndarray) -> np.ndarray:
 def _boost(features: np.ndarray, target: np.ndarray, train: np.ndarray, stop: np.ndarray, seed: int
            ) -> HistGradientBoostingRegressor:
     """Return gradient boosting fitted on the `train` rows and stopped on the `stop` rows; NaN is a value of its own."""
-    model = HistGradientBoostingRegressor(
-        max_iter=200, learning_rate=0.1, early_stopping=True, n_iter_no_change=10, random_state=seed
-    )
-    known = features[train]
-    known[:, np.isnan(known).all(axis=0)] = 0  # never known here: constant, so that no tree asks for it
-    return model.fit(known, target[train], X_val=features[stop], y_val=target[stop])
+    model = HistGradientBoostingRegressor(**BOOSTING, random_state=seed)
+    return model.fit(_known_somewhere(features[train]), target[train], X_val=features[stop], y_val=target[stop])
+
+
+def _boost_labels(features: np.ndarray, label: np.ndarray, train: np.ndarray, stop: np.ndarray, seed: int
+                  ) -> HistGradientBoostingClassifier | None:  # fmt: skip
+    """Return gradient boosting of open or closed, as `_boost`, on rows whose label is known; None unless both occur."""
+    train, stop = (rows[label[rows] >= 0] for rows in (train, stop))
+    if any(len(np.unique(label[rows])) < 2 for rows in (train, stop)):
+        print("baselines: boosting has no classifier: its rows with a label are not of both classes; its score ranks")
+        return None
+    model = HistGradientBoostingClassifier(**BOOSTING, random_state=seed)
+    return model.fit(_known_somewhere(features[train]), label[train], X_val=features[stop], y_val=label[stop])
+
+
+def _known_somewhere(features: np.ndarray) -> np.ndarray:
+    """Return features, those never known here as constant, so that no tree asks for them; changed in place."""
+    features[:, np.isnan(features).all(axis=0)] = 0
+    return features
 
 
 def nearest_cell_types(arrays: Arrays) -> np.ndarray:

@@ -25,13 +25,15 @@ from sklearn.linear_model import LogisticRegression
 
 from chromacc_lib import ChromaccError
 from chromacc_lib import intervals as iv
+from chromacc_lib.wording import estimate, may_be_none
 
 __all__ = [
-    "Recalibration", "ScoreIntervals", "fit_recalibration", "fit_score_intervals", "measure_coverage",
+    "Plan", "Recalibration", "ScoreIntervals", "fit_recalibration", "fit_score_intervals", "measure_coverage",
     "measure_recalibration", "reliability", "validation_rows",
 ]
 
 NOMINAL = 0.9
+N_BINS = 10  # of a reliability curve, of equal width
 ROWS_PER_GROUP, MAX_GROUPS = 100, 10  # of the conformal intervals; 39 rows are the fewest for finite ones at 90%
 LOWEST, HIGHEST = 1e-38, 1 - 2.0 ** -25  # float32 probabilities of 0 and 1, before their logit: order is kept
 FLAT = 1e-6  # logits that spread less than this are one value
@@ -51,7 +53,7 @@ def validation_rows(predictions: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 # --- reliability ---------------------------------------------------------------------------------------------
 
 
-def reliability(rows: pd.DataFrame, n_bins: int = 10) -> dict[str, object]:
+def reliability(rows: pd.DataFrame, n_bins: int = N_BINS) -> dict[str, object]:
     """Return Brier score, its parts, expected calibration error, and the reliability table in bins of equal width.
 
     rows: label (rows with -1 are left out) and predicted_probability. The parts are Murphy's (1973, J. Appl. Meteorol.
@@ -159,36 +161,54 @@ def measure_recalibration(predictions: pd.DataFrame, rows: pd.DataFrame, plan_of
     """Fit a recalibration on validation rows, and return what it does to `rows`, which it has not seen.
 
     plan_of: draws the resampling of some rows, for the 95% intervals. brier_change = after - before, paired: below 0
-    is better. pooled and per_cell_type: {"before", "after"} of `reliability`.
+    is better. pooled and per_cell_type: {"before", "after"} of `reliability`, each with ece, the expected calibration
+    error with its interval: its bins are those of the rows, and each draw's error counts, so that it is 0 or above, and
+    with few windows well above, for honest probabilities too. {"undefined": a sentence} without labels to judge, or
+    without both classes to fit on.
     """
     rows = rows[rows["label"] >= 0]
     if rows.empty:
         return {"undefined": "no unseen cell type has known peaks, so nothing tells whether probabilities are right"}
+    known, where = validation_rows(predictions)
+    known = known.loc[known["label"] >= 0, "label"]
+    if known.nunique() < 2:
+        return {"undefined": f"{where} have {len(known):,} labels of {known.nunique()} class"
+                             f"{'' if known.nunique() == 1 else 'es'}, and a recalibration is fitted on both"}
     fitted = fit_recalibration(predictions)
     after = rows.assign(predicted_probability=fitted.apply(rows["predicted_probability"].to_numpy()))
     plan, label = plan_of(rows), rows["label"].to_numpy(np.float64)
     brier = [iv.mse(plan, label, table["predicted_probability"].to_numpy(np.float64)) for table in (rows, after)]
     change = iv.interval(brier[1] - brier[0], plan, (-1.0, 1.0))
-    groups = after.groupby("cell_type", sort=True)
-    per_cell = {
-        str(name): {"before": reliability(rows.loc[some.index]), "after": reliability(some)} for name, some in groups
-    }
-    pooled = {"before": reliability(rows), "after": reliability(after)}
-    ece = [pooled[when]["expected_calibration_error"] for when in ("before", "after")]
+    per_cell = {str(name): _before_and_after(rows.loc[some.index], some, plan_of(some))
+                for name, some in after.groupby("cell_type", sort=True)}  # fmt: skip
+    pooled = _before_and_after(rows, after, plan)
+    ece = [estimate(pooled[when]["ece"], ".3f") for when in ("before", "after")]
     return asdict(fitted) | {
         "brier_before": iv.interval(brier[0], plan, (0.0, 1.0)), "brier_after": iv.interval(brier[1], plan, (0.0, 1.0)),
         "brier_change": change, "pooled": pooled, "per_cell_type": per_cell,
         "sentence": (
             f"Temperature {fitted.temperature:.2f} and offset {fitted.offset:+.2f} ({fitted.source}) take the expected "
-            f"calibration error on unseen cell types from {ece[0]:.3f} to {ece[1]:.3f}, and the Brier score by "
-            f"{_between(change, '+.4f')}; below 0 is better{_told(change)}."
+            f"calibration error on unseen cell types from {ece[0]} to {ece[1]}, and the Brier score by "
+            f"{estimate(change, '+.4f', '95% interval ')}; below 0 is better"
+            + (", and this cannot be told from no change." if may_be_none(change) else ".")
         ),
     }
 
 
-def _told(change: Mapping[str, float]) -> str:
-    """Say where an interval of a change holds 0."""
-    return ", and this cannot be told from no change" if change["low"] <= 0 <= change["high"] else ""
+def _before_and_after(rows: pd.DataFrame, after: pd.DataFrame, plan: iv.Resampling) -> dict[str, dict]:
+    """Return `reliability` of rows as predicted and recalibrated, with the interval of the calibration error."""
+    return {when: reliability(some) | {"ece": iv.interval(_calibration_error(some, plan), plan, (0.0, 1.0))}
+            for when, some in (("before", rows), ("after", after))}  # fmt: skip
+
+
+def _calibration_error(rows: pd.DataFrame, plan: iv.Resampling, n_bins: int = N_BINS) -> np.ndarray:
+    """Return the expected calibration error under every weighting, shape=(R,); rows with known labels alone."""
+    label, probability = (rows[c].to_numpy(np.float64) for c in ("label", "predicted_probability"))
+    which = np.minimum((probability * n_bins).astype(int), n_bins - 1)
+    off = (which[:, None] == np.arange(n_bins)) * (probability - label)[:, None]  # (n, bins)
+    sums = plan.sums(np.column_stack([off, np.ones(len(rows))]))
+    total = np.where(sums[:, -1] > 0, sums[:, -1], np.nan)
+    return np.abs(sums[:, :-1]).sum(axis=1) / total
 
 
 # --- conformal intervals for the score -----------------------------------------------------------------------
@@ -296,7 +316,7 @@ def measure_coverage(predictions: pd.DataFrame, rows: pd.DataFrame, plan_of: Pla
                      for g, some in table.groupby("group")],
         "sentence": (
             f"Intervals made to hold {fitted.nominal:.0%} of the scores ({fitted.source}) hold "
-            f"{_between(coverage, '.1%')} on unseen cell types, least in {worst}: "
+            f"{estimate(coverage, '.1%', '95% interval ')} on unseen cell types, least in {worst}: "
             f"{per_cell[worst]['coverage']['value']:.1%}; mean width {pooled['mean_width']['value']:.2f} arcsinh fold."
         ),
     }
@@ -312,10 +332,3 @@ def _coverage(table: pd.DataFrame, plan_of: Plan) -> dict[str, object]:
         else {"value": np.inf, "low": np.nan, "high": np.nan},
         "rows": len(table),
     }
-
-
-def _between(entry: Mapping[str, float], form: str) -> str:
-    """Return a value with its 95% interval, where there is one, in words."""
-    if not np.isfinite(entry["low"]):
-        return f"{entry['value']:{form}} (no interval: too few cell types and blocks)"
-    return f"{entry['value']:{form}} (95% interval {entry['low']:{form}} to {entry['high']:{form}})"

@@ -16,6 +16,7 @@ from scipy import stats
 
 from chromacc_lib.dataset import Arrays
 from chromacc_lib.hub import track_figures
+from chromacc_lib.wording import count
 
 __all__ = ["input_distance"]
 
@@ -47,9 +48,9 @@ def input_distance(arrays: Arrays, predictions: pd.DataFrame) -> dict[str, objec
     distance NaN and far None where no input is shared with a training cell type;
     threshold, rule: beyond which distance `far` is said, the largest of n training cell types; one like them lies
     beyond it by chance about once in n + 1;
-    predicts_error: for "held_out" (validation and test) and "all" cell types, Spearman of distance with mse and with
-    skill, p of a permutation test (exact for up to 7 cell types), n; rho and p NaN below 3 cell types;
-    sentence: what that says in plain words.
+    predicts_error: for "test", "validation" and "all" cell types, Spearman of distance with mse and with skill, p of
+    a permutation test (exact for up to 7 cell types), n; rho and p NaN below 3 cell types;
+    sentence: what that says in plain words, of test and of validation cell types apart: those chose the checkpoint.
     """
     inputs = _inputs(arrays)
     squares = _squares(inputs, arrays.train_mask)  # (C, T, K + 1)
@@ -70,15 +71,15 @@ def input_distance(arrays: Arrays, predictions: pd.DataFrame) -> dict[str, objec
                     "most_unusual": _most_unusual(inputs, squares[c, nearest[c]], c, other, arrays)}
         rows.append(row)
     table = pd.DataFrame(rows).merge(_errors(predictions), on="cell_type", how="left")
-    held_out = table["split"] != "train"
+    parts = {name: table[table["split"] == name] for name in ("test", "validation")} | {"all": table}
     relation = {name: {error: _spearman(some["distance"], some[error]) for error in ("mse", "skill")}
-                for name, some in (("held_out", table[held_out]), ("all", table))}
+                for name, some in parts.items()}
     return {
         "table": table.to_dict("records"), "threshold": threshold,
         "rule": f"far: farther from its nearest training cell type than any of {len(own)} training cell types from its "
                 f"nearest other one ({threshold:.2f})" if len(own) else
                 "far cannot be said: no two training cell types share an input",
-        "predicts_error": relation, "sentence": _sentence(relation["held_out"]["mse"]),
+        "predicts_error": relation, "sentence": _sentence(relation),
     }
 
 
@@ -158,15 +159,28 @@ def _spearman(distance: pd.Series, error: pd.Series) -> dict[str, float]:
     return {"rho": float(test.statistic), "p": float(test.pvalue), "n": n}
 
 
-def _sentence(relation: dict[str, float]) -> str:
-    """Say whether distance tells the error of cell types that were not trained on."""
-    n, rho, p = relation["n"], relation["rho"], relation["p"]
-    cells = f"{n} cell type{'s' * (n != 1)} not trained on (validation and test)"
-    if not np.isfinite(rho):
-        return f"Whether distance tells the error cannot be said from {cells}: needed are 3 whose errors differ."
-    figures = f"Spearman {rho:+.2f} of distance and MSE, permutation p = {p:.2g}, {cells}"
-    if p < 0.05:
-        text = f"The farther the inputs, the {'larger' if rho > 0 else 'smaller'} the error ({figures})."
-    else:
-        text = f"Distance does not tell the error beyond chance here ({figures})."
-    return text + (" So few cell types say little either way." if n < FEW_CELL_TYPES else "")
+def _sentence(relation: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Say whether distance tells error and skill, of test and of validation cell types apart."""
+    asked = [name for name in ("test", "validation") if name == "test" or relation[name]["mse"]["n"]]
+    parts = [_of_split(relation[name], f"{name} cell type") for name in asked]
+    few = max(relation[name]["mse"]["n"] for name in asked) < FEW_CELL_TYPES
+    return " ".join(parts) + (" So few cell types say little either way." if few else "")
+
+
+def _of_split(found: dict[str, dict[str, float]], noun: str) -> str:
+    """Say it of one split's cell types."""
+    n = found["mse"]["n"]
+    if not np.isfinite([entry["rho"] for entry in found.values()]).all():
+        return (f"Whether distance tells the error cannot be said from {count(n, noun)}: needed are 3 whose errors "
+                "differ.")
+    words = {"mse": ("error", "larger", "smaller", "MSE"), "skill": ("skill", "higher", "lower", "skill")}
+    told, figures = [], []
+    for name, (what, more, less, short) in words.items():
+        rho, p = found[name]["rho"], found[name]["p"]
+        figures.append(f"Spearman {rho:+.2f} with {short}, permutation p = {p:.2g}")
+        if p < 0.05:
+            told.append(f"the {more if rho > 0 else less} the {what}")
+    given = f"({'; '.join(figures)})"
+    if told:
+        return f"Over {count(n, noun)}: the farther the inputs, {' and '.join(told)} {given}."
+    return f"Over {count(n, noun)}, distance tells neither error nor skill beyond chance {given}."

@@ -22,6 +22,7 @@ import distributed
 import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 
 from chromacc_lib import ChromaccError, project_path
 from chromacc_lib.baselines import cached
@@ -37,13 +38,20 @@ from chromacc_lib.regions import write_durably
 from chromacc_lib.streaming import open_training_data
 from chromacc_lib.training import TrainingConfig
 from chromacc_lib.windows import Fold, leave_one_out_folds, observed_assays
+from chromacc_lib.wording import count, estimate
 from chromacc_lib.workers import ALONE, gpu_of_worker, side_by_side
 
 __all__ = ["leave_one_out"]
 
 # Modules whose change trains a fold again, or evaluates it again; what curates is in the dataset's fingerprint.
 _TRAINING = ("model", "batches", "streaming", "objectives", "callbacks", "pretraining", "training", "fit")
-_EVALUATION = ("inference", "baselines", "intervals", "calibration", "strata", "wording", "evaluation", "folds")
+_EVALUATION = ("inference", "baselines", "intervals", "wording", "calibration", "strata", "comparison", "ceiling",
+               "evaluation", "folds")
+
+
+OVER_FOLDS = r"mean of \d+ folds"
+SUMS = ("windows", "blocks", "open_rows", "seconds")  # of a row over the folds; all else is a mean
+FEW_FOLDS = 10
 
 
 class _Job(NamedTuple):
@@ -81,7 +89,10 @@ def leave_one_out(
     columns fold, test, validation and training cell types, windows, blocks, open_rows, base_rate; of the model skill
     (over the average) and pr_auc, with _low and _high (95% interval); of the average and every baseline
     skill_NAME, pr_auc_NAME, and what the model is ahead of it, paired: model_skill_NAME and pr_auc_difference_NAME,
-    with _low and _high; seconds; error (message of a fold that failed: it has one row, and no figures).
+    with _low and _high; seconds; error (message of a fold that failed: it has one row, and no figures). From two
+    finished folds on, a last row a stratum, fold "mean of n folds", has the mean of each figure over the folds, and
+    for those with _low and _high a 95% interval from Student's t over the folds, each counting once; windows, blocks,
+    open_rows and seconds are sums.
 
     A fold's folder has dataset/, model/, predictions.parquet, baselines.parquet, evaluation_metrics.json and log.txt. A
     fold that is finished, of the very same input and settings, is not run again; one that was interrupted goes on.
@@ -231,7 +242,7 @@ def _evaluate(job: _Job, folder: Path) -> list[dict]:
     held = {f"{name}_cell_types": split.get(name, "") for name in ("test", "validation", "train")}
     against = {name: entry[HEADLINE] for name, entry in result["baselines"].items()}
     rows = [_row("all", result["quadrants"][HEADLINE], against, result["sizes"][HEADLINE])]
-    specific = result["cell_type_specific"]
+    specific = result["strata"]["varying"]
     if "undefined" in specific:
         print(f"cell-type-specific windows: {specific['undefined']}")
     else:
@@ -263,27 +274,64 @@ def _number(value: float | None) -> float | None:
 def _write(jobs: Mapping[str, _Job], rows: Mapping[str, list[dict]], out: Path) -> pd.DataFrame:
     """Write the folds that there are by now, in their order, as folds.csv and folds.json, and return them."""
     listed = [{"fold": name, **row} for name in jobs for row in rows.get(name, ())]
-    table = pd.DataFrame(listed)
+    over = _over_folds(listed)
+    table = pd.DataFrame(listed + over)
     last = ["seconds", "error"]
     table = table[[name for name in table if name not in last] + last]
     out.mkdir(parents=True, exist_ok=True)
     write_durably(out / "folds.csv", table.to_csv(index=False).rstrip("\n"))
-    write_metrics({"folds": listed}, out / "folds.json")
+    write_metrics({"folds": listed, "over_folds": over}, out / "folds.json")
     return table
+
+
+def _over_folds(listed: list[dict]) -> list[dict]:
+    """Return a row a stratum: means over the finished folds with Student's t, none for fewer than two.
+
+    A figure that is unknown in one of the folds is unknown here.
+    """
+    result = []
+    finished = [row for row in listed if not row["error"]]
+    for stratum in dict.fromkeys(row["stratum"] for row in finished):
+        table = pd.DataFrame([row for row in finished if row["stratum"] == stratum])
+        n = len(table)
+        if n < 2:
+            continue
+        numbers = table.drop(columns=["fold", "stratum", "error", *(c for c in table if c.endswith("_cell_types"))])
+        numbers = numbers.astype(float)
+        mean, error = numbers.mean(skipna=False), numbers.std(ddof=1, skipna=False) / np.sqrt(n)
+        half = stats.t.ppf(0.975, n - 1) * error
+        row = {"fold": f"mean of {n} folds", "stratum": stratum}
+        for name in numbers:
+            if name in SUMS:
+                row[name] = numbers[name].sum() if name == "seconds" else int(numbers[name].sum())
+            elif name.endswith(("_low", "_high")):
+                figure, end = name.rsplit("_", 1)
+                row[name] = mean[figure] + (half[figure] if end == "high" else -half[figure])
+            else:
+                row[name] = mean[name]
+        result.append(row | {"error": ""})
+    return result
 
 
 def _told(row: Mapping[str, Any]) -> str:
     if row["error"]:
         return f"failed: {row['error']}"
-    skill = f"skill {row['skill']:+.3f} ({row['skill_low']:+.3f} to {row['skill_high']:+.3f})" \
-        if row["skill_low"] is not None else f"skill {row['skill']:+.3f}"  # fmt: skip
-    return f"{skill} over the average, {row['windows']:,} windows, {row['seconds']:.0f} s"
+    skill = estimate({"value": row["skill"], "low": row["skill_low"], "high": row["skill_high"]})
+    return f"skill {skill} over the average, {row['windows']:,} windows, {row['seconds']:.0f} s"
 
 
 def _verdict(table: pd.DataFrame) -> str:
     """Say in how many folds the model is ahead of the average."""
-    rows = table[table["stratum"] == "all"]
+    over = table["fold"].str.fullmatch(OVER_FOLDS) & (table["stratum"] == "all")
+    rows = table[~table["fold"].str.fullmatch(OVER_FOLDS) & (table["stratum"] == "all")]
     low, high = (rows[name].astype(float) for name in ("skill_low", "skill_high"))
     ahead, behind = int((low > 0).sum()), int((high < 0).sum())
-    return (f"ahead of the training-cell-type average in {ahead} of {len(rows)} folds, behind in {behind}, not to be "
+    text = (f"ahead of the training-cell-type average in {ahead} of {len(rows)} folds, behind in {behind}, not to be "
             f"told apart in {len(rows) - ahead - behind} (95% intervals from chromosome blocks, one cell type each)")
+    for row in table[over].to_dict("records"):
+        mean = {"value": row["skill"], "low": row["skill_low"], "high": row["skill_high"]}
+        text += f"; skill {estimate(mean, what='95% t-interval ')} on the mean of {count(len(rows), 'fold')}"
+        if len(rows) < FEW_FOLDS:
+            text += (f": {len(rows)} cell types say little about others, and the models of the folds share most of "
+                     "their training cell types, so that they are not independent")
+    return text

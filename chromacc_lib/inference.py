@@ -108,8 +108,13 @@ def predict_scores(
     return torch.cat(scores).numpy(), torch.cat(logits).sigmoid().numpy()
 
 
-def predict_dataset(model: ChromaccModel, arrays: Arrays, batch_windows: int = 12) -> pd.DataFrame:
-    """One row a (window, cell type), all of them: what was measured, what is predicted, the locus average, the truth.
+def predict_dataset(
+    model: ChromaccModel, arrays: Arrays, batch_windows: int = 6, seen_windows: int = 0
+) -> pd.DataFrame:
+    """One row a (window, cell type): what was measured, what is predicted, the locus average, the truth.
+
+    seen_windows: of training chromosomes, evenly spaced, that are predicted in every cell type; 0 = all. The other
+    training windows have rows in test cell types alone; every other chromosome is whole.
 
     Columns as in the project's run contract: cell_type, cell_type_split, window, chrom, start, end (0-based half-open),
     window_split, kind, gc, tss_distance (bp, NaN = unknown), score, label, predicted_score, predicted_probability,
@@ -117,7 +122,13 @@ def predict_dataset(model: ChromaccModel, arrays: Arrays, batch_windows: int = 1
     """
     data = RegionData(arrays)
     n_windows, n_cells = arrays.score.shape
-    score, probability = predict_scores(model, data, np.arange(n_windows), np.arange(n_cells), batch_windows)
+    wanted = _wanted(arrays, seen_windows)  # (W, C)
+    score, probability = np.full((2, n_windows, n_cells), np.nan, np.float32)
+    for cells in np.unique(wanted, axis=0):
+        windows, columns = np.flatnonzero((wanted == cells).all(axis=1)), np.flatnonzero(cells)
+        if len(columns):
+            at = np.ix_(windows, columns)
+            score[at], probability[at] = predict_scores(model, data, windows, columns, batch_windows)
     label = np.where(arrays.label >= 0, arrays.label, np.nan).astype(np.float32)
     windows = arrays.windows.reset_index(drop=True).rename(columns={"split": "window_split"})
     table = windows.loc[np.repeat(np.arange(n_windows), n_cells)].reset_index(drop=True)
@@ -132,4 +143,17 @@ def predict_dataset(model: ChromaccModel, arrays: Arrays, batch_windows: int = 1
         "truth": arrays.truth if arrays.truth is not None else np.full(arrays.score.shape, np.nan, np.float32),
         "observed_tracks": arrays.histone_observed.sum(axis=2) + arrays.tf_observed.sum(axis=2),
     }  # fmt: skip
-    return table.assign(**{name: values.reshape(-1) for name, values in columns.items()})
+    table = table.assign(**{name: values.reshape(-1) for name, values in columns.items()})
+    return table[wanted.reshape(-1)].reset_index(drop=True)
+
+
+def _wanted(arrays: Arrays, seen_windows: int) -> np.ndarray:
+    """Return which windows are predicted in which cell types: bool (W, C)."""
+    wanted = np.ones(arrays.score.shape, dtype=bool)
+    places = arrays.windows.reset_index(drop=True).sort_values(["chrom", "start"])
+    seen = places.index[places["split"] == "train"].to_numpy()
+    if 0 < seen_windows < len(seen):
+        kept = seen[np.linspace(0, len(seen) - 1, seen_windows).round().astype(int)]
+        test = (arrays.cell_types["split"] == "test").to_numpy()
+        wanted[np.ix_(np.setdiff1d(seen, kept), ~test)] = False
+    return wanted

@@ -23,8 +23,8 @@ import numpy as np
 from scipy import stats
 
 __all__ = [
-    "METHOD", "Resampling", "classification", "interval", "mean", "mse", "pearson", "ranking", "resampling", "skill",
-    "skill_interval", "spearman", "standard_deviation",
+    "METHOD", "Resampling", "classification", "interval", "mean", "mse", "p_value", "pearson", "ranking", "resampling",
+    "skill", "skill_interval", "spearman", "standard_deviation",
 ]
 
 LEVEL = 0.95
@@ -120,11 +120,28 @@ def interval(
         return missing
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(draws[known], [tail, 100 - tail])
-    half = _jackknife_half_width(values, plan)
+    error, freedom = _jackknife(values, plan)
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, freedom) * error) if error > 0 else error
     if not np.isfinite(half):
         return missing
     low, high = min(low, values[0] - half), max(high, values[0] + half)
     return {"value": float(values[0]), "low": float(max(low, bounds[0])), "high": float(min(high, bounds[1]))}
+
+
+def p_value(values: np.ndarray, plan: Resampling) -> float:
+    """Return the two-sided p of no effect, of an effect given under every weighting, shape=(R,).
+
+    The larger of two, as `interval` takes the wider: the cluster jackknife's t-test, and twice the share of bootstrap
+    draws on the other side of 0. NaN where there is no interval.
+    """
+    if not np.isfinite(interval(values, plan)["low"]):
+        return np.nan
+    draws = values[1:1 + plan.n_bootstrap]
+    draws = draws[np.isfinite(draws)]
+    beyond = min((draws <= 0).sum(), (draws >= 0).sum())
+    error, freedom = _jackknife(values, plan)
+    by_t = 2 * stats.t.sf(abs(values[0]) / error, freedom) if error > 0 else float(values[0] == 0)
+    return float(min(1.0, max(by_t, 2 * (beyond + 1) / (len(draws) + 1))))
 
 
 def skill_interval(values: np.ndarray, plan: Resampling) -> dict[str, float]:
@@ -139,10 +156,11 @@ def skill_interval(values: np.ndarray, plan: Resampling) -> dict[str, float]:
     return {"value": float(values[0]), "low": low, "high": high}
 
 
-def _jackknife_half_width(values: np.ndarray, plan: Resampling) -> float:
-    """Return half the width of the two-way cluster jackknife's t-interval; NaN when leaving one out is undefined.
+def _jackknife(values: np.ndarray, plan: Resampling) -> tuple[float, float]:
+    """Return standard error and degrees of freedom of the two-way cluster jackknife.
 
-    Clusters that `Resampling.take` left without a row do not count.
+    The error is NaN when leaving one out is undefined, and 0 where nothing varies (freedom NaN). Clusters that
+    `Resampling.take` left without a row do not count.
     """
     first_cell = 1 + plan.n_bootstrap
     first_block = len(plan) - len(_one_left_out(plan.n_blocks))
@@ -155,9 +173,8 @@ def _jackknife_half_width(values: np.ndarray, plan: Resampling) -> float:
             freedoms.append(n - 1)
     total = np.sum(variances)
     if not total > 0:  # 0: no spread at all; NaN: undefined
-        return float(total)
-    freedom = total ** 2 / np.sum(np.square(variances) / freedoms)
-    return float(stats.t.ppf(0.5 + LEVEL / 2, freedom) * np.sqrt(total))
+        return float(total), np.nan
+    return float(np.sqrt(total)), float(total ** 2 / np.sum(np.square(variances) / freedoms))
 
 
 # --- statistics under every weighting ------------------------------------------------------------------------

@@ -687,9 +687,10 @@ def _threshold(model_dir: Path, given: float | None) -> tuple[float, str]:
     path = model_dir.parent / "evaluation_metrics.json"
     if path.is_file():
         metrics = json.loads(path.read_text())
-        return float(
-            metrics["threshold"]
-        ), f"evaluation of the model: {metrics.get('threshold_source', path.name)}"
+        source = metrics.get("threshold_source", path.name)
+        if metrics["threshold"] is None:
+            return 0.5, f"default: the evaluation's is {source}"
+        return float(metrics["threshold"]), f"evaluation of the model: {source}"
     return 0.5, "default: no evaluation_metrics.json beside the model folder"
 
 

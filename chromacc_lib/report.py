@@ -289,14 +289,18 @@ def _forest(metrics: dict | None) -> list[dict]:
         return []
     quadrant = metrics["headline"]["quadrant"]
     entries = {name: entry.get(quadrant, {}) for name, entry in metrics["baselines"].items()}
+    labels = {
+        n: _words(n) + (f" ({e['rows']:,} of {e['of_rows']:,} rows)" if "partly" in e else "")
+        for n, e in entries.items()
+    }
     skills = {"this model": metrics["headline"]["skill"]} | {
-        _words(n): e.get("skill") for n, e in entries.items()
+        labels[n]: e.get("skill") for n, e in entries.items()
     }
     known = {label: s for label, s in skills.items() if s and None not in (s["value"], s["low"], s["high"])}
     numbers = [v for s in known.values() for v in (s["value"], s["low"], s["high"])]
     low, high = max(min([*numbers, 0.0]), CHART_FLOOR), max([*numbers, 0.1])
     undefined = {
-        _words(n): e.get("undefined", "no skill in evaluation_metrics.json") for n, e in entries.items()
+        labels[n]: e.get("undefined", "no skill in evaluation_metrics.json") for n, e in entries.items()
     }
 
     def place(value: float) -> float:

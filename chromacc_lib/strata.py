@@ -34,12 +34,15 @@ def strata(predictions: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Stratum]:
     """Return every stratum by name, as masks over `rows`.
 
     predictions: the whole table, from which windows are chosen. rows: the part of it that is evaluated. A stratum that
-    has fewer than 5 windows among the rows, or cannot be told, is undefined. Raises ChromaccError with fewer than two
-    training cell types (`specific_windows`).
+    has fewer than 5 windows among the rows, or cannot be told, is undefined, in words.
     """
-    found = {}
-    choices = {"varying": specific_windows(predictions), "specific_by_entropy": entropy_windows(predictions)}
-    for name, (windows, rule) in choices.items():
+    n_training = predictions.loc[predictions["cell_type_split"] == "train", "cell_type"].nunique()
+    found = {"varying": Stratum(
+        "windows whose score varies most between training cell types", None,
+        f"needs 2 training cell types with a score, got {n_training}")}  # fmt: skip
+    choices = {"varying": specific_windows} if n_training > 1 else {}
+    for name, choose in (choices | {"specific_by_entropy": entropy_windows}).items():
+        windows, rule = choose(predictions)
         found[name] = Stratum(rule, rows["window"].isin(windows).to_numpy())
     found |= _by_promoter(rows) | _by_tracks(rows)
     return {name: _with_enough(stratum, rows) for name, stratum in found.items()}
@@ -60,7 +63,8 @@ def _with_enough(stratum: Stratum, rows: pd.DataFrame) -> Stratum:
 def specific_windows(predictions: pd.DataFrame) -> tuple[np.ndarray, str]:
     """Return the windows (ids, sorted) whose score varies most between training cell types, and the rule in words.
 
-    The rule: standard deviation of the score over training cell types above 0 and in the top third of all windows.
+    The rule: standard deviation of the score over training cell types above 0 and in the top third of all windows that
+    have rows of them.
     No held-out cell type takes part. Raises ChromaccError with fewer than two training cell types.
     """
     seen = predictions[predictions["cell_type_split"] == "train"]
@@ -74,8 +78,8 @@ def specific_windows(predictions: pd.DataFrame) -> tuple[np.ndarray, str]:
     cut = spread.quantile(1 - SPECIFIC_SHARE)
     chosen = spread[(spread >= cut) & (spread > 0)].index.to_numpy()
     rule = (
-        f"standard deviation of the score over the {n_cells} training cell types in the top third of all windows "
-        f"(at least {max(cut, 0):.3g}): {len(chosen):,} of {len(spread):,} windows"
+        f"standard deviation of the score over the {n_cells} training cell types in the top third of the windows that "
+        f"all of them have (at least {max(cut, 0):.3g}): {len(chosen):,} of {len(spread):,} windows"
     )
     return np.sort(chosen), rule
 
@@ -86,8 +90,11 @@ def entropy_windows(predictions: pd.DataFrame) -> tuple[np.ndarray, str]:
     Schug et al. 2005 (Genome Biol. 6:R33): p = fold / its sum over the cell types that are measured there, with
     fold = sinh(score), not below 0; H = -sum(p log2 p), from 0 (one cell type alone) to log2 of their number (alike in
     all). Ordered by how far H lies below that, so that windows measured in fewer cell types can be compared; the third
-    that lies farthest is chosen. Held-out cell types take part: nothing may be fitted on this choice.
+    that lies farthest is chosen. Held-out cell types take part: nothing may be fitted on this choice. Windows that not
+    every cell type has a row for (`inference.predict_dataset` leaves some out) take no part.
     """
+    rows = predictions.groupby("window")["cell_type"].transform("size")
+    predictions = predictions[rows == rows.max()]
     score = predictions.pivot(index="window", columns="cell_type", values="score").astype(np.float64)
     fold = np.sinh(score).clip(lower=0)
     n_cells = np.isfinite(fold).sum(axis=1)

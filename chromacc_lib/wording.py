@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-__all__ = ["cluster_note", "interval_table", "verdict"]
+__all__ = ["cluster_note", "count", "count_table", "estimate", "interval_table", "may_be_none", "verdict"]
 
 FEW_CELL_TYPES = 10  # fewer unseen ones: the verdict says what its intervals rest on
 
@@ -19,9 +19,9 @@ def verdict(result: dict) -> str:
     lost = [name for name, d in defined.items() if d["high"] < 0]
     open_ = [name for name in defined if name not in won + lost]
     on = "simulated data" if result["simulated"] else "real data"
-    cells = f"{size['cell_types']} unseen cell type" + ("s" if size["cell_types"] > 1 else "")
-    text = f"On {on}, {cells} x unseen chromosomes: the model {_beats(skill)} the training-cell-type average, "
-    text += f"skill {skill['value']:+.3f} (95% interval {skill['low']:+.3f} to {skill['high']:+.3f})."
+    text = f"On {on}, {count(size['cell_types'], 'unseen cell type')} x unseen chromosomes: the model {_beats(skill)} "
+    text += "the training-cell-type average, "
+    text += f"skill {estimate(skill, what='95% interval ')}."
     text += _ranking_verdict(result["headline"].get("pr_auc_gain"), skill)
     if won and len(won) == len(defined):
         text += " It beats every other baseline"
@@ -33,6 +33,9 @@ def verdict(result: dict) -> str:
     for names, what in ((open_, "It cannot be told from"), (lost, "It is worse than")):
         if names:
             text += f" {what} " + _list([f"{_words(n)} (skill over it {_range(defined[n])})" for n in names]) + "."
+    partly = [f"{v['rows']:,} of {v['of_rows']:,} rows with {_words(name)}, which has no prediction in the others "
+              f"({', '.join(v['cell_types_without'])})" for name, v in against.items() if "partly" in v]
+    text += f" Compared on a part alone: {_list(partly)}." if partly else ""
     undefined = [name for name in against if name not in defined]
     if undefined:
         text += f" Not compared, because undefined here: {_list([_words(name) for name in undefined])}."
@@ -44,7 +47,7 @@ def _ranking_verdict(gain: dict[str, float] | None, skill: dict[str, float]) -> 
     if gain is None or not np.isfinite(gain["low"]):
         return " Whether it ranks open windows better is not known here."
     words = {"beats": "better", "does worse than": "worse", "cannot be told from": "not tellably better or worse"}
-    text = f" It ranks open windows {words[_beats(gain)]}: AUPRC {gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f}) against the average's."
+    text = f" It ranks open windows {words[_beats(gain)]}: AUPRC {estimate(gain)} against the average's."
     return text + (" Error and ranking do not say the same." if _beats(gain) != _beats(skill) else "")
 
 
@@ -78,18 +81,45 @@ def cluster_note(size: dict) -> str:
     return f"The headline's intervals rest on {basis}" + (few if size["cell_types"] < FEW_CELL_TYPES else ".")
 
 
-def interval_table(entries: Mapping[str, Mapping[str, dict]], names: Sequence[str] | None = None) -> pd.DataFrame:
+def estimate(entry: Mapping[str, float], form: str = "+.3f", what: str = "") -> str:
+    """Return "value (low to high)" in a number format, with a word before the interval; it says where there is none."""
+    value, low, high = (entry[end] for end in ("value", "low", "high"))
+    if low is None or not np.isfinite(low):
+        return f"{value:{form}} (no interval: too few cell types and blocks)"
+    return f"{value:{form}} ({what}{low:{form}} to {high:{form}})"
+
+
+def may_be_none(entry: Mapping[str, float]) -> bool:
+    """Return whether the interval of an effect holds 0; False where there is none."""
+    return entry["low"] <= 0 <= entry["high"]
+
+
+def count(n: int, noun: str) -> str:
+    """Return "1 cell type", "3 cell types"."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def count_table(sizes: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
+    """Return a table of texts: one row a count, one column a set of rows; sizes: {set: {count: n}}."""
+    table = pd.DataFrame(sizes).map(lambda n: f"{n:,}")
+    return table.rename(index=_words, columns=_words)
+
+
+def interval_table(
+    entries: Mapping[str, Mapping[str, dict]], names: Sequence[str] | None = None, as_is: bool = False
+) -> pd.DataFrame:
     """Return a table of texts "value [low, high]": one row an entry, one column a metric.
 
     entries: {row: {metric: {"value", "low", "high"}}}; what is no interval is passed over. names: the columns, all that
-    occur if None. "" where an entry lacks a metric, "undefined" where its value is NaN.
+    occur if None. as_is: rows are names from outside, such as cell types, and stay as they are. "" where an entry lacks
+    a metric, "undefined" where its value is NaN.
     """
     known = {row: {n: v for n, v in values.items() if isinstance(v, Mapping) and "value" in v}
              for row, values in entries.items()}
     columns = names or list(dict.fromkeys(name for values in known.values() for name in values))
     return pd.DataFrame(
         [[_cell(values.get(name)) for name in columns] for values in known.values()],
-        index=[_words(row) for row in known], columns=[_words(name) for name in columns],
+        index=[row if as_is else _words(row) for row in known], columns=[_words(name) for name in columns],
     )
 
 

@@ -333,19 +333,39 @@ def test_the_table_puts_the_worthiest_first_and_survives_json(world, tmp_path):
     pd.testing.assert_frame_equal(worth_table(json.loads((tmp_path / "assays.json").read_text())), table)
 
 
+def test_p_values_are_those_of_the_effects_and_adjusted_within_a_cell_type(world):
+    result = world[3]
+    for scope in (EVERY, *UNSEEN):
+        for when in ("added_last", "added_first"):
+            for metric in METRICS:
+                effects = [entry[when][metric] for entry in result["assays"] if entry["cell_type"] == scope]
+                p = np.array([effect["p"] for effect in effects])
+                for effect in effects:  # p counts draws, of which there are few here, so that it is the larger one
+                    assert effect["p"] >= 0.05 or not effect["low"] <= 0 <= effect["high"]
+                order = np.argsort(p)  # Benjamini and Hochberg by hand
+                by_rank = p[order] * len(p) / np.arange(1, len(p) + 1)
+                expected = np.minimum.accumulate(by_rank[::-1])[::-1].clip(max=1)
+                assert [effects[i]["p_adjusted"] for i in order] == pytest.approx(list(expected))
+
+
 def test_sentences_say_what_the_numbers_say():
-    effect = {"value": 0.03, "low": 0.01, "high": 0.05}
-    nothing = {"value": 0.002, "low": -0.01, "high": 0.01}
+    effect = {"value": 0.03, "low": 0.01, "high": 0.05, "p_adjusted": 0.01}
+    nothing = {"value": 0.002, "low": -0.01, "high": 0.01, "p_adjusted": 0.6}
     entry = {"cell_type": "K562", "cell_types": ["K562"], "assay": "H3K27ac", "added_last": {"pr_auc": effect},
              "added_first": {"pr_auc": nothing}}  # fmt: skip
-    assert assays._sentence(entry, "sequence") == (
+    assert assays._sentence(entry, "sequence", 9) == (
         "For K562, adding H3K27ac to what is there is worth +0.030 (+0.010 to +0.050) AUPRC; added first, to sequence "
         "alone, +0.002 (-0.010 to +0.010)."
     )
-    alone = {"pr_auc": {"value": 0.1, "low": np.nan, "high": np.nan}}
+    among_many = entry | {"added_last": {"pr_auc": effect | {"p_adjusted": 0.06}}}
+    assert "AUPRC, which cannot be told from nothing when 9 assays are asked at once;" in (
+        assays._sentence(among_many, "sequence", 9)
+    )
+    alone = {"pr_auc": {"value": 0.1, "low": np.nan, "high": np.nan, "p_adjusted": np.nan}}
     entry |= {"added_last": entry["added_first"], "added_first": alone}
-    assert "AUPRC, which cannot be told from nothing; added first, to sequence alone, +0.100 (no interval)." in (
-        assays._sentence(entry, "sequence")
+    assert assays._sentence(entry, "sequence", 9).endswith(
+        "AUPRC, which cannot be told from nothing; added first, to sequence alone, +0.100 (no interval: too few cell "
+        "types and blocks)."
     )
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import average_precision_score
 
 from chromacc_lib import ChromaccError, baselines
 from chromacc_lib.dataset import Arrays, locus_average
 
 CELLS = ["train"] * 4 + ["validation"] + ["test"] * 2
 N_WINDOWS, N_BINS = 240, 5
+PROBABILITIES = ["boosting_probability", "boosting_with_average_probability"]
 
 
 @pytest.fixture
@@ -49,9 +51,10 @@ def column(table: pd.DataFrame, name: str) -> np.ndarray:
 
 def test_one_row_a_window_and_cell_type(arrays):
     table = baselines.fit_predict(arrays)
-    assert list(table.columns) == ["cell_type", "window", *baselines.BASELINES]
+    assert list(table.columns) == ["cell_type", "window", *baselines.BASELINES, *PROBABILITIES]
     assert len(table) == N_WINDOWS * len(CELLS) and not table.duplicated(["cell_type", "window"]).any()
-    assert np.isfinite(table[list(baselines.BASELINES)]).all(axis=None)
+    assert np.isfinite(table[[*baselines.BASELINES, *PROBABILITIES]]).all(axis=None)
+    assert table[PROBABILITIES].min(axis=None) >= 0 and table[PROBABILITIES].max(axis=None) <= 1
 
 
 def test_training_mean_is_that_of_training_rows(arrays):
@@ -76,8 +79,28 @@ def test_held_out_scores_change_no_prediction(arrays):
     pd.testing.assert_frame_equal(baselines.fit_predict(changed), before)
     score[arrays.windows["split"] == "test"] = 99
     on_test = baselines.fit_predict(dataclasses.replace(changed, score=score))
-    for name in ("training_mean", "gc_content", "kmer", "ridge", "boosting"):
+    for name in ("training_mean", "gc_content", "kmer", "ridge", "boosting", "boosting_probability"):
         assert np.array_equal(on_test[name], before[name]), name
+
+
+def test_boosting_of_labels_finds_what_scores_do_not_tell(arrays):
+    """Open or closed by mark 1, which has no part in the score: the classifier ranks, the regression cannot."""
+    label = (arrays.histone[:, :, 1, :, 0].mean(axis=-1) > 0).astype(np.int8)
+    table = baselines.fit_predict(dataclasses.replace(arrays, label=label))
+    held_out = np.ix_(arrays.windows["split"] == "test", [5, 6])
+    auprc = {name: average_precision_score(label[held_out].ravel(), column(table, name)[held_out].ravel())
+             for name in ("boosting", *PROBABILITIES)}
+    assert auprc["boosting_probability"] > 0.9 > 0.7 > auprc["boosting"]
+    assert auprc["boosting_with_average_probability"] > 0.9
+
+
+@pytest.mark.parametrize("label", [-1, 0, 1])
+def test_without_labels_of_both_kinds_boosting_has_no_classifier(arrays, label, capsys):
+    one_class = arrays.label.copy()
+    one_class[140:190, 4] = label  # the rows on which it would stop
+    table = baselines.fit_predict(dataclasses.replace(arrays, label=one_class))
+    assert table[PROBABILITIES].isna().all(axis=None) and np.isfinite(table["boosting"]).all()
+    assert "boosting has no classifier" in capsys.readouterr().out
 
 
 def test_a_training_cell_type_never_sees_its_own_score(arrays):

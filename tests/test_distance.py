@@ -170,29 +170,33 @@ def test_distance_that_tells_the_error_is_found_with_the_exact_p(arrays):
     moved = dataclasses.replace(arrays, cell_types=cells)
     away = pd.DataFrame(distance.input_distance(moved, predictions_of(arrays))["table"])["distance"]
     got = distance.input_distance(moved, predictions_of(arrays, away.to_numpy()))
-    assert got["predicts_error"]["held_out"]["mse"] == pytest.approx({"rho": 1.0, "p": 2 / 720, "n": 6})
-    assert got["predicts_error"]["held_out"]["skill"]["rho"] == pytest.approx(-1)
+    assert got["predicts_error"]["test"]["mse"] == pytest.approx({"rho": 1.0, "p": 2 / 720, "n": 6})
+    assert got["predicts_error"]["test"]["skill"]["rho"] == pytest.approx(-1)
+    assert got["predicts_error"]["validation"]["mse"]["n"] == 0
     assert got["predicts_error"]["all"]["mse"]["n"] == 10
-    assert got["sentence"].startswith("The farther the inputs, the larger the error (Spearman +1.00")
+    assert got["sentence"].startswith(
+        "Over 6 test cell types: the farther the inputs, the larger the error and the lower the skill (Spearman +1.00")
+    assert "validation" not in got["sentence"]
     assert "So few cell types" in got["sentence"]
 
 
 def test_the_exact_p_is_that_of_all_orders(arrays):
     sd = np.array([1.0] * 6 + [0.7, 0.5, 0.6, 0.9])
-    got = distance.input_distance(arrays, predictions_of(arrays, sd))
+    cells = arrays.cell_types.assign(split=["train"] * 6 + ["test"] * 4)
+    got = distance.input_distance(dataclasses.replace(arrays, cell_types=cells), predictions_of(arrays, sd))
     away = pd.DataFrame(got["table"])["distance"][6:]
     rho = [stats.spearmanr(away, order)[0] for order in permutations(sd[6:])]
     observed = stats.spearmanr(away, sd[6:])[0]
     tails = [np.mean(np.array(rho) >= observed - 1e-9), np.mean(np.array(rho) <= observed + 1e-9)]
-    assert got["predicts_error"]["held_out"]["mse"] == pytest.approx(
+    assert got["predicts_error"]["test"]["mse"] == pytest.approx(
         {"rho": observed, "p": min(1, 2 * min(tails)), "n": 4})
-    assert got["sentence"].startswith("Distance does not tell the error beyond chance")
+    assert got["sentence"].startswith("Over 4 test cell types, distance tells neither error nor skill beyond chance (")
 
 
 def test_two_held_out_cell_types_tell_nothing(arrays):
     cells = arrays.cell_types.assign(split=["train"] * 8 + ["test"] * 2)
     got = distance.input_distance(dataclasses.replace(arrays, cell_types=cells), predictions_of(arrays))
-    assert got["sentence"].startswith("Whether distance tells the error cannot be said from 2 cell types")
+    assert got["sentence"].startswith("Whether distance tells the error cannot be said from 2 test cell types")
 
 
 def test_without_expression_features_only_tracks_count(arrays):

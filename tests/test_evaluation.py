@@ -10,7 +10,8 @@ from sklearn import metrics as sk
 
 from chromacc_lib import ChromaccError
 from chromacc_lib import evaluation as ev
-from chromacc_lib import loci, wording
+from chromacc_lib import loci, strata, wording
+from chromacc_lib.comparison import rankings, residual
 
 SPLITS = ["train"] * 6 + ["validation"] * 2 + ["test"] * 3
 SHORT = {"n_bootstrap": 60, "block_bp": 100_000}
@@ -181,14 +182,54 @@ def test_the_model_as_its_own_baseline_is_ahead_by_nothing_and_correlations_are_
     assert average["spearman_difference"]["value"] == pytest.approx(rho[0] - rho[1])
 
 
-def test_the_gain_in_auprc_is_over_the_better_ranking_of_the_average(result):
-    rows = headline_rows(make_tables()[0])
-    best = max(sk.average_precision_score(rows["label"], rows[c]) for c in ("average_score", "average_label"))
-    model = sk.average_precision_score(rows["label"], rows["predicted_probability"])
-    assert result["headline"]["pr_auc_gain"]["value"] == pytest.approx(model - best)
+def validation_auprc(table: pd.DataFrame, columns: list[str]) -> dict[str, float]:
+    rows = table[(table["cell_type_split"] == "validation") & (table["window_split"] == "validation")]
+    return {c: sk.average_precision_score(rows["label"], rows[c]) for c in columns}
+
+
+def test_the_average_ranks_by_what_is_better_on_validation_rows(result):
+    predictions, _ = make_tables()
+    reached = validation_auprc(predictions, ["average_score", "average_label"])
+    column = max(reached, key=reached.get)
+    rows = headline_rows(predictions)
+    average, model = (sk.average_precision_score(rows["label"], rows[c]) for c in (column, "predicted_probability"))
+    assert result["headline"]["pr_auc_gain"]["value"] == pytest.approx(model - average)
     entry = result["baselines"]["average"][ev.HEADLINE]
-    assert entry["pr_auc"]["value"] == pytest.approx(best)
+    assert entry["ranked_by"] == column and entry["pr_auc"]["value"] == pytest.approx(average)
     assert entry["pr_auc_difference"] == pytest.approx(result["headline"]["pr_auc_gain"])
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_a_baseline_ranks_by_its_classifier_where_that_is_better_on_validation_rows(better):
+    """On test rows it is the other way round: that has no say."""
+    predictions, baselines = make_tables()
+    held_out = predictions["cell_type_split"] == "test"
+    right = predictions["label"] + 0.0
+    baselines["weak_probability"] = np.where(held_out == better, 1 - right, right)
+    table = predictions.merge(baselines, on=["cell_type", "window"])
+    expected = "weak_probability" if better else "weak"
+    assert rankings(table, ["weak", "strong"]) == {"weak": expected, "strong": "strong"}
+    result = ev.evaluate(predictions, baselines, simulated=True, **SHORT)
+    assert list(result["baselines"]) == ["average", "weak", "strong"]  # a classifier is no baseline of its own
+    rows = headline_rows(table)
+    entry = result["baselines"]["weak"][ev.HEADLINE]
+    assert entry["ranked_by"] == expected
+    assert entry["pr_auc"]["value"] == pytest.approx(sk.average_precision_score(rows["label"], rows[expected]))
+    model = sk.average_precision_score(rows["label"], rows["predicted_probability"])
+    assert entry["pr_auc_difference"]["value"] == pytest.approx(model - entry["pr_auc"]["value"])
+    expected_mse = sk.mean_squared_error(rows["score"], rows["weak"])  # its scores stay as they are
+    assert entry["mse"]["value"] == pytest.approx(expected_mse)
+
+
+def test_what_ranks_is_the_score_where_validation_rows_cannot_tell():
+    predictions, baselines = make_tables()
+    validation = predictions["window_split"] == "validation"
+    baselines["weak_probability"] = 0.5
+    table = predictions.merge(baselines, on=["cell_type", "window"])
+    one_class = table.assign(label=np.where(validation, 1, table["label"]))
+    assert rankings(one_class, ["average", "weak"]) == {"average": "average_score", "weak": "weak"}
+    gaps = table.assign(weak_probability=np.where(validation, np.nan, 1.0))
+    assert rankings(gaps, ["weak"]) == {"weak": "weak"}
 
 
 @pytest.mark.parametrize("strength, words", [
@@ -208,12 +249,39 @@ def test_real_data_is_called_real():
     assert ev.evaluate(*make_tables(), simulated=False, **SHORT)["verdict"].startswith("On real data")
 
 
-def test_a_baseline_without_predictions_is_named_and_not_compared():
+def test_a_baseline_with_gaps_is_compared_where_it_is_defined():
     predictions, baselines = make_tables()
     baselines.loc[baselines["cell_type"] == "cell10", "weak"] = np.nan
     result = ev.evaluate(predictions, baselines, simulated=True, **SHORT)
-    assert result["baselines"]["weak"][ev.HEADLINE] == {"undefined": "weak has no prediction in 100 of 300 rows"}
-    assert "skill" in result["baselines"]["weak"]["seen_cell_type_x_unseen_chromosome"]
+    entry = result["baselines"]["weak"][ev.HEADLINE]
+    rows = headline_rows(predictions).merge(baselines, on=["cell_type", "window"])
+    rows = rows[rows["cell_type"] != "cell10"]
+    mse = {c: sk.mean_squared_error(rows["score"], rows[c]) for c in ("predicted_score", "weak", "average_score")}
+    assert (entry["rows"], entry["of_rows"], entry["cell_types_without"]) == (200, 300, ["cell10"])
+    assert entry["partly"] == (
+        "weak is compared on 200 of 300 rows, because it has no prediction in the others (cell10)")
+    assert entry["skill"]["value"] == pytest.approx(1 - mse["weak"] / mse["average_score"])
+    assert entry["model_skill"]["value"] == pytest.approx(1 - mse["predicted_score"] / mse["weak"])
+    same = entry["same_rows"]
+    assert same["model"]["skill"]["value"] == pytest.approx(1 - mse["predicted_score"] / mse["average_score"])
+    auprc = sk.average_precision_score(rows["label"], rows["predicted_probability"])
+    assert same["model"]["pr_auc"]["value"] == pytest.approx(auprc)
+    assert same["average"]["pr_auc"]["value"] == pytest.approx(
+        sk.average_precision_score(rows["label"], rows[result["baselines"]["average"][ev.HEADLINE]["ranked_by"]]))
+    assert entry["model_skill"]["low"] < entry["model_skill"]["value"] < entry["model_skill"]["high"]
+    within = np.mean([np.corrcoef(g["score"], g["weak"])[0, 1] for _, g in rows.groupby("cell_type")])
+    assert result["correlations"]["weak"]["within_cell_type"]["value"] == pytest.approx(within)
+    assert "partly" not in result["baselines"]["weak"]["seen_cell_type_x_unseen_chromosome"]
+    assert "200 of 300 rows with weak" in result["verdict"] and "(cell10)" in result["verdict"]
+    assert "Not compared" not in result["verdict"]
+
+
+def test_a_baseline_that_is_defined_nowhere_is_named_and_not_compared():
+    predictions, baselines = make_tables()
+    baselines["weak"] = np.nan
+    result = ev.evaluate(predictions, baselines, simulated=True, **SHORT)
+    assert result["baselines"]["weak"][ev.HEADLINE] == {"undefined": "weak has no prediction in any of 300 rows"}
+    assert "weak" not in result["correlations"]
     assert "Not compared, because undefined here: weak." in result["verdict"]
 
 
@@ -261,6 +329,40 @@ def test_without_validation_cell_types_the_threshold_says_where_it_is_from():
     assert "training cell types (no validation cell types) x validation chromosomes" in source
 
 
+def test_validation_rows_of_one_class_leave_only_the_threshold_undefined(tmp_path):
+    predictions, baselines = make_tables()
+    validation = (predictions["cell_type_split"] == "validation") & (predictions["window_split"] == "validation")
+    predictions.loc[validation, "label"] = 0
+    result = ev.evaluate(predictions, baselines, simulated=True, **SHORT)
+    assert np.isnan(result["threshold"])
+    assert result["threshold_source"].startswith("undefined, because validation cell types x validation chromosomes")
+    got = result["quadrants"][ev.HEADLINE]
+    undefined = [name for name, entry in got.items() if np.isnan(entry["value"])]
+    assert undefined == ["accuracy", "precision", "recall", "f1"]
+    assert "all labelled 0" in result["threshold_source"] and "undefined" in result["recalibration"]
+    ev.write_metrics(result, tmp_path / "metrics.json")
+    assert json.loads((tmp_path / "metrics.json").read_text())["threshold"] is None
+
+
+def test_labels_of_one_class_in_one_cell_type_leave_the_rest():
+    predictions, baselines = make_tables()
+    predictions.loc[predictions["cell_type"] == "cell09", "label"] = 1
+    result = ev.evaluate(predictions, baselines, simulated=True, **SHORT)
+    entry = result["per_cell_type"]["cell09"]["unseen_chromosome"]
+    assert entry["labels"].startswith("all 100 rows with a label are open") and np.isnan(entry["roc_auc"]["value"])
+    assert "labels" not in result["per_cell_type"]["cell10"]["unseen_chromosome"]
+    assert np.isfinite(result["headline"]["pr_auc_gain"]["low"])
+
+
+def test_one_training_cell_type_leaves_only_what_varies_undefined():
+    predictions, baselines = make_tables()
+    alone = (predictions["cell_type_split"] != "train") | (predictions["cell_type"] == "cell00")
+    result = ev.evaluate(predictions[alone], baselines, simulated=True, **SHORT)
+    assert result["strata"]["varying"]["undefined"] == "needs 2 training cell types with a score, got 1"
+    assert result["correlations"]["model"]["across_cell_types"]["n_windows"] == 0
+    assert np.isfinite(result["headline"]["skill"]["low"])
+
+
 # --- correlations, strata, ceiling, calibration --------------------------------------------------------------
 
 
@@ -294,9 +396,9 @@ def test_residual_correlation_cannot_be_had_from_the_average_alone():
     locus, cell = rng.normal(size=3000), np.repeat(["a", "b", "c"], 1000)
     score, average, knows_nothing = locus + rng.normal(size=3000), 2 * locus, rng.normal(size=3000)
     assert abs(np.corrcoef(score - average, knows_nothing - average)[0, 1]) > 0.5
-    left = [ev.residual(v, average, cell) for v in (score, knows_nothing)]
+    left = [residual(v, average, cell) for v in (score, knows_nothing)]
     assert abs(np.corrcoef(*left)[0, 1]) < 0.1
-    assert (ev.residual(3 * average + 1, average, cell) == 0).all()
+    assert (residual(3 * average + 1, average, cell) == 0).all()
 
 
 def test_specific_windows_come_from_training_cell_types_alone():
@@ -315,8 +417,8 @@ def test_the_stratum_is_where_the_average_fails(result):
     rows = rows[rows["window"].isin(ev.specific_windows(make_tables()[0])[0])]
     expected = 1 - sk.mean_squared_error(rows["score"], rows["predicted_score"]) / sk.mean_squared_error(
         rows["score"], rows["average_score"])
-    assert result["cell_type_specific"]["model"]["skill"]["value"] == pytest.approx(expected)
-    assert result["cell_type_specific"]["sizes"]["rows"] == len(rows)
+    assert result["strata"]["varying"]["model"]["skill"]["value"] == pytest.approx(expected)
+    assert result["strata"]["varying"]["sizes"]["rows"] == len(rows)
 
 
 def with_strata(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -330,13 +432,13 @@ def test_strata_have_the_metrics_of_their_rows_and_paired_intervals():
     predictions, baselines = make_tables()
     predictions = with_strata(predictions)
     result = ev.evaluate(predictions, baselines, simulated=True, **SHORT)
-    rows, strata = headline_rows(predictions).merge(baselines, on=["cell_type", "window"]), result["strata"]
-    assert list(strata) == ["all_windows", "varying", "specific_by_entropy", "promoters", "distal", "observed_tracks_2",
+    rows, parts = headline_rows(predictions).merge(baselines, on=["cell_type", "window"]), result["strata"]
+    assert list(parts) == ["all_windows", "varying", "specific_by_entropy", "promoters", "distal", "observed_tracks_2",
                             "observed_tracks_5"]
     masks = {"all_windows": rows["window"] >= 0, "promoters": rows["tss_distance"] == 1_000,
              "distal": rows["tss_distance"] > 1_000, "observed_tracks_2": rows["cell_type"] == "cell10"}
     for name, mask in masks.items():
-        some, entry = rows[mask], strata[name]
+        some, entry = rows[mask], parts[name]
         mse = {c: sk.mean_squared_error(some["score"], some[c]) for c in ("predicted_score", "average_score", "strong")}
         assert entry["sizes"]["rows"] == len(some) and entry["rule"]
         assert entry["model"]["skill"]["value"] == pytest.approx(1 - mse["predicted_score"] / mse["average_score"])
@@ -344,8 +446,7 @@ def test_strata_have_the_metrics_of_their_rows_and_paired_intervals():
         assert ahead["value"] == pytest.approx(1 - mse["predicted_score"] / mse["strong"])
         assert ahead["low"] < ahead["value"] < ahead["high"]
         assert entry["baselines"]["average"]["skill"] == {"value": 0.0, "low": 0.0, "high": 0.0}
-    assert result["cell_type_specific"] is strata["varying"]
-    assert strata["all_windows"]["model"] is result["quadrants"][ev.HEADLINE]
+    assert parts["all_windows"]["model"] is result["quadrants"][ev.HEADLINE]
 
 
 def test_a_stratum_of_one_class_has_all_but_the_label_metrics(tmp_path):
@@ -367,12 +468,30 @@ def test_strata_that_cannot_be_told_say_so(result):
         assert set(result["strata"][name]) == {"rule", "undefined"} and words in result["strata"][name]["undefined"]
 
 
-def test_the_ceiling_is_the_truth_where_there_is_one(result):
+def test_the_ceiling_is_the_truth_on_the_scale_of_each_file(result):
     rows = headline_rows(make_tables()[0])
-    top, reached = (np.corrcoef(rows["score"], rows[c])[0, 1] for c in ("truth", "predicted_score"))
-    assert result["ceiling"]["kind"] == "noise-free truth of the simulation"
-    assert result["ceiling"]["pearson"]["value"] == pytest.approx(top)
-    assert result["ceiling"]["fraction_of_pearson"]["value"] == pytest.approx(reached / top)
+    fits = {name: np.polynomial.Polynomial.fit(g["truth"], g["score"], 1) for name, g in rows.groupby("cell_type")}
+    on_scale = [fits[name](truth) for name, truth in zip(rows["cell_type"], rows["truth"], strict=True)]
+    top, reached = (np.corrcoef(rows["score"], v)[0, 1] for v in (on_scale, rows["predicted_score"]))
+    ceiling = result["ceiling"]
+    assert (ceiling["kind"], ceiling["rows"]) == ("noise-free truth of the simulation", 300)
+    assert ceiling["pearson"]["value"] == pytest.approx(top)
+    assert ceiling["fraction_of_pearson"]["value"] == pytest.approx(reached / top)
+
+
+def test_no_scaling_of_the_truth_passes_its_ceiling():
+    """Files of other depth: the truth itself, and any line a cell type through it, stay below the pooled ceiling."""
+    predictions, baselines = make_tables()
+    cell = predictions["cell_type"].str[-2:].astype(int)
+    predictions["score"] = predictions["score"] * (1 + cell / 5) - cell
+    rng = np.random.default_rng(4)
+    top = ev.evaluate(predictions, baselines, simulated=True, **SHORT)["ceiling"]["pearson"]["value"]
+    rows = headline_rows(predictions)
+    assert np.corrcoef(rows["score"], rows["truth"])[0, 1] < top - 0.01
+    for _ in range(20):
+        line = {name: rng.normal([1, 0], [1, 5]) for name in rows["cell_type"].unique()}
+        moved = [line[c][0] * t + line[c][1] for c, t in zip(rows["cell_type"], rows["truth"], strict=True)]
+        assert np.corrcoef(rows["score"], moved)[0, 1] <= top
 
 
 def test_the_ceiling_of_skill_does_not_depend_on_the_scale_of_a_file():
@@ -386,33 +505,56 @@ def test_the_ceiling_of_skill_does_not_depend_on_the_scale_of_a_file():
     assert 0.8 < plain["skill"]["value"] < 1
 
 
-def test_the_ceiling_from_replicates_finds_the_truth():
-    """Two replicates of known noise: the ceiling must be the correlation of their mean with the noise-free value."""
+def with_replicates(n: int, sd: float = 0.6) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray, pd.DataFrame]:
+    """Return predictions whose score is the mean of n replicates, baselines, replicates, and rows with the truth."""
     predictions, baselines = make_tables()
-    rng = np.random.default_rng(5)
     order = predictions.sort_values(["window", "cell_type"])
     truth = order["truth"].to_numpy().reshape(400, len(SPLITS))
-    replicates = truth[:, :, None] + rng.normal(0, 0.6, (*truth.shape, 2))
-    predictions = order.assign(score=replicates.mean(axis=2).ravel(), truth=np.nan)
-    names = sorted(predictions["cell_type"].unique())
-    table = ev.replicate_table(replicates, names)
+    replicates = truth[:, :, None] + np.random.default_rng(5).normal(0, sd, (*truth.shape, n))
+    order = order.assign(score=replicates.mean(axis=2).ravel())
+    return order.assign(truth=np.nan), baselines, replicates, headline_rows(order)
+
+
+NAMES = [f"cell{i:02d}" for i in range(len(SPLITS))]
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_the_ceiling_from_replicates_finds_the_truth(n):
+    """Replicates of known noise: what the noise-free value itself reaches."""
+    predictions, baselines, replicates, rows = with_replicates(n)
+    table = ev.replicate_table(replicates, NAMES)
     got = ev.evaluate(predictions, baselines, simulated=True, replicates=table, **SHORT)["ceiling"]
-    rows = headline_rows(predictions.assign(truth=truth.ravel()))
-    assert got["kind"] == "replicate concordance (Spearman-Brown)"
+    assert (got["kind"], got["rows"], got["of_rows"]) == ("replicate concordance (Spearman-Brown)", 300, 300)
     assert got["pearson"]["value"] == pytest.approx(np.corrcoef(rows["score"], rows["truth"])[0, 1], abs=0.02)
+    mse = [sk.mean_squared_error(rows["score"], rows[c]) for c in ("truth", "average_score")]
+    assert got["skill"]["value"] == pytest.approx(1 - mse[0] / mse[1], abs=0.03)
+    r = got["concordance"]["value"]
+    assert got["pearson"]["value"] == pytest.approx(np.sqrt(n * r / (1 + (n - 1) * r)), abs=0.02)  # Spearman-Brown
 
 
-def test_no_ceiling_is_said_plainly():
+def test_the_ceiling_stands_on_the_rows_with_replicates_and_level_is_no_noise():
+    predictions, baselines, replicates, rows = with_replicates(3)
+    replicates[:, NAMES.index("cell10")] += np.array([0, 3, 6.0])  # a deeper file
+    replicates[:, NAMES.index("cell09"), 2] = np.nan               # two are left
+    replicates[:, NAMES.index("cell08"), 1:] = np.nan              # one is left: no concordance
+    table = ev.replicate_table(replicates, NAMES)
+    assert list(table) == ["cell_type", "window", "replicate_1", "replicate_2", "replicate_3"]
+    assert set(table["cell_type"]) == set(NAMES) - {"cell08"}
+    got = ev.evaluate(predictions, baselines, simulated=True, replicates=table, **SHORT)["ceiling"]
+    assert (got["rows"], got["of_rows"]) == (200, 300) and "200 of 300 rows with two replicates" in got["sentence"]
+    some = rows[rows["cell_type"] != "cell08"]
+    noise = 0.6 ** 2 * np.mean([1 / 2, 1 / 3])
+    assert got["pearson"]["value"] == pytest.approx(np.sqrt(1 - noise / some["score"].var(ddof=0)), abs=0.02)
+
+
+@pytest.mark.parametrize("replicates", [None, np.ones((400, 11, 1))])
+def test_no_ceiling_is_said_plainly_and_why(replicates):
     predictions, baselines = make_tables()
-    got = ev.evaluate(predictions.assign(truth=np.nan), baselines, simulated=False, **SHORT)["ceiling"]
+    table = None if replicates is None else ev.replicate_table(replicates, NAMES)
+    unknown = predictions.assign(truth=np.nan)
+    got = ev.evaluate(unknown, baselines, simulated=False, replicates=table, **SHORT)["ceiling"]
     assert got["kind"] == "none" and got["sentence"].startswith("No ceiling known")
-
-
-def test_one_replicate_is_no_concordance():
-    assert ev.replicate_table(np.ones((5, 2, 1)), ["a", "b"]).empty
-    partly = np.ones((5, 2, 2))
-    partly[:, 1, 1] = np.nan
-    assert set(ev.replicate_table(partly, ["a", "b"])["cell_type"]) == {"a"}
+    assert "reads cannot be thinned" in got["sentence"]
 
 
 def test_probabilities_and_intervals_are_judged_on_unseen_cell_types(result):
@@ -420,7 +562,6 @@ def test_probabilities_and_intervals_are_judged_on_unseen_cell_types(result):
     for key, measure in (("recalibration", "brier_change"), ("conformal", "pooled")):
         assert set(result[key]["per_cell_type"]) == unseen
         assert "validation cell types x validation chromosomes" in result[key]["source"] and measure in result[key]
-    assert result["recalibration"]["pooled"]["before"] == result["calibration"]
     coverage = result["conformal"]["pooled"]["coverage"]
     assert coverage["low"] <= 0.9 <= coverage["high"]  # validation and test cell types are drawn alike here
 
@@ -463,6 +604,20 @@ def test_rows_without_a_measured_score_are_left_out_and_counted():
     predictions.loc[gap, "score"] = np.nan
     size = ev.evaluate(predictions, baselines, simulated=True, **SHORT)["sizes"][ev.HEADLINE]
     assert (size["rows"], size["rows_without_score"]) == (250, 50)
+
+
+def test_windows_that_were_not_predicted_in_training_cell_types_are_counted():
+    predictions, baselines = make_tables()
+    left_out = (predictions["cell_type_split"] == "train") & (predictions["window_split"] == "train")
+    left_out &= predictions["window"] % 4 != 0
+    result = ev.evaluate(predictions[~left_out], baselines, simulated=True, **SHORT)
+    size = result["sizes"]["seen_cell_type_x_seen_chromosome"]
+    assert (size["windows"], size["of_windows"]) == (50, 200)
+    assert result["sizes"][ev.HEADLINE]["windows"] == result["sizes"][ev.HEADLINE]["of_windows"] == 100
+    whole = ev.evaluate(predictions, baselines, simulated=True, **SHORT)
+    assert result["headline"] == whole["headline"]
+    windows, _ = strata.entropy_windows(predictions[~left_out])
+    assert set(windows) <= set(predictions["window"]) - set(predictions.loc[left_out, "window"])
 
 
 def test_a_cell_type_without_peaks_has_no_label_metrics_but_all_others():
@@ -508,7 +663,6 @@ def test_every_cell_type_and_every_metric_is_there(result):
     (lambda t: t[~((t["cell_type"] == "cell09") & (t["window_split"] == "test"))], r"\['cell09'\] have no window"),
     (lambda t: t.assign(cell_type_split=t["cell_type_split"].replace("test", "validation")), "no rows in unseen"),
     (lambda t: t.assign(window_split=t["window_split"].replace("test", "validation")), "no rows in seen_cell_type_x_un"),
-    (lambda t: t[(t["cell_type_split"] != "train") | (t["cell_type"] == "cell00")], "at least 2 training cell types"),
 ])  # fmt: skip
 def test_bad_predictions_are_refused(change, message):
     predictions, baselines = make_tables()
@@ -544,3 +698,22 @@ def test_the_verdict_says_where_error_and_ranking_differ(gain, words):
     text = wording._ranking_verdict(gain, skill)
     assert words in text and ("do not say the same" in text) == (gain["low"] <= 0)
     assert "not known" in wording._ranking_verdict(None, skill)
+
+
+def test_tables_for_people_keep_the_names_of_cell_types():
+    entries = {"unseen_cell_type_x_seen_chromosome": {"pr_auc": {"value": 0.5, "low": 0.25, "high": 0.75}, "rows": 3}}
+    table = wording.interval_table(entries)
+    assert (table.index.tolist(), table.columns.tolist()) == (["unseen cell type x seen chromosome"], ["pr auc"])
+    assert table.iloc[0, 0] == "0.5 [0.25, 0.75]"
+    assert wording.interval_table({"CD4_T": {"ece": {"value": np.nan}}}, as_is=True).loc["CD4_T", "ece"] == "undefined"
+    counts = wording.count_table({"a_x_b": {"open_rows": 1_234}, "c": {"open_rows": 5}})
+    assert counts.loc["open rows"].to_dict() == {"a x b": "1,234", "c": "5"}
+
+
+def test_estimates_are_told_with_their_interval_or_without_and_numbers_with_their_noun():
+    entry = {"value": 0.1234, "low": -0.5, "high": 0.75}
+    assert wording.estimate(entry) == "+0.123 (-0.500 to +0.750)"
+    assert wording.estimate(entry, ".1%", "95% interval ") == "12.3% (95% interval -50.0% to 75.0%)"
+    for none in (None, np.nan):
+        assert wording.estimate(entry | {"low": none}) == "+0.123 (no interval: too few cell types and blocks)"
+    assert [wording.count(n, "cell type") for n in (0, 1, 1_000)] == ["0 cell types", "1 cell type", "1,000 cell types"]

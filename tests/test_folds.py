@@ -6,6 +6,7 @@ import distributed
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from chromacc_lib import ChromaccError, cli, folds
 from chromacc_lib.cache import file_lock
@@ -50,7 +51,11 @@ def test_two_folds_one_fails_first_then_both_are_there_and_nothing_is_run_twice(
     assert {path: path.read_bytes() for path in (out / "D").glob("*.json")} == first, "not run again"
     assert not (out / "F" / "log.txt").read_text().count("Nothing has changed")
     table = pd.read_csv(out / "folds.csv")
-    assert table["fold"].tolist() == ["D", "D", "F", "F"] and table["error"].isna().all()
+    assert table["fold"].tolist() == ["D", "D", "F", "F", "mean of 2 folds", "mean of 2 folds"]
+    assert table["error"].isna().all() and "on the mean of 2 folds: 2 cell types say little" in told
+    over = json.loads((out / "folds.json").read_text())["over_folds"]
+    assert [row["skill"] for row in over] == table["skill"].tolist()[4:]
+    table = table[:4]
     _compare_with_metrics(table, out)
     for name in ("D", "F"):
         split = json.loads((out / name / "dataset" / "curation.json").read_text())["cell_types"]
@@ -63,7 +68,7 @@ def _compare_with_metrics(table, out):
     """Every number of the table is one of evaluation_metrics.json, of the headline quadrant."""
     for (fold, stratum), rows in table.groupby(["fold", "stratum"]):
         row, result = rows.iloc[0], json.loads((out / fold / "evaluation_metrics.json").read_text())
-        quadrant, specific = result["headline"]["quadrant"], result["cell_type_specific"]
+        quadrant, specific = result["headline"]["quadrant"], result["strata"]["varying"]
         model = result["quadrants"][quadrant] if stratum == "all" else specific["model"]
         for name in ("skill", "pr_auc"):
             assert row[name] == model[name]["value"] and row[f"{name}_low"] == model[name]["low"] <= row[name]
@@ -118,6 +123,22 @@ def test_what_no_fold_could_run_with_is_refused_at_once(project, named, paramete
     with pytest.raises(ChromaccError, match=match):
         leave_one_out(project.manifest, project.genome_fasta, project.folder / "out", named, CurationParameters(**parameters))
     assert not (project.folder / "out").exists()
+
+
+def test_the_mean_over_folds_has_students_t_over_folds_and_says_how_few_there_are():
+    listed = [{"fold": name, "stratum": "all", "test_cell_types": name, "windows": 100, "skill": skill,
+               "skill_low": skill - 0.1, "skill_high": skill + 0.1, "pr_auc": pr_auc, "seconds": 2.0, "error": ""}
+              for name, skill, pr_auc in (("A", 0.1, 0.5), ("B", 0.3, None), ("C", 0.2, 0.7))]  # fmt: skip
+    failed = {"fold": "D", "stratum": "all", "seconds": np.nan, "error": "no file"}
+    (row,) = folds._over_folds([*listed, failed])
+    low, high = stats.t.interval(0.95, 2, loc=0.2, scale=stats.sem([0.1, 0.3, 0.2]))
+    assert (row["fold"], row["windows"], row["seconds"], row["error"]) == ("mean of 3 folds", 300, 6.0, "")
+    assert [row[name] for name in ("skill", "skill_low", "skill_high")] == pytest.approx([0.2, low, high])
+    assert np.isnan(row["pr_auc"])  # unknown in one of them
+    assert folds._over_folds([listed[0], failed]) == []
+    text = folds._verdict(pd.DataFrame([*listed, row]))
+    assert "in 2 of 3 folds" in text and f"skill +0.200 (95% t-interval {low:+.3f} to {high:+.3f})" in text
+    assert "3 cell types say little about others" in text
 
 
 def test_cell_types_that_are_not_named_only_ever_train(project):

@@ -100,6 +100,22 @@ def test_interval_is_never_narrower_than_the_jackknife_t():
     assert (result["low"], result["high"]) == pytest.approx((2 - half, 2 + half))
 
 
+def test_p_agrees_with_the_interval_and_is_uniform_where_there_is_no_effect(rows):
+    plan = iv.resampling(rows["cell"], rows["block"], 200, seed=1)
+    rng, p = np.random.default_rng(3), []
+    for _ in range(300):
+        cell, block = rng.normal(size=4), rng.normal(size=6)
+        values = cell[plan.cell] + block[plan.block] + rng.normal(size=240)
+        effect = iv.mean(plan, values)
+        p.append(iv.p_value(effect, plan))
+        limits = iv.interval(effect, plan)
+        if abs(p[-1] - 0.05) > 0.01:  # at the limit itself a bootstrap's percentile is no count of draws
+            assert (p[-1] < 0.05) == (limits["low"] > 0 or limits["high"] < 0)
+    assert np.mean(np.array(p) < 0.05) < 0.08  # never far above what it promises
+    assert iv.p_value(iv.mean(plan, rng.normal(9, 1, 240)), plan) == pytest.approx(2 / 201)
+    assert iv.p_value(np.zeros(len(plan)), plan) == 1 and np.isnan(iv.p_value(np.full(len(plan), np.nan), plan))
+
+
 def test_bounds_cut_the_interval():
     plan = iv.resampling(np.repeat([0, 1, 2], 10), np.zeros(30), 500, seed=1)
     error = np.sqrt(np.repeat([1.0, 2.0, 3.0], 10))
@@ -167,5 +183,5 @@ def test_a_cell_type_without_rows_does_not_count_as_one(rows):
     known = rows["cell"] != "d"
     whole = iv.resampling(rows["cell"], rows["block"], 200, seed=1).take(known)
     alone = iv.resampling(rows["cell"][known], rows["block"][known], 200, seed=1)
-    half_width = [iv._jackknife_half_width(iv.mse(plan, rows["y"][known], rows["x"][known]), plan) for plan in (whole, alone)]
+    half_width = [iv._jackknife(iv.mse(plan, rows["y"][known], rows["x"][known]), plan) for plan in (whole, alone)]
     assert half_width[0] == pytest.approx(half_width[1])

@@ -88,7 +88,11 @@ def test_nothing_half_written_is_left(smoke):
 def test_predictions_hold_every_window_and_cell_type(smoke):
     table = pd.read_parquet(smoke / "predictions.parquet")
     assert set(table.columns) == PREDICTION_COLUMNS
-    assert len(table) == table["window"].nunique() * table["cell_type"].nunique()
+    seen = (table["cell_type_split"] != "test") & (table["window_split"] == "train")
+    assert len(table[~seen]) == (table["window"].nunique() * table["cell_type"].nunique()
+                                 - table.loc[table["window_split"] == "train", "window"].nunique()
+                                 * table.loc[table["cell_type_split"] != "test", "cell_type"].nunique())  # fmt: skip
+    assert seen.any() and not table.duplicated(["window", "cell_type"]).any()
     assert table["predicted_score"].notna().all()
 
 

@@ -24,6 +24,7 @@ from chromacc_lib.normalization import METHODS, file_constants
 from chromacc_lib.prediction import (
     EXPRESSION,
     LOCUS_PRIOR,
+    _threshold,
     cut_manifest,
     predict_manifest,
     predict_windows,
@@ -340,6 +341,10 @@ def test_the_threshold_comes_from_the_evaluation_or_is_given(trained, tmp_path):
     assert of_evaluation["threshold"] == 0.2 and of_evaluation["threshold_source"].endswith("F1")
     given = predict(moved, rows_of(trained, CELL), tmp_path / "b", threshold=0.99).summary
     assert given["n_open_windows"] < of_evaluation["n_open_windows"]
+    undefined = {"threshold": None, "threshold_source": "undefined, because of one class"}
+    (tmp_path / "evaluation_metrics.json").write_text(json.dumps(undefined))
+    assert _threshold(moved.model_dir, None) == (
+        0.5, "default: the evaluation's is undefined, because of one class")
     with pytest.raises(ChromaccError, match="from 0 to 1"):
         predict(moved, rows_of(trained, CELL), tmp_path / "c", threshold=50)
 

@@ -72,6 +72,7 @@ def metrics(simulated=True):
         "baselines": {
             "average": {quadrant: {"skill": estimate(0.0, 0.0, 0.0)}},
             "boosting": {quadrant: {"skill": estimate(-3.0)}},
+            "kmer": {quadrant: {"skill": estimate(-0.2), "rows": 6, "of_rows": 9, "partly": "6 of 9 rows"}},
             "nearest": {quadrant: {"undefined": "nearest has no prediction in 3 of 9 rows"}},
         },
         "ceiling": {
@@ -180,7 +181,7 @@ def test_index_of_a_finished_run(finished):
     assert "The model beats the average &amp; boosting." in shown
     assert "0.412" in shown and "95% interval 0.312 to 0.512" in shown
     assert "boosting" in shown and "-3 [-3.1, -2.9]" in shown
-    assert "nearest has no prediction in 3 of 9 rows" in shown
+    assert "nearest has no prediction in 3 of 9 rows" in shown and "kmer (6 of 9 rows)" in shown
     assert "3: 2 train, 1 test" in shown and "chrtest" in shown
     assert "The model reaches 70% of it." in shown
     assert "1 ok of 1 checks" in shown
