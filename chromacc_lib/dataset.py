@@ -22,9 +22,12 @@ from chromacc_lib.normalization import file_constants, normalise_metadata, norma
 from chromacc_lib.signals import STATISTICS, window_statistics
 
 __all__ = [
-    "Arrays", "arrays_of", "load_arrays", "locus_average", "open_dataset", "read_normalization", "replace_folder",
-    "track_signal", "window_summaries", "window_table", "window_tracks", "write_table",
+    "Arrays", "arrays_of", "expected_departure", "load_arrays", "locus_average", "open_dataset", "read_normalization", "replace_folder",
+    "state_weights", "track_signal", "window_summaries", "window_table", "window_tracks", "write_table",
 ]
+
+
+STATE_NOISE = 0.2  # variance of a training cell type's own departure, where 1 is that of all
 
 
 # --- the training-cell-type average -------------------------------------------------------------------------
@@ -48,6 +51,44 @@ def _sum_of_others(values: np.ndarray) -> np.ndarray:
     out[:, 1:] = np.cumsum(values[:, :-1], axis=1)
     out[:, :-1] += np.cumsum(values[:, :0:-1], axis=1)[:, ::-1]
     return out
+
+
+# --- what cell types in a like state show -------------------------------------------------------------------
+def state_weights(metadata: np.ndarray, observed: np.ndarray, train_mask: np.ndarray) -> np.ndarray:
+    """How much each training cell type's departure from the locus average counts for every cell type: float64, (C, C).
+
+    Gaussian-process regression over cell types (Rasmussen & Williams 2006, chapter 2) of which the metadata say how
+    alike two are: exp(-d^2 / m), with d their distance and m the median of d^2 between training cell types. Row: the
+    cell type that is described; column: a training cell type, never the same one; 0 where either has no metadata.
+    metadata: z, shape=(C, E); observed, train_mask: bool, shape=(C,).
+    """
+    weights = np.zeros((len(metadata), len(metadata)))
+    known = np.flatnonzero(observed & train_mask)
+    z = metadata.astype(np.float64)
+    distance = ((z[:, None] - z[None]) ** 2).sum(axis=2)  # (C, C)
+    between = distance[np.ix_(known, known)][np.triu_indices(len(known), 1)]
+    middle = np.median(between) if len(between) else 0.0
+    if middle == 0:
+        return weights
+    alike = np.exp(-distance / middle)
+    for cell in np.flatnonzero(observed):
+        others = known[known != cell]
+        noisy = alike[np.ix_(others, others)] + STATE_NOISE * np.eye(len(others))
+        weights[cell, others] = np.linalg.solve(noisy, alike[others, cell])
+    return weights
+
+
+def expected_departure(values: np.ndarray, weights: np.ndarray, average: np.ndarray) -> np.ndarray:
+    """What `state_weights` expect of every cell type on top of its locus average: float32, shape=(W, C, ...).
+
+    values: shape=(W, C, ...), NaN = unknown, which counts as no departure; average: of `locus_average`, same shape.
+    """
+    known = np.isfinite(values)
+    total, share = (
+        np.moveaxis(np.tensordot(np.where(known, part, 0).astype(np.float64), weights, axes=(1, 1)), -1, 1)
+        for part in (values, 1.0)
+    )
+    return np.nan_to_num(total - share * average).astype(np.float32)
 
 
 # --- loading ------------------------------------------------------------------------------------------------
@@ -88,14 +129,21 @@ class Arrays:
 
     @cached_property
     def prior_profile(self) -> np.ndarray:
-        """float32, shape=(W, C, B, 2): accessibility's mean and sd over (other) training cell types.
+        """float32, shape=(W, C, B, 3): accessibility's mean and sd over (other) training cell types, and by how much
+        those of like metadata depart from that mean (`expected_departure`; 0 without metadata).
 
         0 where `prior_observed` is False.
         """
         mean = locus_average(self.accessibility, self.train_mask)
         square = locus_average(self.accessibility.astype(np.float64) ** 2, self.train_mask)
         sd = np.sqrt(np.maximum(square - mean.astype(np.float64) ** 2, 0)).astype(np.float32)
-        return np.nan_to_num(np.stack([mean, sd], axis=-1), nan=0.0)
+        departure = expected_departure(self.accessibility, self.state_weights, mean)
+        return np.nan_to_num(np.stack([mean, sd, departure], axis=-1), nan=0.0)
+
+    @cached_property
+    def state_weights(self) -> np.ndarray:
+        """float64, shape=(C, C): see `state_weights`."""
+        return state_weights(self.metadata, self.metadata_observed, self.train_mask)
 
     @cached_property
     def _average_score(self) -> np.ndarray:

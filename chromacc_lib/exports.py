@@ -61,7 +61,8 @@ FIELDS: dict[str, Field] = {
     "truth": Field(("window", "cell_type"), f"noise-free score (simulations): {_FOLD}"),
     "score_replicate": Field(("window", "cell_type", "replicate"), f"{_FOLD}; NaN = unknown"),
     "prior_profile": Field(("window", "cell_type", "bin", "moment"),
-                           "mean and sd of accessibility over the (other) training cell types"),
+                           "mean and sd of accessibility over the (other) training cell types, and by how much those of "
+                           "like metadata depart from that mean"),
     "prior_score": Field(("window", "cell_type"), "mean score of the (other) training cell types; 0 = unknown"),
     "prior_observed": Field(("window", "cell_type"), "1 = the priors are known"),
     "metadata": Field(("cell_type", "feature"), "z of log2(TPM + 1) over training cell types; 0 = missing"),
@@ -123,7 +124,7 @@ def _names(arrays: Arrays) -> dict[str, list[str]]:
     return {
         "cell_type": arrays.cell_types["cell_type"].tolist(), "histone_mark": list(arrays.histone_marks),
         "tf": list(arrays.tfs), "feature": list(arrays.features), "statistic": list(STATISTICS),
-        "moment": ["mean", "sd"], "kind": list(KINDS), "split": list(SPLITS),
+        "moment": ["mean", "sd", "departure"], "kind": list(KINDS), "split": list(SPLITS),
         "cell_type_split": arrays.cell_types["split"].tolist(),
         "lineage": arrays.cell_types["lineage"].tolist(), "donor": arrays.cell_types["donor"].tolist(),
     }

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from chromacc_lib import ChromaccError, __version__, project_path
-from chromacc_lib.dataset import Arrays, open_dataset, read_normalization
+from chromacc_lib.dataset import Arrays, expected_departure, open_dataset, read_normalization, state_weights
 from chromacc_lib.inference import load_model, read_model_config
 from chromacc_lib.model import ChromaccModel
 from chromacc_lib.normalization import track_constants
@@ -49,7 +49,8 @@ class TrainingReference:
     windows: chrom, start, end, gc, kind, split; a new file is normalised by its own signal under those of split
     "train". profile float32 (W, B, 2): mean and sd of the training cell types'
     accessibility, arcsinh fold; score float32 (W,): mean of their scores; observed bool (W,): known at all,
-    else 0. cell_types: the C names. track_mean, track_spread float64 (C, K): mean of z, and of |z|, of a
+    else 0. accessibility float32 (W, C, B): that of each training cell type, NaN = unknown; C = 0 for a model that
+    reads no metadata. cell_types: the C names. track_mean, track_spread float64 (C, K): mean of z, and of |z|, of a
     track's bin means over all windows, histone marks first, NaN = missing. metadata float32 (C, E): z, NaN =
     missing.
     """
@@ -58,6 +59,7 @@ class TrainingReference:
     profile: np.ndarray
     score: np.ndarray
     observed: np.ndarray
+    accessibility: np.ndarray
     cell_types: tuple[str, ...]
     track_mean: np.ndarray
     track_spread: np.ndarray
@@ -74,6 +76,22 @@ class TrainingReference:
         them.
         """
         return self._index.get_indexer(pd.MultiIndex.from_frame(windows[["chrom", "start", "end"]]))
+
+    def state_weights(self, z: np.ndarray, known: bool) -> np.ndarray:
+        """How much each training cell type counts for a new one of metadata z (E,): float64, shape=(C,)."""
+        n = self.accessibility.shape[1]
+        observed = np.append(np.isfinite(self.metadata).all(axis=1), known)
+        metadata = np.nan_to_num(np.concatenate([self.metadata, z[None]]))
+        return state_weights(metadata, observed, np.arange(len(metadata)) < len(metadata) - 1)[-1, :n]
+
+    def prior(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """The locus prior of `rows` for a new cell type, as `Arrays.prior_profile`: float32, shape=(len(rows), B, 3).
+
+        weights: of `state_weights`.
+        """
+        profile = self.profile[rows]
+        departure = expected_departure(self.accessibility[rows], weights[None], profile[:, None, :, 0])
+        return np.concatenate([profile, departure[:, 0, :, None]], axis=2)
 
 
 @dataclass(frozen=True)
@@ -178,20 +196,22 @@ def training_reference(parts: Iterable[Arrays], assembly: str) -> TrainingRefere
     for arrays in parts:
         training = np.flatnonzero(arrays.train_mask)
         unknown = _with_unknown_cell_type(arrays, training)
-        unseen.append((unknown.windows[WINDOW_COLUMNS], unknown.prior_profile[:, -1], unknown.prior_score[:, -1],
-                       unknown.prior_observed[:, -1]))  # fmt: skip
+        profile, own = unknown.prior_profile[:, -1, :, :2], arrays.accessibility[:, training]
+        unseen.append((unknown.windows[WINDOW_COLUMNS], profile, unknown.prior_score[:, -1],
+                       unknown.prior_observed[:, -1], own if arrays.features else own[:, :0]))  # fmt: skip
         kinds = ((arrays.histone, arrays.histone_observed), (arrays.tf, arrays.tf_observed))
         tracks = [_track_sums(z[:, training, k], seen[:, training, k]) for z, seen in kinds for k in range(z.shape[2])]
         sums = sums + np.array(tracks).reshape(-1, 3, len(training))  # (K, 3, C)
     count, total, absolute = sums.transpose(1, 2, 0)  # (K, 3, C) -> 3 x (C, K)
     windows, *known = zip(*unseen)
-    profile, score, observed = map(np.concatenate, known)
+    profile, score, observed, accessibility = map(np.concatenate, known)
     metadata = np.where(arrays.metadata_observed[training, None], arrays.metadata[training], np.nan)
     return TrainingReference(
         windows=pd.concat(windows, ignore_index=True),
         profile=profile,
         score=score,
         observed=observed,
+        accessibility=accessibility,
         cell_types=tuple(arrays.cell_types["cell_type"].iloc[training]),
         track_mean=_ratio(total, count),
         track_spread=_ratio(absolute, count),
@@ -230,9 +250,10 @@ def _with_unknown_cell_type(arrays: Arrays, training: np.ndarray) -> Arrays:
         known = values[:, training]
         return np.concatenate([known, np.full_like(known[:, :1], np.nan)], axis=1)
 
-    cells = pd.DataFrame({"split": ["train"] * len(training) + ["new"]})
+    n, cells = len(training) + 1, pd.DataFrame({"split": ["train"] * len(training) + ["new"]})
+    nothing = {"metadata": np.zeros((n, 0), np.float32), "metadata_observed": np.zeros(n, bool)}
     return replace(
-        arrays, accessibility=padded(arrays.accessibility), score=padded(arrays.score), cell_types=cells
+        arrays, accessibility=padded(arrays.accessibility), score=padded(arrays.score), cell_types=cells, **nothing
     )
 
 
@@ -303,9 +324,11 @@ def _require_match(
     unknown = [name for name in config.features if name not in normalization["metadata"]]
     if unknown:
         wrong.append(f"features of the model without constants in normalization.json: {', '.join(unknown)}")
-    shape = (len(reference.windows), config.n_bins, 2)
-    if reference.profile.shape != shape:
-        wrong.append(f"{PRIOR_FILE}: profile of shape {reference.profile.shape}, needed {shape}")
+    n_windows, n_cells = len(reference.windows), len(reference.cell_types) if config.features else 0
+    shapes = {"profile": (n_windows, config.n_bins, 2), "accessibility": (n_windows, n_cells, config.n_bins)}
+    for name, shape in shapes.items():
+        if getattr(reference, name).shape != shape:
+            wrong.append(f"{PRIOR_FILE}: {name} of shape {getattr(reference, name).shape}, needed {shape}")
     n_tracks = len(config.histone_marks) + len(config.tfs)
     if reference.track_mean.shape[1] != n_tracks:
         wrong.append(f"{PRIOR_FILE}: {reference.track_mean.shape[1]} tracks, the model reads {n_tracks}")

@@ -52,6 +52,7 @@ class ModelConfig:
     mlp_ratio: int = 4
     dropout: float = 0.1
     locus_prior: bool = True  # read what the training cell types show at the locus; False: never, for comparison
+    state_prior: bool = True  # and how those of like metadata depart from their average; False: never
     score_hidden: int = 64
     score_mean: float = 0.0  # mean training score: where the heads start when no locus prior is given
     positive_share: float = 0.5  # training base rate: where the binary head starts
@@ -97,7 +98,7 @@ class Batch:
     tf_observed: Tensor  # (B, C, F)
     metadata: Tensor  # (B, C, E)
     metadata_observed: Tensor  # (B, C)
-    prior: Tensor  # (B, C, T, 2) mean and sd of the training cell types' accessibility, arcsinh fold
+    prior: Tensor  # (B, C, T, 3) the training cell types' mean and sd, arcsinh fold, and how those of like metadata depart
     prior_score: Tensor  # (B, C)
     prior_observed: Tensor  # (B, C)
     accessibility: Tensor  # (B, C, T) arcsinh fold
@@ -108,7 +109,10 @@ class Batch:
         return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
     def without_unobserved(self) -> Batch:
-        """The same batch with 0 for every value that is not observed: what stood there, NaN too, can have no say."""
+        """The same batch with 0 for every value that is not observed: what stood there, NaN too, can have no say.
+
+        How cell types of like metadata depart from the mean is observed where both prior and metadata are.
+        """
 
         def kept(name: str, observed: str) -> Tensor:
             """Values, 0 where they are not observed."""
@@ -118,6 +122,8 @@ class Batch:
 
         names = ("histone", "tf", "metadata", "prior", "accessibility")
         values = {name: kept(name, f"{name}_observed") for name in names}
+        both = self.prior_observed & self.metadata_observed
+        values["prior"][..., 2] = torch.where(both[..., None], values["prior"][..., 2], 0.0)
         return replace(self, **values, prior_score=kept("prior_score", "prior_observed"))
 
     def reverse_complement(self) -> Batch:
@@ -473,7 +479,7 @@ class ChromaccModel(nn.Module):
         self.tf_encoder = TFEncoder(config) if config.tfs else None
         self.cell_gate = CellGate(config) if config.features and config.gate == "multiplicative" else None
         self.cell_token = nn.Linear(len(config.features), d) if config.features else None
-        self.prior_token = nn.Linear(3, d)
+        self.prior_token = nn.Linear(4, d)
         self.accessibility_token = nn.Linear(1, d)
         self.mask_token = nn.Parameter(0.02 * torch.randn(d))
         self.fusion = Fusion(config)
@@ -483,8 +489,9 @@ class ChromaccModel(nn.Module):
         self.score_head = nn.Sequential(nn.Linear(d, config.score_hidden), nn.GELU(), nn.Linear(config.score_hidden, 1))
         self.label_head = nn.Sequential(nn.Linear(d, config.score_hidden), nn.GELU(), nn.Linear(config.score_hidden, 1))
         self.profile_head = nn.Linear(d, 1)
-        # Heads predict what differs from the locus prior: the score starts as the prior, the label follows it.
-        self.prior_slope = nn.Parameter(torch.tensor([1.0, 3.0, 1.0]))  # score, logit, profile
+        # Heads predict what differs from the locus prior. The label follows the score, and its loss leaves that alone.
+        self.prior_slope, self.departure_slope = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))  # score, profile
+        self.label_slope = nn.Parameter(torch.tensor(3.0))
         for head in (self.score_head[-1], self.label_head[-1], self.profile_head):
             nn.init.normal_(head.weight, std=0.02)
             nn.init.zeros_(head.bias)
@@ -519,10 +526,13 @@ class ChromaccModel(nn.Module):
         return replace(self.heads(tokens.reshape(b, c, t, -1), batch), attention=attention)
 
     def readable(self, batch: Batch) -> Batch:
-        """The batch without what the model may not see: what is not observed, and, by choice, the locus prior."""
+        """The batch without what the model may not see: what is not observed, and, by choice, the locus prior or part."""
         if not self.config.locus_prior:
             batch = replace(batch, prior_observed=torch.zeros_like(batch.prior_observed))
-        return batch.without_unobserved()
+        batch = batch.without_unobserved()
+        if not self.config.state_prior:
+            batch = replace(batch, prior=torch.cat([batch.prior[..., :2], torch.zeros_like(batch.prior[..., 2:])], -1))
+        return batch
 
     @torch.no_grad()
     def start_from_motifs(self, matrices: Sequence[tuple[str, Tensor]]) -> None:
@@ -572,15 +582,20 @@ class ChromaccModel(nn.Module):
         return tokens, torch.stack(observed, -1)
 
     def heads(self, tokens: Tensor, batch: Batch) -> Output:
-        """Tokens (B, C, T, d) -> what they predict, on top of the locus prior of the batch."""
+        """Tokens (B, C, T, d) -> what they predict, on top of the locus prior of the batch.
+
+        The logit has no gradient with respect to the score that it follows.
+        """
         pooled = tokens.mean(2)  # (B, C, T, d) -> (B, C, d)
         known, centre = batch.prior_observed.to(tokens.dtype), self.config.score_mean
         away = (batch.prior_score - centre) * known
-        slope_score, slope_logit, slope_profile = self.prior_slope
+        departure = batch.prior[..., 2]  # (B, C, T)
+        (slope_score, slope_profile), (by_score, by_profile) = self.prior_slope, self.departure_slope
         place = torch.where(batch.prior_observed[..., None], batch.prior[..., 0] - centre, 0.0)
+        above = slope_score * away + by_score * departure.mean(2) + self.score_head(pooled).squeeze(-1)
         return Output(
-            score=centre + slope_score * away + self.score_head(pooled).squeeze(-1),
-            logit=slope_logit * away + self.label_head(pooled).squeeze(-1),
-            profile=centre + slope_profile * place + self.profile_head(tokens).squeeze(-1),
+            score=centre + above,
+            logit=self.label_slope * above.detach() + self.label_head(pooled).squeeze(-1),
+            profile=centre + slope_profile * place + by_profile * departure + self.profile_head(tokens).squeeze(-1),
             tokens=tokens,
         )

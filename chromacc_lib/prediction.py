@@ -438,11 +438,12 @@ def _batch(
     chunk: _Chunk,
     rows: np.ndarray,
     metadata: tuple[np.ndarray, np.ndarray],
+    weights: np.ndarray,
     shown: Mapping[str, np.ndarray],
 ) -> Batch:
     """One batch: the same windows once for each set of hidden inputs, every accessibility token masked.
 
-    metadata: z (E,) and whether it is known. shown: bool masks of what is not hidden: tracks (H, K),
+    metadata: z (E,) and whether it is known. weights: of the training cell types (C,). shown: bool masks of what is not hidden: tracks (H, K),
     expression (H,), prior (H,).
     """
     n_marks, config = len(folder.model.config.histone_marks), folder.model.config
@@ -462,7 +463,7 @@ def _batch(
         tf_observed=torch.from_numpy(observed[..., n_marks:]),
         metadata=torch.from_numpy(z * described[..., None]),
         metadata_observed=torch.from_numpy(described.copy()),
-        prior=torch.from_numpy(reference.profile[at][:, None] * prior_known[..., None, None]),
+        prior=torch.from_numpy(reference.prior(at, weights)[:, None] * prior_known[..., None, None]),
         prior_score=torch.from_numpy(reference.score[at][:, None] * prior_known),
         prior_observed=torch.from_numpy(prior_known),
         accessibility=masked,
@@ -523,6 +524,7 @@ def _stream(
     """
     shown = _shown(inputs, hidden)
     z, known = normalise_metadata(inputs.metadata[None], folder.normalization, folder.model.config.features)
+    weights = folder.reference.state_weights(z[0], bool(known[0]))
     chosen = choose_device(device)
     model, title = folder.model.to(chosen).eval(), f"predicting {inputs.cell_type}"
     chunks = _read_chunks(folder, inputs, genome_fasta, windows, workers)
@@ -533,7 +535,7 @@ def _stream(
                 n, nothing = len(chunk.windows), False
                 outputs = []
                 for rows in np.array_split(np.arange(n), -(-n // BATCH_WINDOWS[chosen])):
-                    batch = _batch(folder, chunk, rows, (z[0], known[0]), shown)
+                    batch = _batch(folder, chunk, rows, (z[0], known[0]), weights, shown)
                     outputs.append(_output(model, batch))
                     bar.update(len(rows))
                 score, logit, profile = (torch.cat(tensors).numpy() for tensors in zip(*outputs, strict=True))

@@ -447,7 +447,7 @@ class _Step:
         """Norm of the gradient of each term, unweighted, where the heads begin: at the tokens that all of them read."""
         tokens = tokens.detach().requires_grad_()
         with self.fabric.autocast():
-            output = self.model.heads(tokens, batch)
+            output = self.model.heads(tokens, self.model.readable(batch))
         _, terms = self.objective(output, batch, target, self._mean_count)
         gradients = [torch.autograd.grad(term, tokens, retain_graph=True)[0] for term in terms.values()]
         squares = torch.stack([gradient.float().square().sum() for gradient in gradients])

@@ -14,11 +14,15 @@ import pandas as pd
 import pyBigWig
 import pytest
 from conftest import PARAMETERS, write_bigwig, write_lines
+from scipy.spatial.distance import pdist
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF
 
 from chromacc_lib import ChromaccError, regions
 from chromacc_lib.curation import CurationParameters, curate
 from chromacc_lib.dataset import (
-    load_arrays, locus_average, open_dataset, read_normalization, track_signal, window_summaries, window_tracks,
+    expected_departure, load_arrays, locus_average, open_dataset, read_normalization, state_weights, track_signal,
+    window_summaries, window_tracks,
 )
 from chromacc_lib.manifest import read_manifest
 from chromacc_lib.normalization import METHODS, file_constants, normalise_metadata
@@ -428,7 +432,29 @@ def test_priors(arrays):
                                arrays.accessibility[:, others].std(axis=1),
                                atol=2e-3)
     np.testing.assert_allclose(arrays.prior_score[:, 3], arrays.score[:, train].mean(axis=1), rtol=1e-5)
-    assert arrays.prior_profile.shape == (*arrays.score.shape, 10, 2) and arrays.prior_observed.all()
+    assert arrays.prior_profile.shape == (*arrays.score.shape, 10, 3) and arrays.prior_observed.all()
+
+
+def test_the_departure_is_that_of_gaussian_process_regression_over_cell_types(arrays):
+    """Against scikit-learn's, of the training cell types but the one described; exactly none without metadata."""
+    rng = np.random.default_rng(3)
+    metadata = rng.normal(size=(6, 4)).astype(np.float32)
+    train, observed = arrays.train_mask, np.array([True, True, True, True, False, True])
+    weights = state_weights(metadata, observed, train)
+    average = locus_average(arrays.accessibility, train)
+    departure = expected_departure(arrays.accessibility, weights, average)
+    known = np.flatnonzero(train & observed)
+    middle = np.median(pdist(metadata[known].astype(np.float64), "sqeuclidean"))
+    kernel = RBF(np.sqrt(middle / 2), "fixed")
+    for cell in np.flatnonzero(observed):
+        others = known[known != cell]
+        process = GaussianProcessRegressor(kernel, alpha=0.2, optimizer=None)
+        process.fit(metadata[others], (arrays.accessibility - average[:, [cell]])[:, others].swapaxes(0, 1).reshape(len(others), -1))
+        expected = process.predict(metadata[[cell]]).reshape(departure[:, cell].shape)
+        np.testing.assert_allclose(departure[:, cell], expected, atol=1e-5)
+    assert (departure[:, 4] == 0).all() and np.abs(departure[:, :4]).max() > 0.01
+    assert (state_weights(metadata, np.zeros(6, bool), train) == 0).all()
+    assert (state_weights(np.zeros((6, 0), np.float32), observed, train) == 0).all()  # nothing tells them apart
 
 
 def test_window_tracks_are_folds(dataset, arrays):

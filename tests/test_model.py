@@ -35,7 +35,7 @@ def random_batch(config=CONFIG, b=3, c=4, seed=0):
     return Batch(
         sequence=torch.randint(0, 4, (b, config.window_bp), generator=g, dtype=torch.uint8),
         histone=normal(b, c, m, t, 3), histone_observed=yes(b, c, m), tf=normal(b, c, f, t, 3), tf_observed=yes(b, c, f),
-        metadata=normal(b, c, e), metadata_observed=yes(b, c), prior=normal(b, c, t, 2), prior_score=normal(b, c),
+        metadata=normal(b, c, e), metadata_observed=yes(b, c), prior=normal(b, c, t, 3), prior_score=normal(b, c),
         prior_observed=yes(b, c), accessibility=normal(b, c, t), accessibility_observed=~yes(b, c, t),
     )  # fmt: skip
 
@@ -97,7 +97,7 @@ def test_new_choices_leave_the_default_weights_of_a_seed_as_they_were():
     model = ChromaccModel(CONFIG)
     first, last = model.sequence_encoder.scan.weight[0, 0, :3], model.profile_head.weight[0, :3]
     torch.testing.assert_close(first, torch.tensor([-0.0008588, 0.0615343, -0.0944098]), atol=1e-6, rtol=0)
-    torch.testing.assert_close(last, torch.tensor([0.0082310, 0.0166646, 0.0048537]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(last, torch.tensor([-0.0082800, -0.0119533, 0.0296509]), atol=1e-6, rtol=0)
 
 
 def test_sizes_that_do_not_fit_together_are_refused_all_at_once():
@@ -167,7 +167,8 @@ def hidden_parts(batch):
     hidden = {"sequence": batch.sequence.sum((1, 2), keepdim=True).expand_as(batch.sequence) == 0}
     for name, mask in masks.items():
         values, seen = getattr(batch, name), getattr(batch, mask)
-        hidden[name] = ~seen.view(*seen.shape, *[1] * (values.ndim - seen.ndim)).expand_as(values)
+        hidden[name] = ~seen.view(*seen.shape, *[1] * (values.ndim - seen.ndim)).expand_as(values).clone()
+    hidden["prior"][..., 2] |= ~batch.metadata_observed[..., None]  # how cell types of like metadata depart
     return hidden
 
 
@@ -212,6 +213,7 @@ def test_the_prior_of_a_cell_type_never_holds_its_own_accessibility(curated):
         for other in cells[cells != cell]:
             differs = not torch.equal(after.prior[:, other], before.prior[:, other])
             assert differs == (not torch.equal(after.prior_score[:, other], before.prior_score[:, other]))
+            assert differs == (not torch.equal(after.prior[:, other, :, 2], before.prior[:, other, :, 2]))
             assert differs == bool(arrays.train_mask[cell])
 
 
@@ -461,19 +463,20 @@ def test_every_nonlinearity_is_a_module_that_is_called_once(config):
 
 
 def test_the_loss_starts_where_theory_puts_it():
-    """With a prior the score starts as the prior (the MSE within 2%, of the profile 10%); without one at the training
+    """With a prior the score starts as the prior and its departure (the MSE within 2%, of the profile 10%); without one at the training
     mean (within 2% of the spread about it), and the label at the base rate, whose entropy is its loss (within 2%)."""
     config = ModelConfig(("a", "b"), ("c",), ("d", "e"), score_mean=1.5, positive_share=0.2)
     torch.manual_seed(0)
     model, batch = ChromaccModel(config).eval(), random_batch(config, b=5, c=8)
-    batch = replace(batch, prior=batch.prior + 1.5, prior_score=batch.prior_score + 1.5)
+    batch = replace(batch, prior=batch.prior + torch.tensor([1.5, 1.5, 0]), prior_score=batch.prior_score + 1.5)
     target = random_target(b=5, c=8, t=15, positive=0.2, mean=1.5)
     terms = lambda batch: {name: term.item() for name, term in TrainingConfig().objective(0.5)(model(batch), batch, target)[1].items()}
     with torch.no_grad():
         known, unknown = terms(batch), terms(replace(batch, prior_observed=torch.zeros_like(batch.prior_observed)))
     mse = lambda answer, truth: ((answer - truth) ** 2).mean().item()
-    assert known["score"] == pytest.approx(mse(batch.prior_score, target.score), rel=0.02)
-    assert known["profile"] == pytest.approx(mse(batch.prior[..., 0], target.profile), rel=0.1)
+    departure = batch.prior[..., 2]
+    assert known["score"] == pytest.approx(mse(batch.prior_score + departure.mean(2), target.score), rel=0.02)
+    assert known["profile"] == pytest.approx(mse(batch.prior[..., 0] + departure, target.profile), rel=0.1)
     assert unknown["score"] == pytest.approx(mse(1.5, target.score), rel=0.02)
     assert unknown["label"] == pytest.approx(-0.2 * math.log(0.2) - 0.8 * math.log(0.8), rel=0.02)
 
