@@ -19,11 +19,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from chromacc_lib import ChromaccError, project_path
-from chromacc_lib.dataset import Arrays, locus_average, write_table
+from chromacc_lib.dataset import Arrays, expected_departure, locus_average, write_table
 from chromacc_lib.regions import code_hashes
 
 __all__ = [
-    "BASELINES", "average_features", "cached", "fit_predict", "kmer_frequencies", "nearest_cell_types",
+    "BASELINES", "average_features", "cached", "departure_features", "fit_predict", "kmer_frequencies", "nearest_cell_types",
     "signal_features",
 ]
 
@@ -33,13 +33,19 @@ BASELINES: dict[str, str] = {
     "kmer": "logistic regression of open or closed on the window's 6-mers, the same in all cell types; its log odds "
             "become scores by a straight line, fitted on training cell types x validation chromosomes",
     "nearest": "the score, at this locus, of the training cell type whose histone marks are most alike",
+    "like_cell_types": "the locus average, moved to where the training cell types of like expression stand at this locus "
+                       "(`state_weights`)",
     "ridge": "ridge regression on the binned histone and TF signals of this cell type",
     "boosting": "gradient boosting on the binned histone and TF signals of this cell type; a second one, of open or "
                 "closed, ranks windows where that is better on validation rows",
     "boosting_with_average": "gradient boosting, and a second one of open or closed, on these signals plus what the "
                              "training cell types show at this locus",
+    "boosting_with_like_cell_types": "gradient boosting, and a second one of open or closed, on signals, average and how "
+                                     "the training cell types of like expression depart from it: all that the model "
+                                     "reads, but for the sequence",
 }
 
+LIKE = "boosting_with_like_cell_types"
 N_PARTS = 5         # of a window, for the mean signal: 300 bp each at the default 1,500
 BOOSTING = {"max_iter": 200, "learning_rate": 0.1, "early_stopping": True, "n_iter_no_change": 10}
 K = 6               # bp of a k-mer: 2,080 of them, both strands merged
@@ -95,10 +101,10 @@ def fit_predict(arrays: Arrays, seed: int = 1, max_training_rows: int = 60_000) 
 
     max_training_rows: rows (window x cell type) drawn without replacement when there are more; for `kmer`, a quarter as
     many windows. Returns a table with columns cell_type, window (int) and one column of scores a baseline, in the unit
-    of `score` (arcsinh of fold over the genome-wide mean), and boosting_probability and
-    boosting_with_average_probability, of being open, from the same features fitted on labels; NaN where a baseline is
-    undefined (`nearest` without shared marks, `kmer` and probabilities without windows labelled open and closed).
-    Raises ChromaccError when no row has a known score in the splits that are fitted on.
+    of `score` (arcsinh of fold over the genome-wide mean), and NAME_probability of each boosting, of being open, from
+    the same features fitted on labels. NaN where a baseline is undefined: `nearest` without shared marks, `kmer` and
+    probabilities without windows labelled open and closed, like cell types without metadata. Raises ChromaccError when
+    no row has a known score in the splits that are fitted on.
     """
     rng, n_windows = np.random.default_rng(seed), len(arrays.score)
     train = _draw(_rows(arrays, "train", "train"), max_training_rows, rng, "training", seed)
@@ -111,7 +117,8 @@ def fit_predict(arrays: Arrays, seed: int = 1, max_training_rows: int = 60_000) 
     columns = {
         "training_mean": np.full(arrays.score.size, mean, np.float32),
         **{name: np.tile(score, arrays.score.shape[1]) for name, score in every_cell.items()},
-        "nearest": _nearest_score(arrays).T.ravel(), **_from_signals(arrays, train, stop, seed),
+        "nearest": _nearest_score(arrays).T.ravel(), "like_cell_types": _like_score(arrays).T.ravel(),
+        **_from_signals(arrays, train, stop, seed),
     }
     return pd.DataFrame({
         "cell_type": np.repeat(arrays.cell_types["cell_type"].to_numpy(), n_windows),
@@ -235,35 +242,40 @@ def _kmer_score(arrays: Arrays, most_windows: int, seed: int) -> np.ndarray:
 def _from_signals(arrays: Arrays, train: np.ndarray, stop: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Return {name: scores of every row, shape=(C*W,), float32} of ridge and boosting, and boosting's probabilities.
 
-    Features are held of the rows that are fitted on, then of one cell type at a time.
+    NaN for boosting with like cell types where no metadata tell which those are. Features are held of the rows that
+    are fitted on, then of one cell type at a time.
     """
     n_windows, n_cells = arrays.score.shape
-    average = average_features(arrays)  # (C, W, 3 + B)
+    average, departure = average_features(arrays), departure_features(arrays)  # (C, W, 3 + B), (C, W, 1 + B)
     target, label = arrays.score.T.ravel(), arrays.label.T.ravel()  # (C*W,)
 
     def features(cell: int, windows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Return signals, then the average, of these windows in one cell type."""
-        return np.concatenate([signal_features(arrays, cell)[windows], average[cell, windows]], axis=1)
+        """Return signals, the average, and departures from it, of these windows in one cell type."""
+        parts = signal_features(arrays, cell)[windows], average[cell, windows], departure[cell, windows]
+        return np.concatenate(parts, axis=1)
 
     used = np.union1d(train, stop)  # sorted: cell type by cell type
-    both = np.concatenate([features(c, used[used // n_windows == c] % n_windows) for c in np.unique(used // n_windows)])
-    n_signals = both.shape[1] - average.shape[2]
+    table = np.concatenate([features(c, used[used // n_windows == c] % n_windows) for c in np.unique(used // n_windows)])
+    n_average = table.shape[1] - departure.shape[2]
+    n_signals = n_average - average.shape[2]
     train, stop = np.searchsorted(used, train), np.searchsorted(used, stop)
     target, label = target[used], label[used]
-    signals = both[:, :n_signals]
+    signals = table[:, :n_signals]
     # Rows outnumber features some hundredfold, so the strength of the penalty hardly matters.
     mean = _column_means(signals[train])
     ridge = Ridge(alpha=1.0).fit(_without_gaps(signals[train], mean), target[train])
-    boosted = {"boosting": signals, "boosting_with_average": both}
-    models = {name: _boost(table, target, train, stop, seed) for name, table in boosted.items()}
-    classifiers = {name: _boost_labels(table, label, train, stop, seed) for name, table in boosted.items()}
-    names = ("ridge", *boosted, *(f"{name}_probability" for name in boosted))
+    boosted = {"boosting": signals, "boosting_with_average": table[:, :n_average]}
+    names = ["ridge", *(name + of for of in ("", "_probability") for name in (*boosted, LIKE))]
+    if arrays.state_weights.any():
+        boosted[LIKE] = table
+    models = {name: _boost(fitted, target, train, stop, seed) for name, fitted in boosted.items()}
+    classifiers = {name: _boost_labels(fitted, label, train, stop, seed) for name, fitted in boosted.items()}
     scores = {name: np.full(n_cells * n_windows, np.nan, np.float32) for name in names}
     for c in range(n_cells):
         rows, here = slice(c * n_windows, (c + 1) * n_windows), features(c)
         scores["ridge"][rows] = ridge.predict(_without_gaps(here[:, :n_signals], mean))
-        for name, table in boosted.items():
-            seen = here[:, :table.shape[1]]
+        for name, fitted in boosted.items():
+            seen = here[:, :fitted.shape[1]]
             scores[name][rows] = models[name].predict(seen)
             if classifiers[name] is not None:
                 scores[f"{name}_probability"][rows] = classifiers[name].predict_proba(seen)[:, 1]
@@ -301,6 +313,24 @@ def average_features(arrays: Arrays) -> np.ndarray:
     profile = locus_average(arrays.accessibility, train)
     stacked = np.concatenate([np.stack([mean, spread, locus_average(label, train)], axis=-1), profile], axis=-1)
     return stacked.astype(np.float32).transpose(1, 0, 2)  # (W, C, 3 + B) -> (C, W, 3 + B)
+
+
+def departure_features(arrays: Arrays) -> np.ndarray:
+    """Return how training cell types of like metadata depart from the average at each locus: shape=(C, W, 1 + B).
+
+    Of the score, then of the profile by bin; float32, NaN for a cell type whose metadata tell nothing.
+    """
+    weights = arrays.state_weights
+    parts = [expected_departure(values, weights, locus_average(values, arrays.train_mask))
+             for values in (arrays.score, arrays.accessibility)]  # fmt: skip
+    stacked = np.concatenate([parts[0][..., None], parts[1]], axis=-1)
+    stacked[:, ~weights.any(axis=1)] = np.nan
+    return stacked.transpose(1, 0, 2)  # (W, C, 1 + B) -> (C, W, 1 + B)
+
+
+def _like_score(arrays: Arrays) -> np.ndarray:
+    """Return the locus average plus the departure of its score: shape=(W, C), float32, NaN = undefined."""
+    return locus_average(arrays.score, arrays.train_mask) + departure_features(arrays)[..., 0].T
 
 
 def _column_means(features: np.ndarray) -> np.ndarray:

@@ -431,7 +431,8 @@ def plot_training_health(history: pd.DataFrame) -> Figure:
 
 # --- 03_evaluation -------------------------------------------------------------------------------------------
 _PREDICTORS = {"model": "model", "average": "average", "training_mean": "mean", "gc_content": "mean", "kmer": "mean",
-               "nearest": "nearest", "ridge": "ridge", "boosting": "boosting", "boosting_with_average": "boosting_with_average"}
+               "nearest": "nearest", "ridge": "ridge", "like_cell_types": "nearest", "boosting": "boosting",
+               "boosting_with_average": "boosting_with_average", "boosting_with_like_cell_types": "boosting_with_average"}
 MAX_CELL_TYPES = 4  # drawn side by side; further ones are in the tables
 _METRICS = {"pr_auc": "AUPRC", "mse": "MSE", "skill": "skill"}
 

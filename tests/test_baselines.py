@@ -15,7 +15,8 @@ from chromacc_lib.dataset import Arrays, locus_average
 
 CELLS = ["train"] * 4 + ["validation"] + ["test"] * 2
 N_WINDOWS, N_BINS = 240, 5
-PROBABILITIES = ["boosting_probability", "boosting_with_average_probability"]
+BOOSTED = ["boosting", "boosting_with_average", "boosting_with_like_cell_types"]
+PROBABILITIES = [f"{name}_probability" for name in BOOSTED]
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def arrays() -> Arrays:
         sequence=rng.integers(0, 4, (N_WINDOWS, 100)).astype(np.uint8), histone=histone,
         histone_observed=np.ones((*shape, 2), bool),
         tf=np.zeros((*shape, 1, N_BINS, 3), np.float32), tf_observed=np.ones((*shape, 1), bool),
-        metadata=np.zeros((len(CELLS), 1), np.float32), metadata_observed=np.ones(len(CELLS), bool),
+        metadata=np.linspace(-1, 1, len(CELLS), dtype=np.float32)[:, None], metadata_observed=np.ones(len(CELLS), bool),
         accessibility=np.repeat(score[:, :, None], N_BINS, axis=2), score=score, label=(score > 0.5).astype(np.int8),
         windows=windows, cell_types=cells, histone_marks=("H3K27ac", "H3K4me3"), tfs=("CTCF",), features=("GATA1",),
         simulated=True,
@@ -68,6 +69,26 @@ def test_signals_and_average_together_beat_either(arrays):
     mse["average"] = ((locus_average(arrays.score, arrays.train_mask) - arrays.score)[held_out] ** 2).mean()
     assert mse["boosting_with_average"] < 0.8 * min(mse["boosting"], mse["average"])
     assert mse["ridge"] < 0.9 * mse["training_mean"]
+
+
+def test_like_cell_types_follow_the_expression(arrays):
+    """Scores that grow with the metadata's gene: then like cell types tell what the average cannot, with boosting, too.
+
+    Without metadata both are undefined, and no other baseline changes.
+    """
+    rng, gene = np.random.default_rng(7), np.array([-1, 1, -0.4, 0.6, 0, 0.9, -0.9], np.float32)
+    score = (arrays.score + 2 * rng.normal(size=(N_WINDOWS, 1)) * gene).astype(np.float32)
+    profile = np.repeat(score[:, :, None], N_BINS, axis=2)
+    arrays = dataclasses.replace(arrays, score=score, accessibility=profile, metadata=gene[:, None])
+    table, held_out = baselines.fit_predict(arrays), np.ix_(arrays.windows["split"] == "test", [5, 6])
+    mse = {n: ((column(table, n) - score)[held_out] ** 2).mean() for n in baselines.BASELINES}
+    average = ((locus_average(score, arrays.train_mask) - score)[held_out] ** 2).mean()
+    assert mse["like_cell_types"] < 0.9 * average
+    assert mse["boosting_with_like_cell_types"] < 0.9 * mse["boosting_with_average"]
+    none = baselines.fit_predict(dataclasses.replace(arrays, metadata_observed=np.zeros(len(CELLS), bool)))
+    undefined = [n for n in table if n.startswith(("like", "boosting_with_like"))]
+    assert none[undefined].isna().all(axis=None) and len(undefined) == 3
+    pd.testing.assert_frame_equal(none.drop(columns=undefined), table.drop(columns=undefined))
 
 
 def test_held_out_scores_change_no_prediction(arrays):
