@@ -37,7 +37,7 @@ from chromacc_lib.manifest import keep_cell_types, read_manifest
 from chromacc_lib.regions import write_durably
 from chromacc_lib.streaming import open_training_data
 from chromacc_lib.training import TrainingConfig
-from chromacc_lib.windows import Fold, leave_one_out_folds, observed_assays
+from chromacc_lib.windows import SPLITS, Fold, leave_one_out_folds, observed_assays
 from chromacc_lib.wording import count, estimate
 from chromacc_lib.workers import ALONE, gpu_of_worker, side_by_side
 
@@ -296,7 +296,8 @@ def _over_folds(listed: list[dict]) -> list[dict]:
         n = len(table)
         if n < 2:
             continue
-        numbers = table.drop(columns=["fold", "stratum", "error", *(c for c in table if c.endswith("_cell_types"))])
+        words = ["fold", "stratum", "error", *(f"{split}_cell_types" for split in SPLITS)]
+        numbers = table.drop(columns=words, errors="ignore")
         numbers = numbers.astype(float)
         mean, error = numbers.mean(skipna=False), numbers.std(ddof=1, skipna=False) / np.sqrt(n)
         half = stats.t.ppf(0.975, n - 1) * error
