@@ -23,8 +23,8 @@ from chromacc_lib.dataset import Arrays, expected_departure, locus_average, writ
 from chromacc_lib.regions import code_hashes
 
 __all__ = [
-    "BASELINES", "average_features", "cached", "departure_features", "fit_predict", "kmer_frequencies", "nearest_cell_types",
-    "signal_features",
+    "BASELINES", "average_features", "cached", "departure_features", "fit_predict", "kmer_frequencies",
+    "nearest_cell_types", "signal_features",
 ]
 
 BASELINES: dict[str, str] = {
@@ -33,16 +33,16 @@ BASELINES: dict[str, str] = {
     "kmer": "logistic regression of open or closed on the window's 6-mers, the same in all cell types; its log odds "
             "become scores by a straight line, fitted on training cell types x validation chromosomes",
     "nearest": "the score, at this locus, of the training cell type whose histone marks are most alike",
-    "like_cell_types": "the locus average, moved to where the training cell types of like expression stand at this locus "
-                       "(`state_weights`)",
+    "like_cell_types": "the locus average, moved to where the training cell types of like expression stand at this "
+                       "locus (`state_weights`)",
     "ridge": "ridge regression on the binned histone and TF signals of this cell type",
     "boosting": "gradient boosting on the binned histone and TF signals of this cell type; a second one, of open or "
                 "closed, ranks windows where that is better on validation rows",
     "boosting_with_average": "gradient boosting, and a second one of open or closed, on these signals plus what the "
                              "training cell types show at this locus",
-    "boosting_with_like_cell_types": "gradient boosting, and a second one of open or closed, on signals, average and how "
-                                     "the training cell types of like expression depart from it: all that the model "
-                                     "reads, but for the sequence",
+    "boosting_with_like_cell_types": "gradient boosting, and a second one of open or closed, on signals, average and "
+                                     "how the training cell types of like expression depart from it: what the model "
+                                     "reads, but for the sequence and the expression itself",
 }
 
 LIKE = "boosting_with_like_cell_types"
@@ -114,11 +114,13 @@ def fit_predict(arrays: Arrays, seed: int = 1, max_training_rows: int = 60_000) 
     every_cell = {
         "gc_content": _gc_score(arrays, train), "kmer": _kmer_score(arrays, max_training_rows // ROWS_A_WINDOW, seed),
     }
+    departure = departure_features(arrays)
     columns = {
         "training_mean": np.full(arrays.score.size, mean, np.float32),
         **{name: np.tile(score, arrays.score.shape[1]) for name, score in every_cell.items()},
-        "nearest": _nearest_score(arrays).T.ravel(), "like_cell_types": _like_score(arrays).T.ravel(),
-        **_from_signals(arrays, train, stop, seed),
+        "nearest": _nearest_score(arrays).T.ravel(),
+        "like_cell_types": (locus_average(arrays.score, arrays.train_mask).T + departure[..., 0]).ravel(),
+        **_from_signals(arrays, departure, train, stop, seed),
     }
     return pd.DataFrame({
         "cell_type": np.repeat(arrays.cell_types["cell_type"].to_numpy(), n_windows),
@@ -239,14 +241,15 @@ def _kmer_score(arrays: Arrays, most_windows: int, seed: int) -> np.ndarray:
 # --- from the signals of the cell type -----------------------------------------------------------------------
 
 
-def _from_signals(arrays: Arrays, train: np.ndarray, stop: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+def _from_signals(arrays: Arrays, departure: np.ndarray, train: np.ndarray, stop: np.ndarray, seed: int
+                  ) -> dict[str, np.ndarray]:  # fmt: skip
     """Return {name: scores of every row, shape=(C*W,), float32} of ridge and boosting, and boosting's probabilities.
 
-    NaN for boosting with like cell types where no metadata tell which those are. Features are held of the rows that
-    are fitted on, then of one cell type at a time.
+    departure: of `departure_features`. NaN for boosting with like cell types where no metadata tell which those are.
+    Features are held of the rows that are fitted on, then of one cell type at a time.
     """
     n_windows, n_cells = arrays.score.shape
-    average, departure = average_features(arrays), departure_features(arrays)  # (C, W, 3 + B), (C, W, 1 + B)
+    average = average_features(arrays)  # (C, W, 3 + B)
     target, label = arrays.score.T.ravel(), arrays.label.T.ravel()  # (C*W,)
 
     def features(cell: int, windows: np.ndarray | slice = slice(None)) -> np.ndarray:
@@ -255,7 +258,8 @@ def _from_signals(arrays: Arrays, train: np.ndarray, stop: np.ndarray, seed: int
         return np.concatenate(parts, axis=1)
 
     used = np.union1d(train, stop)  # sorted: cell type by cell type
-    table = np.concatenate([features(c, used[used // n_windows == c] % n_windows) for c in np.unique(used // n_windows)])
+    cells, windows = used // n_windows, used % n_windows
+    table = np.concatenate([features(c, windows[cells == c]) for c in np.unique(cells)])
     n_average = table.shape[1] - departure.shape[2]
     n_signals = n_average - average.shape[2]
     train, stop = np.searchsorted(used, train), np.searchsorted(used, stop)
@@ -326,11 +330,6 @@ def departure_features(arrays: Arrays) -> np.ndarray:
     stacked = np.concatenate([parts[0][..., None], parts[1]], axis=-1)
     stacked[:, ~weights.any(axis=1)] = np.nan
     return stacked.transpose(1, 0, 2)  # (W, C, 1 + B) -> (C, W, 1 + B)
-
-
-def _like_score(arrays: Arrays) -> np.ndarray:
-    """Return the locus average plus the departure of its score: shape=(W, C), float32, NaN = undefined."""
-    return locus_average(arrays.score, arrays.train_mask) + departure_features(arrays)[..., 0].T
 
 
 def _column_means(features: np.ndarray) -> np.ndarray:

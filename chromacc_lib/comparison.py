@@ -72,14 +72,17 @@ class _Rows:
 
     @cached_property
     def known(self) -> np.ndarray:
+        """Return which rows have a label: bool, shape=(n,)."""
         return (self.table["label"] >= 0).to_numpy()
 
     @cached_property
     def labelled(self) -> iv.Resampling:
+        """Return the weightings of the rows with a label."""
         return self.plan.take(self.known)
 
     @cached_property
     def measured(self) -> np.ndarray:
+        """Return the measured scores, shape=(n,)."""
         return self.column("score")
 
     @cached_property
@@ -90,9 +93,11 @@ class _Rows:
 
     @cached_property
     def model_pr(self) -> np.ndarray:
+        """Return the AUPRC of the model under every weighting, shape=(R,)."""
         return self.ranking("predicted_probability")[1]
 
     def column(self, name: str) -> np.ndarray:
+        """Return a column as float64, shape=(n,)."""
         return self.table[name].to_numpy(np.float64)
 
     def ranking(self, column: str) -> tuple[np.ndarray, np.ndarray]:

@@ -22,10 +22,10 @@ from chromacc_lib.normalization import file_constants, normalise_metadata, norma
 from chromacc_lib.signals import STATISTICS, window_statistics
 
 __all__ = [
-    "Arrays", "arrays_of", "expected_departure", "load_arrays", "locus_average", "open_dataset", "read_normalization", "replace_folder",
-    "state_weights", "track_signal", "window_summaries", "window_table", "window_tracks", "write_table",
+    "Arrays", "arrays_of", "expected_departure", "load_arrays", "locus_average", "open_dataset", "read_normalization",
+    "replace_folder", "state_weights", "track_signal", "window_summaries", "window_table", "window_tracks",
+    "write_table",
 ]
-
 
 STATE_NOISE = 0.2  # variance of a training cell type's own departure, where 1 is that of all
 
@@ -58,9 +58,9 @@ def state_weights(metadata: np.ndarray, observed: np.ndarray, train_mask: np.nda
     """How much each training cell type's departure from the locus average counts for every cell type: float64, (C, C).
 
     Gaussian-process regression over cell types (Rasmussen & Williams 2006, chapter 2) of which the metadata say how
-    alike two are: exp(-d^2 / m), with d their distance and m the median of d^2 between training cell types. Row: the
-    cell type that is described; column: a training cell type, never the same one; 0 where either has no metadata.
-    metadata: z, shape=(C, E); observed, train_mask: bool, shape=(C,).
+    alike two are: exp(-d^2 / m), with d their distance and m the median of d^2 between training cell types; the
+    variance of what is a training cell type's own is STATE_NOISE, where 1 is that of all departures. Row: the cell
+    type that is described; column: a training cell type, never the same one; 0 where either has no metadata. metadata: z, shape=(C, E); observed, train_mask: bool, shape=(C,).
     """
     weights = np.zeros((len(metadata), len(metadata)))
     known = np.flatnonzero(observed & train_mask)

@@ -14,7 +14,8 @@ from chromacc_lib import ChromaccError
 from chromacc_lib.batches import RegionData, Target
 from chromacc_lib.dataset import load_arrays
 from chromacc_lib.inference import load_model, predict_batch
-from chromacc_lib.model import MODALITIES, Attention, Batch, ByteDropout, ChromaccModel, ModelConfig
+from chromacc_lib.layers import Attention, ByteDropout
+from chromacc_lib.model import MODALITIES, Batch, ChromaccModel, ModelConfig
 from chromacc_lib.training import TrainingConfig, TrainingResult, save_model
 
 CONFIG = ModelConfig(

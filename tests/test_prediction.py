@@ -14,6 +14,7 @@ from conftest import PARAMETERS, write_bigwig, write_fasta, write_lines, write_m
 
 from chromacc_lib import ChromaccError, cli, hub, plots, prediction, writers
 from chromacc_lib.batches import RegionData
+from chromacc_lib.cell_inputs import EXPRESSION, cut_manifest, read_inputs
 from chromacc_lib.curation import curate
 from chromacc_lib.dataset import Arrays, load_arrays
 from chromacc_lib.hub import complete_model_folder, model_card, open_model_folder, training_reference
@@ -22,14 +23,11 @@ from chromacc_lib.manifest import read_manifest
 from chromacc_lib.model import ChromaccModel
 from chromacc_lib.normalization import METHODS, file_constants
 from chromacc_lib.prediction import (
-    EXPRESSION,
     LOCUS_PRIOR,
     _threshold,
-    cut_manifest,
     predict_manifest,
     predict_windows,
     prior_windows,
-    read_inputs,
     region_windows,
 )
 from chromacc_lib.training import TrainingConfig, TrainingResult, model_config, save_model

@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from chromacc_lib.batches import RegionData, region_batches
 from chromacc_lib.dataset import Arrays
 from chromacc_lib.inference import predict_scores
-from chromacc_lib.model import ByteDropout
+from chromacc_lib.layers import ByteDropout
 from chromacc_lib.training import (
     BRANCHES, OPTIMISERS, PRECISIONS, TrainingConfig, _ahead, _grad_norm, _Step, averaged, build_model,
     choose_precision, start_fabric,
