@@ -34,7 +34,7 @@ BASELINES: dict[str, str] = {
             "become scores by a straight line, fitted on training cell types x validation chromosomes",
     "nearest": "the score, at this locus, of the training cell type whose histone marks are most alike",
     "like_cell_types": "the locus average, moved to where the training cell types of like expression stand at this "
-                       "locus (`state_weights`)",
+                       "locus (Gaussian-process regression over cell types)",
     "ridge": "ridge regression on the binned histone and TF signals of this cell type",
     "boosting": "gradient boosting on the binned histone and TF signals of this cell type; a second one, of open or "
                 "closed, ranks windows where that is better on validation rows",
