@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from chromacc_lib import ChromaccError
-from chromacc_lib.batches import RegionData
+from chromacc_lib.batches import RegionData, reveal
 from chromacc_lib.dataset import Arrays, locus_average
 from chromacc_lib.model import Batch, ChromaccModel, ModelConfig, Output
 from chromacc_lib.progress import progress
 
-__all__ = ["evaluating", "load_model", "predict_batch", "predict_dataset", "predict_scores", "read_model_config"]
+__all__ = ["complete_profiles", "evaluating", "load_model", "predict_batch", "predict_dataset", "predict_scores", "read_model_config"]
 
 
 def read_model_config(model_dir: str | Path) -> dict:
@@ -106,6 +106,34 @@ def predict_scores(
             logits.append(output.logit.cpu())
             bar.update()
     return torch.cat(scores).numpy(), torch.cat(logits).sigmoid().numpy()
+
+
+@torch.no_grad()
+def complete_profiles(
+    model: ChromaccModel, data: RegionData, windows: np.ndarray, cell_types: np.ndarray, known: np.ndarray,
+    batch_windows: int = 12,
+) -> np.ndarray:
+    """Accessibility of cell types of which part is measured: float32 (len(windows), len(cell_types), T), arcsinh fold.
+
+    known: bool, the same shape, which bins the model is shown; those that were not measured stay hidden. What is shown
+    comes back as it was measured, the rest as predicted from it and from all other inputs, the mean over both strands.
+    Raises ChromaccError for another shape.
+    """
+    wanted = (len(windows), len(cell_types), data.accessibility.shape[2])
+    if known.shape != wanted or known.dtype != bool:
+        raise ChromaccError(
+            f"complete_profiles: known is {known.dtype} of shape {known.shape}; needed: bool of shape {wanted}, (windows, "
+            "cell types, bins)."
+        )
+    device, profiles = next(model.parameters()).device, []
+    chunks = np.array_split(np.arange(len(windows)), max(1, -(-len(windows) // batch_windows)))
+    with evaluating(model):
+        for chunk in chunks:
+            profile = data.target(windows[chunk], cell_types).profile
+            batch = reveal(data.batch(windows[chunk], cell_types), profile, torch.from_numpy(known[chunk]))
+            predicted = predict_batch(model, batch.to(device)).profile.cpu()
+            profiles.append(torch.where(batch.accessibility_observed, profile, predicted))
+    return torch.cat(profiles).numpy()
 
 
 def predict_dataset(

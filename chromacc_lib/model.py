@@ -200,6 +200,7 @@ class SequenceEncoder(nn.Module):
             self.patch_bp = patch_bp = config.window_bp // config.n_bins
             self.scan = nn.Conv1d(4, config.d_model, config.motif_kernel_bp, padding=config.motif_kernel_bp // 2)
             self.best_forward, self.best_backward = nn.MaxPool1d(patch_bp), nn.MaxPool1d(patch_bp)
+            self.best_strand = nn.MaxPool2d((2, 1))
         self.match_norm = SharedBatchNorm(config.d_model)
         self.activation = nn.GELU()
         self.embed = nn.Linear(config.d_model, config.d_model)
@@ -228,7 +229,8 @@ class SequenceEncoder(nn.Module):
         x = sequence.transpose(1, 2)  # (B, L, 4) -> (B, 4, L)
         flipped = F.conv1d(x, self.scan.weight.flip(1, 2), self.scan.bias, padding=self.scan.padding)
         # The best match of each patch, (B, d, L) -> (B, d, T), then of the two strands: small before they meet.
-        return torch.maximum(self.best_forward(self.scan(x)), self.best_backward(flipped))
+        strands = torch.stack([self.best_forward(self.scan(x)), self.best_backward(flipped)], 2)  # (B, d, 2, T)
+        return self.best_strand(strands).squeeze(2)
 
     @torch.compiler.disable  # torch 2.13's compiler takes strides for others than they are, and refuses a view
     def _best_matches(self, codes: Tensor) -> Tensor:
@@ -246,7 +248,7 @@ class SequenceEncoder(nn.Module):
         strands = torch.cat([codes, other], 1)  # a match on the other strand is read there from its own first base
         start = torch.where(best[:, :d] >= best[:, d:], at[:, :d], strands.shape[1] - width - at[:, d:])
         # Rows of a kernel's table are (place, base), the N of each place 0; which of them a match at each start takes:
-        rows = strands.unfold(1, width, 1) + 5 * torch.arange(width, dtype=torch.uint8)  # (B, starts, width)
+        rows = strands.unfold(1, width, 1) + 5 * torch.arange(width, dtype=torch.int16)  # (B, starts, width)
         first = rows.shape[1] * torch.arange(b)[:, None, None]
         found = rows.flatten(0, 1).index_select(0, (first + start).transpose(0, 1).flatten()).view(d, -1)
         table = F.pad(self.scan.weight.transpose(1, 2), (0, 1)).flatten(1)  # (d, 4, width) -> (d, width * 5)
@@ -338,6 +340,7 @@ class Fusion(nn.Module):
         self.kind = nn.Parameter(0.02 * torch.randn(len(MODALITIES) + 1, d))  # the last one is the null key
         self.norm_query, self.norm_key = nn.LayerNorm(d), nn.LayerNorm(d)
         self.query, self.key_value, self.out = nn.Linear(d, d), nn.Linear(d, 2 * d), nn.Linear(d, d)
+        self.softmax = nn.Softmax(0)
 
     def forward(self, query: Tensor, modalities: list[Tensor], observed: Tensor) -> tuple[Tensor, Tensor]:
         """query (N, T, d), five tokens (N, T, d), observed (N, 5) -> tokens (N, T, d), weights (N, T, heads, 6).
@@ -353,7 +356,7 @@ class Fusion(nn.Module):
             logits.append((q * k).unflatten(2, by_head).sum(-1))  # (N, T, d) -> (N, T, H)
             values.append(v.unflatten(2, by_head))
         present = torch.cat([observed, observed.new_ones(n, 1)], 1).T[:, :, None, None]  # (6, N, 1, 1)
-        weights = torch.stack(logits).masked_fill(~present, float("-inf")).softmax(0)
+        weights = self.softmax(torch.stack(logits).masked_fill(~present, float("-inf")))
         fused = sum(weight[..., None] * value for weight, value in zip(weights, values))  # (N, T, H, d/H)
         return query + self.out(fused.flatten(2)), weights.permute(1, 2, 3, 0)
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from chromacc_lib import ChromaccError
 from chromacc_lib.batches import RegionData, Target
@@ -408,6 +409,22 @@ def test_the_scan_is_a_convolution_on_both_strands_and_a_maximum_over_each_patch
         torch.testing.assert_close(encoder._best_matches(codes), expected[0])
 
 
+@pytest.mark.parametrize("width", [51, 53, 61])
+def test_the_scan_takes_kernels_of_any_length(width):
+    config = ModelConfig(("a",), ("b",), ("c",), d_model=32, motif_kernel_bp=width, sequence_layers=1, encoder_layers=1)
+    encoder, codes = make_model(config).sequence_encoder, random_batch(config).sequence
+    expected = encoder._pooled_scan(torch.eye(5, 4)[codes.long()])
+    torch.testing.assert_close(encoder._best_matches(codes), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_without_the_state_prior_how_like_cell_types_depart_has_no_say():
+    batch = random_batch()
+    other = replace(batch, prior=torch.cat([batch.prior[..., :2], batch.prior[..., 2:] + 1], -1))
+    for state_prior in (True, False):
+        model = make_model(replace(CONFIG, state_prior=state_prior))
+        assert torch.equal(outputs(model, batch), outputs(model, other)) != state_prior
+
+
 @pytest.mark.parametrize("tokens", [10, 16, 17])
 def test_attention_is_that_of_torch(tokens):
     attention, x = Attention(32, 4), torch.randn(5, tokens, 32)
@@ -445,20 +462,39 @@ def test_twice_the_depth_starts_at_the_same_scale():
     assert 0.5 < scales[1] / scales[0] < 2
 
 
+class NonlinearOps(TorchDispatchMode):
+    """Notes each non-linear operation, and the innermost module that it runs in."""
+
+    NAMES = ("gelu", "softmax", "max_pool", "maximum", "relu", "sigmoid", "tanh", "amax", "exp", "abs")
+
+    def __init__(self):
+        super().__init__()
+        self.inside, self.met = [], []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.__name__.split(".")[0]
+        if any(part in name for part in self.NAMES) and args[0].is_floating_point() and "expand" not in name:
+            self.met.append((name, self.inside[-1]))
+        return func(*args, **(kwargs or {}))
+
+
 @ARCHITECTURES
 def test_every_nonlinearity_is_a_module_that_is_called_once(config):
-    """DeepLIFT needs it: one call of each activation and pooling in a forward pass of one-hot DNA, which it is given."""
-    model, calls = make_model(config), {}
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.GELU, nn.MaxPool1d)):
-            calls[name] = 0
-            module.register_forward_hook(lambda m, args, out, name=name: calls.__setitem__(name, calls[name] + 1))
-    batch = random_batch(config)
-    outputs(model, replace(batch, sequence=torch.eye(5, 4)[batch.sequence.long()]))
-    blocks = config.sequence_layers + config.encoder_layers
-    pools = 2 if config.sequence_tokens == "patch" else 0
+    """DeepLIFT and hooks need it, in a forward pass of one-hot DNA, which they are given."""
+    model, batch, ops = make_model(config), random_batch(config), NonlinearOps()
+    for module in model.modules():
+        module.register_forward_pre_hook(lambda m, args: ops.inside.append(m))
+        module.register_forward_hook(lambda m, args, out: ops.inside.pop() and None)
+    kinds = nn.GELU | nn.Softmax | nn.MaxPool1d | nn.MaxPool2d
+    with torch.no_grad(), ops:
+        model(replace(batch, sequence=torch.eye(5, 4)[batch.sequence.long()]))
+    # whether a window has any base, which masks it, is asked of the sequence outside of every module that learns
+    met = [(name, module) for name, module in ops.met if not (name == "amax" and module is model)]
+    assert met and all(isinstance(module, kinds) for _, module in met), [(n, type(m)) for n, m in met]
+    callers = [id(module) for _, module in met]
+    blocks, pools = config.sequence_layers + config.encoder_layers, 3 if config.sequence_tokens == "patch" else 0
     heads_and_encoders = 2 + config.histone_blocks + 1 + 1  # score and label; histone, TF and sequence encoders
-    assert len(calls) == blocks + pools + heads_and_encoders and set(calls.values()) == {1}
+    assert len(callers) == len(set(callers)) == 2 * blocks + pools + heads_and_encoders + 1  # and the fusion's softmax
 
 
 def test_the_loss_starts_where_theory_puts_it():
