@@ -62,6 +62,7 @@ ORDER = [
     "distance",
     "leakage",
     "folds",
+    "causes",
     "checks",
     "checks_inputs",
     "checks_model",
