@@ -166,7 +166,7 @@ def _against(named: Cause, by_name: dict[str, Check]) -> tuple[str, ...]:
 def _without_cause(checks: tuple[Check, ...], by_name: dict[str, Check], table: Table,
                    simulated: bool | None) -> Diagnosis:
     """Build the diagnosis when no cause holds: healthy, or weak for a reason that was not found."""
-    nobody = Cause("", "healthy", (), "Read the evaluation for how good the predictions are, and against what.")
+    nobody = Cause("", "model", "healthy", (), "Read the evaluation for how good the predictions are, and against what.")
     failed, warned = ([check.name for check in checks if check.verdict == verdict] for verdict in ("fail", "warn"))
     ran = sum(check.verdict != "not run" for check in checks)
     unexamined = _unexamined(CAUSES, by_name)
