@@ -19,9 +19,18 @@ import numpy as np
 import pandas as pd
 
 from chromacc_lib.causes import CAUSES, GROUPS, NO_SIGNAL, NOTHING_LEARNED, Cause
-from chromacc_lib.checks import (Check, Table, auc_half_width, history_checks, prediction_checks, prepare,
-                                 quadrant_table, variance_table)
-from chromacc_lib.checks_inputs import data_checks
+from chromacc_lib.checks import (
+    Check,
+    Table,
+    auc_half_width,
+    history_checks,
+    prediction_checks,
+    prepare,
+    quadrant_table,
+    variance_table,
+)
+from chromacc_lib.checks_inputs import data_checks, take
+from chromacc_lib.checks_labels import label_checks
 from chromacc_lib.checks_model import model_checks
 from chromacc_lib.dataset import Arrays
 
@@ -97,7 +106,9 @@ def diagnose(predictions: pd.DataFrame, *, arrays: Arrays | None = None, model: 
     Raises ChromaccError when a column is missing, a (cell type, window) pair occurs twice or no score is known.
     """
     table = prepare(predictions, arrays)
-    checks = [*prediction_checks(table, evaluation), *data_checks(arrays, table, seed),
+    sample = None if arrays is None else take(arrays, seed)
+    checks = [*prediction_checks(table, evaluation), *data_checks(arrays, sample, table, seed),
+              *label_checks(arrays, sample, table, seed),
               *model_checks(model, arrays, table, seed), *history_checks(history)]
     checks.sort(key=lambda check: GROUPS.index(check.group))
     return _decide(tuple(checks), table, None if arrays is None else bool(arrays.simulated))

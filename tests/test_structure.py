@@ -65,6 +65,7 @@ ORDER = [
     "causes",
     "checks",
     "checks_inputs",
+    "checks_labels",
     "checks_model",
     "collapse",
     "faults",
