@@ -41,6 +41,7 @@ ORDER = [
     "batches",
     "streaming",
     "objectives",
+    "vitals",
     "callbacks",
     "pretraining",
     "training",
