@@ -553,7 +553,7 @@ def _check_gradient_norms(history: pd.DataFrame) -> Check:
         return Check("gradient norms", "optimisation", math.nan, "fail when not finite", "fail",
                      f"The gradient norm is NaN or infinite in {int((~np.isfinite(norms)).sum())} epochs.")
     still = [name.removeprefix("grad_") for name in history.columns if name.startswith("grad_")
-             and name != "grad_norm" and (history[name] == 0).all()]
+             and not name.startswith("grad_norm") and (history[name] == 0).all()]
     middle, late = float(np.median(norms)), float(np.median(norms[len(norms) // 2:]))
     peak = float(norms.max() / middle) if middle > 0 else math.inf
     vanished = late < 1e-6 or late < 1e-4 * norms[0]

@@ -16,8 +16,9 @@ from chromacc_lib.checks import Check, Table, draw, judge, not_run, prefer_unsee
 from chromacc_lib.dataset import Arrays
 from chromacc_lib.inference import evaluating
 from chromacc_lib.model import Batch
+from chromacc_lib.vitals import effective_rank, token_similarity
 
-__all__ = ["effective_rank", "model_checks", "token_similarity"]
+__all__ = ["model_checks"]
 
 MODEL_WINDOWS = 96      # the model is run seven times on these x MODEL_CELL_TYPES, on both strands
 MODEL_CELL_TYPES = 6
@@ -108,29 +109,6 @@ class _Captured:
     def __exit__(self, *error: object) -> None:
         for handle in self._handles:
             handle.remove()
-
-
-def token_similarity(tokens: torch.Tensor) -> float:
-    """Return the mean cosine similarity between different tokens of one window; tokens (N, T, d).
-
-    Tokens made alike with depth: Dong et al. 2021, "Attention is not all you need" (ICML), rank collapse.
-    """
-    unit = nn.functional.normalize(tokens.float(), dim=-1)
-    n_tokens = tokens.shape[1]
-    return float(((unit.sum(1)**2).sum(-1) - n_tokens).mean() / (n_tokens * (n_tokens - 1)))
-
-
-def effective_rank(embeddings: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return exp(entropy) of the normalised singular values of centred embeddings (n, d), and the singular values.
-
-    RankMe, Garrido et al. 2023 (ICML), here after centring, so that a common offset does not count as a direction.
-    """
-    singular = np.linalg.svd(embeddings - embeddings.mean(axis=0), compute_uv=False)
-    if not singular.sum() > 1e-12:
-        return 0.0, singular
-    share = singular / singular.sum()
-    share = share[share > 0]
-    return float(np.exp(-(share * np.log(share)).sum())), singular
 
 
 def _check_reproduces(probe: _Probe, table: Table) -> Check:
