@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 
 from chromacc_lib.causes import CAUSES, GROUPS, NO_SIGNAL, NOTHING_LEARNED, Cause
-from chromacc_lib.checks import (Check, Table, auc_half_width, history_checks, prediction_checks, prepare,
+from chromacc_lib.checks import (Check, Table, auc_half_width, prediction_checks, prepare,
                                  quadrant_table, variance_table)
+from chromacc_lib.checks_history import history_checks
 from chromacc_lib.checks_inputs import data_checks
 from chromacc_lib.checks_model import model_checks
 from chromacc_lib.dataset import Arrays
@@ -98,7 +99,7 @@ def diagnose(predictions: pd.DataFrame, *, arrays: Arrays | None = None, model: 
     """
     table = prepare(predictions, arrays)
     checks = [*prediction_checks(table, evaluation), *data_checks(arrays, table, seed),
-              *model_checks(model, arrays, table, seed), *history_checks(history)]
+              *model_checks(model, arrays, table, seed), *history_checks(history, table)]
     checks.sort(key=lambda check: GROUPS.index(check.group))
     return _decide(tuple(checks), table, None if arrays is None else bool(arrays.simulated))
 

@@ -66,6 +66,7 @@ ORDER = [
     "folds",
     "causes",
     "checks",
+    "checks_history",
     "checks_inputs",
     "checks_model",
     "collapse",
