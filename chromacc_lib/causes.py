@@ -79,34 +79,78 @@ _DATA = (
 _SHORTCUT = (
     Cause("shortcut through GC content", "generalisation", "underperforming", ("GC shortcut",),
           "Draw GC-matched negatives, and judge the model within GC strata.",
-          supports=("modality drop",)),
+          supports=("dead modality",)),
 )
 
 # --- faults of the training ------------------------------------------------------------------------------------
+# What the steps did comes first, then which checkpoint was taken of them: a training that was thrown off leaves no
+# checkpoint worth comparing. What a step did is the more specific the earlier it stands.
+_STEPS = "Train again with warm-up at the same learning rate: where the loss jumps again, the rate itself is too high."
 _OPTIMISATION = (
-    Cause("wrong checkpoint evaluated", "optimisation", "cannot tell", ("model reproduces predictions",),
-          "Predict again with the checkpoint that is to be judged, then run this diagnosis again."),
+    Cause("early divergence without warm-up", "optimisation", "underperforming", ("no warm-up", "early loss spike"),
+          "Let the learning rate rise linearly over the first twentieth of the steps, clip gradients at 1, train again.",
+          supports=("updates too large", "exploding gradients", "divergence", "learned since initialisation"),
+          alternatives=("learning rate too high",), separated_by=_STEPS),
+    Cause("learning rate too high", "optimisation", "underperforming", ("updates too large",),
+          "Lower the learning rate until a step changes the weights by a hundredth or less, and train again.",
+          supports=("early loss spike", "exploding gradients", "divergence", "learned since initialisation")),
+    Cause("exploding gradients", "optimisation", "underperforming", ("exploding gradients",),
+          "Check initialisation, normalisation layers and loss scale; clip gradients at 1 and use warm-up.",
+          supports=("divergence", "first loss", "loss at initialisation", "learned since initialisation")),
+    # A loss that ended high, and no more: the history does not say what the steps were like.
     Cause("learning rate too high", "optimisation", "collapsed", ("divergence",),
           "Lower the learning rate, add warm-up, keep gradient clipping on, and train again.",
-          supports=("gradient norms", "constant output"),
-          alternatives=("early divergence without warm-up", "exploding gradients")),
+          supports=("exploding gradients", "constant output"),
+          alternatives=("early divergence without warm-up", "exploding gradients"),
+          separated_by="A history with the columns train_loss_first, train_loss_max, learning_rate_first, grad_norm_max and "
+          "update_<branch> tells them apart."),
     Cause("predictions are not numbers", "optimisation", "collapsed", ("finite predictions",),
           "Look for NaN in the inputs and in the training losses; predict again from the best checkpoint.",
           supports=("divergence",)),
-    Cause("exploding gradients", "optimisation", "collapsed", ("gradient norms", "training fit"),
-          "Check initialisation, normalisation layers and loss scale; clip gradients at 1 and use warm-up.",
-          supports=("first loss", "constant output")),
+    Cause("wrong checkpoint evaluated", "optimisation", "cannot tell", ("model reproduces predictions",),
+          "Predict again with the checkpoint that is to be judged, then run this diagnosis again.",
+          supports=("checkpoint matches history",)),
+    Cause("wrong checkpoint evaluated", "optimisation", "cannot tell", ("checkpoint matches history",),
+          "Predict again with the checkpoint of the best epoch, then run this diagnosis again.",
+          supports=("learned since initialisation",)),
+    Cause("vanishing gradients", "optimisation", "underperforming", ("vanishing gradients",),
+          "Check initialisation, normalisation layers and saturated units on the way from the loss.",
+          supports=("first loss", "updates too small", "learned since initialisation", "single-batch overfit")),
+    Cause("learning rate too low", "optimisation", "underperforming", ("updates too small",),
+          "Raise the learning rate until a step changes the weights by a thousandth or so, and train again.",
+          supports=("first loss", "learned since initialisation", "training fit")),
+    Cause("loss terms out of balance", "optimisation", "underperforming", ("loss balance",),
+          "Lower the weights of the other terms until they pull at the tokens no more than the score does.",
+          supports=("first loss", "learned since initialisation")),
+    # Without the sizes of the steps: gradients there were, and they led nowhere.
     Cause("learning rate too low", "optimisation", "collapsed", ("first loss", "training fit"),
           "The labels can be learned from the inputs, so raise the learning rate, and check "
           "that every parameter is trained, and that one batch can be overfitted.",
-          supports=("constant output", "gradient norms", "label signal")),
+          supports=("constant output", "vanishing gradients", "label signal")),
+    Cause("training stopped too early", "optimisation", "underperforming", ("still improving",),
+          "Train for more epochs, and let the learning rate decay to its end."),
 )
 
 # --- faults of the model ---------------------------------------------------------------------------------------
+# What is seen inside comes before what it does to the predictions: a dead head explains predictions that are constant or
+# repeat the locus average, and not the other way round.
 _MODEL = (
+    Cause("saturated head", "model", "underperforming", ("saturated head",),
+          "Look at the bias and the input of the head's hidden layer: its units give nothing. Start the head anew.",
+          supports=("constant output", "variance ratio", "single-batch overfit", "locus-average residual")),
+    Cause("attention entropy collapsed", "model", "underperforming", ("attention collapsed",),
+          "Normalise queries and keys, lower the learning rate, or add weight decay on their projections.",
+          supports=("tokens made alike", "effective rank")),
+    Cause("attention uniform", "model", "underperforming", ("attention uniform",),
+          "Look at the query and key projections: do they get a gradient, and are they far from zero?",
+          supports=("tokens made alike", "learned since initialisation")),
+    Cause("tokens made alike with depth", "model", "underperforming", ("tokens made alike",),
+          "Fewer layers, larger residual branch, or pre-norm blocks keep tokens apart."),
+    Cause("embeddings of low effective rank", "model", "underperforming", ("effective rank",),
+          "Check normalisation and dropout before the head; a wider loss (profile, label) keeps more directions."),
     Cause("constant output", "model", "collapsed", ("constant output",),
           "Check the score head for saturation and zero gradients, and whether one batch can be overfitted.",
-          supports=("variance ratio", "training fit", "effective rank", "tokens made alike")),
+          supports=("variance ratio", "training fit", "effective rank", "tokens made alike", "single-batch overfit")),
     Cause(NOTHING_LEARNED, "model", "collapsed", ("training fit",),
           "Give the dataset and the training history as well: they tell labels without signal from a model fault.",
           supports=("variance ratio", "association", "constant output", "effective rank")),
@@ -126,7 +170,7 @@ _GENERALISATION = (
     Cause("learned on training cell types only", "generalisation", "underperforming", ("cell-type gap",),
           "Add cell types or metadata, drop inputs that identify the cell type, and check which assays the unseen "
           "cell types lack.",
-          supports=("missing tracks", "modality drop", "locus-average residual")),
+          supports=("missing tracks", "dead modality", "locus-average residual")),
 )
 
 _MODEL_UNSEEN = (
@@ -140,21 +184,20 @@ _MODEL_UNSEEN = (
     Cause("collapse to the locus average", "model", "collapsed", ("locus-average residual",),
           "The model ignores what sets this cell type apart: train without the locus prior or drop it at random, and "
           "check that marks and metadata reach the head.",
-          supports=("variation across cell types", "cell-type swap", "modality drop",
+          supports=("variation across cell types", "cell-type swap", "dead modality",
                     "skill over the locus average")),
     Cause("collapse to the locus average", "model", "collapsed", ("variation across cell types",),
           "The model gives every cell type nearly the same value at a locus: check that marks and metadata reach the "
           "head, and train without the locus prior or drop it at random.",
-          supports=("locus-average residual", "cell-type swap", "modality drop", "skill over the locus average")),
+          supports=("locus-average residual", "cell-type swap", "dead modality", "skill over the locus average")),
     Cause("collapse to the locus average", "model", "underperforming", ("cell-type swap",),
           "Check that marks and metadata reach the fusion, and that their masks are not all False.",
-          supports=("variation across cell types", "modality drop")),
-    Cause("a modality is dead", "model", "underperforming", ("modality drop",),
+          supports=("variation across cell types", "dead modality")),
+    Cause("a modality dominates", "model", "underperforming", ("dominating modality",),
+          "Drop modalities at random in training, and look at the branches of the others: inputs, masks, gradients.",
+          supports=("dead modality",)),
+    Cause("a modality is dead", "model", "underperforming", ("dead modality",),
           "Look at the named branch: its inputs, its mask, its gradient norm; drop modalities at random in training."),
-    Cause("tokens made alike with depth", "model", "underperforming", ("tokens made alike",),
-          "Fewer layers, larger residual branch, or pre-norm blocks keep tokens apart."),
-    Cause("embeddings of low effective rank", "model", "underperforming", ("effective rank",),
-          "Check normalisation and dropout before the head; a wider loss (profile, label) keeps more directions."),
 )
 
 # What is left: the ranking is right, and what is wrong can be mended behind the model or by going on.
@@ -164,8 +207,6 @@ _LAST = (
           supports=("score scale", "track scale", "skill over the locus average")),
     Cause("class-prior bias", "optimisation", "underperforming", ("class prior",),
           "Calibrate the threshold on validation rows, and weigh classes by their base rate in the loss."),
-    Cause("training stopped too early", "optimisation", "underperforming", ("still improving",),
-          "Train for more epochs, and let the learning rate decay to its end."),
     Cause("worse than the locus average", "model", "underperforming", ("skill over the locus average",),
           "Compare with the baselines of the evaluation; the locus average alone is the better predictor here.",
           supports=("variance ratio",)),
