@@ -407,15 +407,6 @@ def test_average_is_leave_one_out_when_it_is_computed():
     assert checks.prepare(rows, None).rows["average_score"].tolist() == [4, 3.5, 1.5]
 
 
-def test_effective_rank_and_token_similarity_by_hand():
-    axes = np.concatenate([np.eye(4), -np.eye(4)])
-    assert checks_model.effective_rank(axes)[0] == pytest.approx(4)
-    assert checks_model.effective_rank(np.outer(np.arange(5.0), [1, 2]) + 7)[0] == pytest.approx(1)
-    assert checks_model.effective_rank(np.ones((5, 3)))[0] == 0
-    assert checks_model.token_similarity(torch.eye(3)[None]) == pytest.approx(0)
-    assert checks_model.token_similarity(torch.ones(2, 3, 4)) == pytest.approx(1)
-
-
 @pytest.mark.parametrize("shift", [-3, 0, 2])
 def test_offset_curve_finds_the_shift(shift):
     track = np.random.default_rng(1).normal(size=(400, N_BINS))

@@ -1,6 +1,7 @@
 """Figures: alt text reaches the notebook, figures are closed, axes are labelled, undefined values are said to be so."""
 
 import base64
+import importlib
 
 import matplotlib
 
@@ -13,7 +14,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
-from chromacc_lib import ChromaccError, plots
+from chromacc_lib import ChromaccError, plots, project_path
 from chromacc_lib.matching import match_summary
 
 
@@ -47,6 +48,12 @@ def assert_labelled(fig) -> None:
         spec = ax.get_subplotspec()
         if spec is not None and spec.is_last_row():
             assert ax.get_xlabel(), ax.get_title()
+
+
+def test_every_figure_of_the_parts_is_found_in_plots():
+    parts = [path.stem for path in project_path("chromacc_lib").glob("plots_*.py")]
+    public = {name for part in parts for name in importlib.import_module(f"chromacc_lib.{part}").__all__}
+    assert len(parts) > 1 and public == set(plots.__all__)
 
 
 def test_show_sends_a_png_with_its_alt_text_and_closes_the_figure():
