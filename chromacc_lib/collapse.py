@@ -99,7 +99,7 @@ def diagnose(predictions: pd.DataFrame, *, arrays: Arrays | None = None, model: 
     """
     table = prepare(predictions, arrays)
     checks = [*prediction_checks(table, evaluation), *data_checks(arrays, table, seed),
-              *model_checks(model, arrays, table, seed), *history_checks(history, table)]
+              *model_checks(model, arrays, table, history, seed), *history_checks(history, table)]
     checks.sort(key=lambda check: GROUPS.index(check.group))
     return _decide(tuple(checks), table, None if arrays is None else bool(arrays.simulated))
 
@@ -128,6 +128,7 @@ def _decide(checks: tuple[Check, ...], table: Table, simulated: bool | None) -> 
 def _holds(cause: Cause, by_name: dict[str, Check]) -> bool:
     """Say whether all checks that `cause` needs failed, and none that excludes it is ok."""
     failed = all(name in by_name and by_name[name].verdict == "fail" for name in cause.needs)
+    failed = failed and all(by_name[name].verdict == "not run" for name in cause.only_without)
     return failed and not any(name in by_name and by_name[name].verdict == "ok" for name in cause.unless)
 
 
