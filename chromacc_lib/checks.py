@@ -15,7 +15,7 @@ from chromacc_lib import ChromaccError
 from chromacc_lib.dataset import Arrays, locus_average
 
 __all__ = [
-    "auc_half_width", "Check", "draw", "flat", "judge", "not_run", "pearson", "prediction_checks",
+    "auc_half_width", "Check", "draw", "flat", "judge", "not_run", "partial", "pearson", "prediction_checks",
     "prefer_unseen", "prepare", "quadrant_table", "rule_text", "Table", "variance_table",
 ]
 
@@ -82,7 +82,7 @@ def pearson(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / math.sqrt(float(a @ a) * float(b @ b)))
 
 
-def _partial(r_xy: float, r_xz: float, r_yz: float) -> float:
+def partial(r_xy: float, r_xz: float, r_yz: float) -> float:
     """Return the correlation of x and y once z is held fixed; 0 when z explains x or y entirely."""
     left = (1 - r_xz**2) * (1 - r_yz**2)
     return 0.0 if left < 1e-9 else (r_xy - r_xz * r_yz) / math.sqrt(left)
@@ -399,7 +399,7 @@ def _check_residual(table: Table) -> Check:
     parts = [part for part in parts if all(map(math.isfinite, part))]
     if n < FEW_WINDOWS or not parts:
         return not_run("locus-average residual", "model", f"fewer than {FEW_WINDOWS} windows, or nothing varies")
-    value = float(np.median([_partial(*part) for part in parts]))
+    value = float(np.median([partial(*part) for part in parts]))
     copy = float(np.median([part[2] for part in parts]))
     limit = max(0.1, round(2 / math.sqrt(n), 3))
     return Check("locus-average residual", "model", value, rule_text("partial r given the locus average", 0.2, limit),
@@ -483,7 +483,7 @@ def _check_gc(table: Table) -> Check:
     if not all(map(math.isfinite, (predicted, measured, r))):
         return not_run("GC shortcut", "generalisation", "predictions or scores do not vary")
     expected = min(1.0, abs(measured) / r) if r > 0.05 else abs(measured)
-    excess, beyond = abs(predicted) - expected, _partial(r, measured, predicted)
+    excess, beyond = abs(predicted) - expected, partial(r, measured, predicted)
     only_gc = abs(predicted) >= 0.5 and beyond < 0.1
     return Check("GC shortcut", "generalisation", excess,
                  rule_text("|r| of prediction and GC beyond that of an unbiased prediction", 0.15, 0.3)

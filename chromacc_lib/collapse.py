@@ -102,7 +102,7 @@ def diagnose(predictions: pd.DataFrame, *, arrays: Arrays | None = None, model: 
     sample = None if arrays is None else take(arrays, seed)
     checks = [*prediction_checks(table, evaluation), *data_checks(arrays, sample, table, seed),
               *label_checks(arrays, sample, table, seed), *generalisation_checks(arrays, table),
-              *model_checks(model, arrays, table, seed), *history_checks(history, table)]
+              *model_checks(model, arrays, table, history, seed), *history_checks(history, table)]
     checks.sort(key=lambda check: GROUPS.index(check.group))
     return _decide(tuple(checks), table, None if arrays is None else bool(arrays.simulated))
 
@@ -132,6 +132,7 @@ def _decide(checks: tuple[Check, ...], table: Table, simulated: bool | None) -> 
 def _holds(cause: Cause, by_name: dict[str, Check]) -> bool:
     """Say whether all checks that `cause` needs failed, and none that excludes it is ok."""
     failed = all(name in by_name and by_name[name].verdict == "fail" for name in cause.needs)
+    failed = failed and all(by_name[name].verdict == "not run" for name in cause.only_without)
     return failed and not any(name in by_name and by_name[name].verdict == "ok" for name in cause.unless)
 
 
