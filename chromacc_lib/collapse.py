@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from chromacc_lib.causes import CAUSES, GIVE_DATASET, GROUPS, NO_SIGNAL, NOTHING_LEARNED, WITHIN, Cause
+from chromacc_lib.causes import CAUSES, GIVE_DATASET, GROUPS, NO_SIGNAL, NOTHING_LEARNED, TOO_FEW, WITHIN, Cause
 from chromacc_lib.checks import Check, Table, auc_half_width, prediction_checks, prepare, quadrant_table, variance_table
 from chromacc_lib.checks_generalisation import generalisation_checks
 from chromacc_lib.checks_history import history_checks
@@ -119,7 +119,8 @@ def _decide(checks: tuple[Check, ...], table: Table, simulated: bool | None) -> 
     unexamined = _unexamined(CAUSES[:CAUSES.index(next(c for c in CAUSES if c.name == named.name))], by_name)
     confidence = "low" if named.alternatives else "medium" if unexamined else "high"
     others = _also_found(named, by_name)
-    sentence = f"{named.verdict.capitalize()}: {named.name}. {by_name[named.needs[0]].sentence}"
+    what = "" if named.name == TOO_FEW else f"{named.name}. "
+    sentence = f"{named.verdict.capitalize()}: {what}{by_name[named.needs[0]].sentence}"
     if named.alternatives:
         sentence += f" What was given cannot tell this from: {'; '.join(named.alternatives)}."
         sentence += f" {named.separated_by}" if named.separated_by else ""
