@@ -87,7 +87,8 @@ _DATA = (
     # At every window in another order: what cell types share is left, and nothing of their own.
     Cause("labels permuted between cell types", "data", "collapsed", ("cell-type signal",),
           "Check the order of cell types in the labels, window by window, and curate again.",
-          supports=("locus-average residual", "variation across cell types"), unless=("locus-average residual",)),
+          supports=("follows its own cell type", "locus-average residual", "variation across cell types"),
+          unless=("follows its own cell type",)),
     # From the table alone: the scores of real cell types have much in common at a locus.
     Cause(NO_SIGNAL, "data", "collapsed", ("labels agree between cell types", "training fit"),
           "Do not tune the model. Give the dataset as well, and draw scores and one input track side by side at a few loci.",
