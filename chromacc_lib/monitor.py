@@ -1,0 +1,234 @@
+"""Watch a training while it runs: say in one line, as soon as it heads for collapse, what the likely cause is.
+
+The rules read nothing but the rows of the history (`training._epoch_row`), so that they say the same of a run that is
+resumed, and in every process. They are few, and wide of what healthy runs do: a pilot that trains well gets no warning.
+What they name is a suspicion: the diagnosis (`collapse.diagnose`) has the dataset and the model to confirm it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from chromacc_lib.callbacks import Callback, TrainingState
+from chromacc_lib.vitals import BRANCHES
+
+__all__ = ["Monitor", "Sign", "signs"]
+
+Row = dict[str, float]
+
+LOSS_RISE = 2.0  # peak of a step's loss over the first step's; batches of healthy runs differ by less
+HOPELESS_LOSS = 10.0  # an epoch's mean loss over the first step's: it will not come back
+LARGE_UPDATE = 0.05  # of the weights, a step, median over branches; healthy: below 0.01
+EXPLODED = 1000.0  # gradient's norm over the loss
+SHORT_WARMUP = 10  # steps
+LEAST_MOVE = 0.005  # of the weights, in the whole training
+VANISHED = 0.01  # a branch's share of the gradient, over that in the first epoch
+FLAT, UNRELATED, FALLEN = 0.01, 0.1, 0.2  # variance ratio; Pearson's r; variance ratio over its highest
+ALIKE, LOW_RANK = 0.9995, 1.5  # token similarity; effective rank
+ONE_KEY, ANY_KEY = 0.05, 0.999  # attention entropy
+LEAST_PULL = 0.05  # of the score, the term that is evaluated, in the pull of all terms
+MODALITY_BRANCHES = {"sequence_encoder": "sequence", "histone_encoder": "histone", "tf_encoder": "tf",
+                     "cell_token": "metadata", "prior_token": "prior"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What looks like the way into a collapse: its likely cause, what was seen, and what else it could be."""
+
+    cause: str  # by the names of `causes.CAUSES`
+    seen: str
+    alternatives: tuple[str, ...] = ()
+    hopeless: bool = False  # one such epoch is enough to stop
+
+    def line(self) -> str:
+        """The sign in one line."""
+        other = f" (or: {', '.join(self.alternatives)})" if self.alternatives else ""
+        return f"{self.cause}{other}: {self.seen}"
+
+
+class Monitor(Callback):
+    """Warn, in one line an epoch at most, of a run that heads for collapse; with `stop`, end it.
+
+    A cause is told when it comes up, and not again while it lasts. A run is stopped when there are signs in two epochs in
+    a row, or one that is hopeless. Give it before `Checkpoint`, so that what it decides is saved.
+    """
+
+    def __init__(self, tell: Callable[[str], object] = print, stop: bool = False) -> None:
+        self.tell, self.stop = tell, stop
+
+    def on_epoch(self, state: TrainingState) -> None:
+        """Look at the epoch that ended, beside the one before it."""
+        rows, n_steps = state.history, state.steps_per_epoch
+        now, before = signs(rows, state.config, n_steps), signs(rows[:-1], state.config, n_steps)
+        if not now:
+            return
+        epoch = int(rows[-1]["epoch"])
+        if state.is_first_process and now[0].cause not in [sign.cause for sign in before]:
+            self.tell(f"warning after epoch {epoch}: this run heads for collapse; likely cause: {now[0].line()}")
+        if self.stop and (before or now[0].hopeless):
+            first = before[0] if before else now[0]
+            state.stop = f"heading for collapse at epoch {epoch}, likely cause: {first.line()}"
+
+
+def signs(history: Sequence[Row], config: Any, steps_per_epoch: int) -> list[Sign]:
+    """Return what the last epoch of a history shows, the likely cause first: faults of the training before the model's.
+
+    history: rows as dicts; config: `training.TrainingConfig`. A rule whose columns a row lacks says nothing, as in a run
+    that an earlier version began.
+    """
+    if not history:
+        return []
+    seen = [rule(history, config, steps_per_epoch) for rule in RULES]
+    return [sign for sign in seen if sign is not None]
+
+
+def _value(row: Row, name: str) -> float:
+    return float(row.get(name, math.nan))
+
+
+def _updates(row: Row) -> float:
+    """Median over the branches of the relative change of the weights a step; NaN where it was not measured."""
+    known = [value for name in BRANCHES if math.isfinite(value := _value(row, f"update_{name}"))]
+    return median(known) if known else math.nan
+
+
+def _diverging(history: Sequence[Row], config: Any, steps_per_epoch: int) -> Sign | None:
+    """Did the loss rise above where it began, and did the epoch get nowhere because of it?
+
+    Steps that are too large (updates), gradients that explode while the steps do not (Pascanu et al. 2013, "On the
+    difficulty of training recurrent neural networks"), or Adam's first steps without warm-up, when its averages rest on
+    a few gradients only (Liu et al. 2020, "On the Variance of the Adaptive Learning Rate and Beyond", ICLR).
+    """
+    row, began = history[-1], _value(history[0], "train_loss_first")
+    mean, peak = _value(row, "train_loss") / began, _value(row, "train_loss_max") / began
+    exploded, updates = _value(row, "grad_norm_max") > EXPLODED * began, _updates(row)
+    if not ((peak > LOSS_RISE and mean > 0.9) or exploded or updates > LARGE_UPDATE):
+        return None
+    warmup = round(config.warmup_share * config.epochs * steps_per_epoch)
+    high, early, explode = "learning rate too high", "early divergence without warm-up", "exploding gradients"
+    if updates > LARGE_UPDATE:
+        cause, others = high, (early,) if len(history) == 1 and warmup < SHORT_WARMUP else ()
+    elif exploded:
+        cause, others = explode, (high,)
+    elif len(history) == 1 and warmup < SHORT_WARMUP:
+        cause, others = early, (high,)
+    else:
+        cause, others = high, (early, explode)
+    seen = (
+        f"the loss was {mean:.2g} times that of the first step, in one step {peak:.2g} times; a step changed the weights by "
+        f"{updates:.1%}, the longest gradient was {_value(row, 'grad_norm_max'):.2g}, warm-up {warmup} steps"
+    )
+    return Sign(cause, seen, others, hopeless=mean > HOPELESS_LOSS)
+
+
+def _standing_still(history: Sequence[Row], config: Any, steps_per_epoch: int) -> Sign | None:
+    """Will the weights have moved at all when training ends? See `vitals.relative_updates`; all steps are one way here."""
+    moved = sum(_updates(row) for row in history) / len(history) * steps_per_epoch * config.epochs
+    if not moved < LEAST_MOVE:
+        return None
+    seen = f"at this rate the weights will have moved by {moved:.2%} of their size when training ends, at most"
+    return Sign("learning rate too low", seen, ("vanishing gradients",))
+
+
+def _vanishing(history: Sequence[Row], config: Any, steps_per_epoch: int) -> Sign | None:
+    """Has a branch's share of the gradient all but gone since the first epoch? (Hochreiter 1991; Glorot & Bengio 2010)
+
+    A gradient of exactly 0 is no matter of depth: `_dead`.
+    """
+    shares = {}
+    for name in BRANCHES:
+        now, first = (_value(row, f"grad_{name}") / _value(row, "grad_norm") for row in (history[-1], history[0]))
+        if first > 0 and now > 0:
+            shares[name] = now / first
+    gone = {name: share for name, share in shares.items() if share < VANISHED}
+    if not gone:
+        return None
+    name = min(gone, key=gone.get)
+    seen = f"the {name.replace('_', ' ')}'s share of the gradient is {gone[name]:.2%} of what it was in the first epoch"
+    return Sign("vanishing gradients", seen, ("tokens made alike with depth",))
+
+
+def _dead(history: Sequence[Row], config: Any, steps_per_epoch: int) -> Sign | None:
+    """Is there a branch that gets no gradient at all? (He et al. 2015 on units that are dead, here whole branches)"""
+    dead = [name for name in BRANCHES if _value(history[-1], f"grad_{name}") == 0]
+    if not dead:
+        return None
+    heads = [name for name in dead if name.endswith("_head")]
+    modalities = [MODALITY_BRANCHES[name] for name in dead if name in MODALITY_BRANCHES]
+    seen = f"no gradient reached the {', '.join(dead).replace('_', ' ')} in this epoch"
+    if heads or not modalities:
+        return Sign("saturated head", seen, ("constant output",))
+    return Sign("a modality is dead", f"{seen} ({', '.join(modalities)})")
+
+
+def _unbalanced(history: Sequence[Row], config: Any, steps_per_epoch: int) -> Sign | None:
+    """Does another term of the loss outweigh the score? Shares of the pull where the heads begin, as in GradNorm.
+
+    Chen et al. 2018, "GradNorm: Gradient Normalization for Adaptive Loss Balancing" (ICML).
+    """
+    weights = {"score": 1.0, "profile": config.profile_weight, "label": config.label_weight}
+    pulls = {name: weight * _value(history[-1], f"pull_{name}") for name, weight in weights.items()}
+    share = pulls["score"] / total if (total := sum(pulls.values())) > 0 else math.nan
+    if not share < LEAST_PULL:
+        return None
+    strongest = max(pulls, key=pulls.get)
+    return Sign("loss terms out of balance", f"the score has {share:.1%} of the loss's pull, the {strongest} "
+                f"{pulls[strongest] / total:.0%}")  # fmt: skip
+
+
+def _nothing_learned(history: Sequence[Row], config: Any, steps_per_epoch: int) -> Sign | None:
+    """Do predictions of validation rows vary, and with the labels? From the second epoch on.
+
+    For predictions that minimise the squared error, the variance ratio equals r squared; both near 0 is what labels
+    without signal leave. A ratio that falls is an output that collapses.
+    """
+    if len(history) < 2:
+        return None
+    ratios = [_value(row, "variance_ratio") for row in history]
+    r = _value(history[-1], "validation_pearson")
+    seen = f"predictions of validation rows hold {ratios[-1]:.2%} of the scores' variance, with r = {r:.2f}"
+    if ratios[-1] < FLAT or abs(r) < UNRELATED:
+        return Sign("labels carry no signal about the inputs", f"{seen}; `diagnose` with the dataset tells the two apart",
+                    ("constant output",))  # fmt: skip
+    if ratios[-1] < FALLEN * max(ratios):
+        return Sign("constant output", f"{seen}, down from {max(ratios):.1%}", ("learning rate too high",))
+    return None
+
+
+def _locus_average(history: Sequence[Row], config: Any, steps_per_epoch: int) -> Sign | None:
+    """Does the model say anything of a cell type that the locus average does not? From the second epoch on."""
+    ratio = _value(history[-1], "departure_ratio")
+    if len(history) < 2 or not ratio < FLAT:
+        return None
+    seen = f"what predictions add to the locus average holds {ratio:.2%} of the variance that scores add to it"
+    return Sign("collapse to the locus average", seen)
+
+
+def _inside(history: Sequence[Row], config: Any, steps_per_epoch: int) -> Sign | None:
+    """Are tokens, embeddings and attention still told apart? From the second epoch on; see `vitals.model_vitals`."""
+    row, encoder = history[-1], "attention_entropy_encoder"
+    if len(history) < 2:
+        return None
+    uniform = _value(row, encoder) > ANY_KEY
+    if _value(row, "token_similarity") > ALIKE:
+        seen = f"the tokens of a window leave the encoder with a cosine similarity of {_value(row, 'token_similarity'):.5f}"
+        return Sign("tokens made alike with depth", seen, ("attention uniform",) if uniform else ())
+    if _value(row, "effective_rank") < LOW_RANK:
+        seen = f"the embeddings that the score head reads use {_value(row, 'effective_rank'):.1f} directions"
+        return Sign("embeddings of low effective rank", seen)
+    for name in ("sequence", "fusion", "encoder"):
+        if _value(row, f"attention_entropy_{name}") < ONE_KEY:
+            seen = f"attention of the {name} has {_value(row, f'attention_entropy_{name}'):.1%} of the entropy that it may have"
+            return Sign("attention entropy collapsed", seen)
+    if uniform:
+        return Sign("attention uniform", f"attention of the encoder has {_value(row, encoder):.2%} of the entropy that it may have")
+    return None
+
+
+# Training before model, since a training that went wrong leaves any of the model's signs behind; and of the model, what
+# explains more of the others first.
+RULES = (_diverging, _standing_still, _dead, _unbalanced, _nothing_learned, _inside, _vanishing, _locus_average)
