@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+import pandas as pd
+
 from chromacc_lib.callbacks import Callback, TrainingState
 from chromacc_lib.vitals import BRANCHES
 
-__all__ = ["Monitor", "Sign", "signs"]
+__all__ = ["Monitor", "Sign", "signs", "watch"]
 
 Row = dict[str, float]
 
-LOSS_RISE = 2.0  # peak of a step's loss over the first step's; batches of healthy runs differ by less
+LOSS_RISE = 2.5  # peak of a step's loss over the first step's; even small batches of healthy runs differ by less
 HOPELESS_LOSS = 10.0  # an epoch's mean loss over the first step's: it will not come back
 LARGE_UPDATE = 0.05  # of the weights, a step, median over branches; healthy: below 0.01
 EXPLODED = 1000.0  # gradient's norm over the loss
@@ -30,6 +32,7 @@ VANISHED = 0.01  # a branch's share of the gradient, over that in the first epoc
 FLAT, UNRELATED, FALLEN = 0.01, 0.1, 0.2  # variance ratio; Pearson's r; variance ratio over its highest
 ALIKE, LOW_RANK = 0.9995, 1.5  # token similarity; effective rank
 ONE_KEY, ANY_KEY = 0.05, 0.999  # attention entropy
+CLOSED = 1e-3  # pull of the score over the strongest one, without weights: its head lets no gradient pass
 LEAST_PULL = 0.05  # of the score, the term that is evaluated, in the pull of all terms
 MODALITY_BRANCHES = {"sequence_encoder": "sequence", "histone_encoder": "histone", "tf_encoder": "tf",
                      "cell_token": "metadata", "prior_token": "prior"}  # fmt: skip
@@ -62,8 +65,8 @@ class Monitor(Callback):
 
     def on_epoch(self, state: TrainingState) -> None:
         """Look at the epoch that ended, beside the one before it."""
-        rows, n_steps = state.history, state.steps_per_epoch
-        now, before = signs(rows, state.config, n_steps), signs(rows[:-1], state.config, n_steps)
+        rows = state.history
+        now, before = signs(rows, state.config), signs(rows[:-1], state.config)
         if not now:
             return
         epoch = int(rows[-1]["epoch"])
@@ -74,7 +77,7 @@ class Monitor(Callback):
             state.stop = f"heading for collapse at epoch {epoch}, likely cause: {first.line()}"
 
 
-def signs(history: Sequence[Row], config: Any, steps_per_epoch: int) -> list[Sign]:
+def signs(history: Sequence[Row], config: Any) -> list[Sign]:
     """Return what the last epoch of a history shows, the likely cause first: faults of the training before the model's.
 
     history: rows as dicts; config: `training.TrainingConfig`. A rule whose columns a row lacks says nothing, as in a run
@@ -82,8 +85,17 @@ def signs(history: Sequence[Row], config: Any, steps_per_epoch: int) -> list[Sig
     """
     if not history:
         return []
-    seen = [rule(history, config, steps_per_epoch) for rule in RULES]
+    seen = [rule(history, config) for rule in RULES]
     return [sign for sign in seen if sign is not None]
+
+
+def watch(history: pd.DataFrame, config: Any) -> pd.DataFrame:
+    """Return what the monitor says of each epoch of a finished history; one row a sign."""
+    rows = history.to_dict("records")
+    found = [(rows[n]["epoch"], sign) for n in range(len(rows)) for sign in signs(rows[: n + 1], config)]
+    return pd.DataFrame([{"epoch": int(epoch), "cause": sign.cause, "could also be": ", ".join(sign.alternatives),
+                          "seen": sign.seen} for epoch, sign in found],
+                        columns=["epoch", "cause", "could also be", "seen"])  # fmt: skip
 
 
 def _value(row: Row, name: str) -> float:
@@ -96,7 +108,7 @@ def _updates(row: Row) -> float:
     return median(known) if known else math.nan
 
 
-def _diverging(history: Sequence[Row], config: Any, steps_per_epoch: int) -> Sign | None:
+def _diverging(history: Sequence[Row], config: Any) -> Sign | None:
     """Did the loss rise above where it began, and did the epoch get nowhere because of it?
 
     Steps that are too large (updates), gradients that explode while the steps do not (Pascanu et al. 2013, "On the
@@ -108,7 +120,7 @@ def _diverging(history: Sequence[Row], config: Any, steps_per_epoch: int) -> Sig
     exploded, updates = _value(row, "grad_norm_max") > EXPLODED * began, _updates(row)
     if not ((peak > LOSS_RISE and mean > 0.9) or exploded or updates > LARGE_UPDATE):
         return None
-    warmup = round(config.warmup_share * config.epochs * steps_per_epoch)
+    warmup = config.warmup_share * config.epochs * _value(row, "steps")
     high, early, explode = "learning rate too high", "early divergence without warm-up", "exploding gradients"
     if updates > LARGE_UPDATE:
         cause, others = high, (early,) if len(history) == 1 and warmup < SHORT_WARMUP else ()
@@ -120,21 +132,21 @@ def _diverging(history: Sequence[Row], config: Any, steps_per_epoch: int) -> Sig
         cause, others = high, (early, explode)
     seen = (
         f"the loss was {mean:.2g} times that of the first step, in one step {peak:.2g} times; a step changed the weights by "
-        f"{updates:.1%}, the longest gradient was {_value(row, 'grad_norm_max'):.2g}, warm-up {warmup} steps"
+        f"{updates:.1%}, the longest gradient was {_value(row, 'grad_norm_max'):.2g}, warm-up {warmup:.0f} steps"
     )
     return Sign(cause, seen, others, hopeless=mean > HOPELESS_LOSS)
 
 
-def _standing_still(history: Sequence[Row], config: Any, steps_per_epoch: int) -> Sign | None:
+def _standing_still(history: Sequence[Row], config: Any) -> Sign | None:
     """Will the weights have moved at all when training ends? See `vitals.relative_updates`; all steps are one way here."""
-    moved = sum(_updates(row) for row in history) / len(history) * steps_per_epoch * config.epochs
+    moved = sum(_updates(row) * _value(row, "steps") for row in history) / len(history) * config.epochs
     if not moved < LEAST_MOVE:
         return None
     seen = f"at this rate the weights will have moved by {moved:.2%} of their size when training ends, at most"
     return Sign("learning rate too low", seen, ("vanishing gradients",))
 
 
-def _vanishing(history: Sequence[Row], config: Any, steps_per_epoch: int) -> Sign | None:
+def _vanishing(history: Sequence[Row], config: Any) -> Sign | None:
     """Has a branch's share of the gradient all but gone since the first epoch? (Hochreiter 1991; Glorot & Bengio 2010)
 
     A gradient of exactly 0 is no matter of depth: `_dead`.
@@ -152,20 +164,28 @@ def _vanishing(history: Sequence[Row], config: Any, steps_per_epoch: int) -> Sig
     return Sign("vanishing gradients", seen, ("tokens made alike with depth",))
 
 
-def _dead(history: Sequence[Row], config: Any, steps_per_epoch: int) -> Sign | None:
-    """Is there a branch that gets no gradient at all? (He et al. 2015 on units that are dead, here whole branches)"""
-    dead = [name for name in BRANCHES if _value(history[-1], f"grad_{name}") == 0]
-    if not dead:
-        return None
-    heads = [name for name in dead if name.endswith("_head")]
+def _dead(history: Sequence[Row], config: Any) -> Sign | None:
+    """Is there a branch that gets no gradient, or a score head that lets none pass to what it reads?
+
+    Units that saturate stop learning, and so does all that lies before them: Glorot & Bengio 2010, "Understanding the
+    difficulty of training deep feedforward neural networks" (AISTATS).
+    """
+    row, words = history[-1], {name: name.replace("_", " ") for name in BRANCHES}
+    pulls = [_value(row, f"pull_{name}") for name in ("score", "profile", "label")]
+    if pulls[0] < CLOSED * max(pulls):
+        return Sign("saturated head", f"the score head lets {pulls[0] / max(pulls):.2%} of the gradient pass that the "
+                    "strongest head does", ("constant output",))  # fmt: skip
+    dead = [name for name in BRANCHES if _value(row, f"grad_{name}") == 0]
     modalities = [MODALITY_BRANCHES[name] for name in dead if name in MODALITY_BRANCHES]
-    seen = f"no gradient reached the {', '.join(dead).replace('_', ' ')} in this epoch"
-    if heads or not modalities:
-        return Sign("saturated head", seen, ("constant output",))
-    return Sign("a modality is dead", f"{seen} ({', '.join(modalities)})")
+    if modalities:
+        return Sign("a modality is dead", f"no gradient reached the {', '.join(words[name] for name in dead)} in this epoch "
+                    f"({', '.join(modalities)})")  # fmt: skip
+    if dead:
+        return Sign("vanishing gradients", f"no gradient reached the {', '.join(words[name] for name in dead)} in this epoch")
+    return None
 
 
-def _unbalanced(history: Sequence[Row], config: Any, steps_per_epoch: int) -> Sign | None:
+def _unbalanced(history: Sequence[Row], config: Any) -> Sign | None:
     """Does another term of the loss outweigh the score? Shares of the pull where the heads begin, as in GradNorm.
 
     Chen et al. 2018, "GradNorm: Gradient Normalization for Adaptive Loss Balancing" (ICML).
@@ -180,7 +200,7 @@ def _unbalanced(history: Sequence[Row], config: Any, steps_per_epoch: int) -> Si
                 f"{pulls[strongest] / total:.0%}")  # fmt: skip
 
 
-def _nothing_learned(history: Sequence[Row], config: Any, steps_per_epoch: int) -> Sign | None:
+def _nothing_learned(history: Sequence[Row], config: Any) -> Sign | None:
     """Do predictions of validation rows vary, and with the labels? From the second epoch on.
 
     For predictions that minimise the squared error, the variance ratio equals r squared; both near 0 is what labels
@@ -199,7 +219,7 @@ def _nothing_learned(history: Sequence[Row], config: Any, steps_per_epoch: int) 
     return None
 
 
-def _locus_average(history: Sequence[Row], config: Any, steps_per_epoch: int) -> Sign | None:
+def _locus_average(history: Sequence[Row], config: Any) -> Sign | None:
     """Does the model say anything of a cell type that the locus average does not? From the second epoch on."""
     ratio = _value(history[-1], "departure_ratio")
     if len(history) < 2 or not ratio < FLAT:
@@ -208,7 +228,7 @@ def _locus_average(history: Sequence[Row], config: Any, steps_per_epoch: int) ->
     return Sign("collapse to the locus average", seen)
 
 
-def _inside(history: Sequence[Row], config: Any, steps_per_epoch: int) -> Sign | None:
+def _inside(history: Sequence[Row], config: Any) -> Sign | None:
     """Are tokens, embeddings and attention still told apart? From the second epoch on; see `vitals.model_vitals`."""
     row, encoder = history[-1], "attention_entropy_encoder"
     if len(history) < 2:
