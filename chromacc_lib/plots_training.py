@@ -66,7 +66,7 @@ def plot_branches(history: pd.DataFrame, branches: Sequence[str]) -> Figure:
     """
     values = {"gradient norm / whole model's": {b: history[f"grad_{b}"] / history["grad_norm"] for b in branches}}
     if f"update_{branches[0]}" in history:
-        values["change of the weights a step / weights"] = {b: history[f"update_{b}"] for b in branches}
+        values["relative change of the weights a step"] = {b: history[f"update_{b}"] for b in branches}
     fig, axes = plt.subplots(1, len(values), figsize=(1.8 + 4.2 * len(values), 3.6), squeeze=False)
     for ax, (title, lines) in zip(axes[0], values.items()):
         for i, (name, line) in enumerate(lines.items()):
