@@ -15,7 +15,7 @@ from chromacc_lib import ChromaccError
 from chromacc_lib.dataset import Arrays, locus_average
 
 __all__ = [
-    "auc_half_width", "Check", "draw", "flat", "history_checks", "judge", "not_run", "pearson", "prediction_checks",
+    "auc_half_width", "Check", "draw", "flat", "judge", "not_run", "pearson", "prediction_checks",
     "prefer_unseen", "prepare", "quadrant_table", "rule_text", "Table", "variance_table",
 ]
 
@@ -480,85 +480,3 @@ def _check_class_prior(table: Table) -> Check:
                  "2.5; fail when recall is 0.8 or more at the base rate's precision, or nothing is called", verdict,
                  f"{rate:.3f} of the rows are called open, {base:.3f} are: precision {precision:.3f}, recall "
                  f"{recall:.3f}.", {"base_rate": base, "precision": precision, "recall": recall})
-
-
-# --- checks on the training history --------------------------------------------------------------------------
-
-def history_checks(history: pd.DataFrame | None) -> list[Check]:
-    """Run the checks on history.csv: one row an epoch with epoch, train_loss, validation_loss or validation_mse, and
-    where they were written grad_norm, grad_<branch> (before clipping) and learning_rate.
-
-    Raises ChromaccError when there are no epochs or no losses.
-    """
-    names = ("divergence", "first loss", "still improving", "gradient norms")
-    if history is None:
-        return [not_run(name, "optimisation", "no training history was given") for name in names]
-    validation = [name for name in ("validation_loss", "validation_mse") if name in history]
-    if history.empty or "train_loss" not in history or not validation:
-        raise ChromaccError(f"diagnose: the history has {len(history)} epochs and the columns "
-                            f"{', '.join(history.columns)}; needed: epochs with train_loss and validation_loss or "
-                            "validation_mse. Give history.csv as training wrote it.")
-    losses = history[validation[0]].to_numpy(float)
-    return [_check_divergence(history["train_loss"].to_numpy(float), losses), _check_first_loss(losses),
-            _check_still_improving(losses, history), _check_gradient_norms(history)]
-
-
-def _check_divergence(train: np.ndarray, validation: np.ndarray) -> Check:
-    """Did the loss turn into NaN, or end above where it began? (Goodfellow et al. 2016, Deep Learning, 11.4.1)"""
-    bad = int((~(np.isfinite(train) & np.isfinite(validation))).sum())
-    ratio = float(train[-1] / train[0]) if bad == 0 and train[0] > 0 else math.nan
-    sentence = (f"The loss is NaN or infinite in {bad} of {len(train)} epochs." if bad else
-                f"The training loss went from {train[0]:.4g} in the first epoch to {train[-1]:.4g} in the last.")
-    return Check("divergence", "optimisation", ratio, "last over first training loss: fail above 1.2, or when a loss "
-                 "is not finite", "fail" if bad or ratio > 1.2 else "ok", sentence)
-
-
-def _check_first_loss(losses: np.ndarray) -> Check:
-    """Did training get anywhere? Share of the first epoch's validation loss that the best epoch took away."""
-    losses = losses[np.isfinite(losses)]
-    if len(losses) < 2:
-        return not_run("first loss", "optimisation", "fewer than two epochs with a finite loss")
-    value = float((losses[0] - losses.min()) / losses[0])
-    return Check("first loss", "optimisation", value, rule_text("share of the first loss taken away", 0.05, 0.01),
-                 judge(value, 0.05, 0.01),
-                 f"The best validation loss ({losses.min():.4g}) is {100 * value:.1f}% below the first epoch's.")
-
-
-def _check_still_improving(losses: np.ndarray, history: pd.DataFrame) -> Check:
-    """Was training stopped while it still improved? Share of all improvement that the last epoch brought.
-
-    A learning rate that has decayed to its end ends the improvement by itself, so then it is a warning only.
-    """
-    if len(losses) < 2 or not np.isfinite(losses).all() or not losses.min() < 0.99 * losses[0]:
-        return not_run("still improving", "optimisation", "fewer than two epochs, or the loss never fell by 1%")
-    value = float((losses[:-1].min() - losses[-1]) / (losses[0] - losses.min()))
-    decayed = "learning_rate" in history and bool(
-        history["learning_rate"].iloc[-1] <= 0.1 * history["learning_rate"].max())
-    verdict = "ok" if value <= 0.1 else "warn" if decayed else "fail"
-    return Check("still improving", "optimisation", value, "share of the improvement that came in the last epoch: "
-                 "warn above 0.1, fail above 0.1 while the learning rate had not decayed to a tenth", verdict,
-                 f"{100 * max(value, 0):.0f}% of the fall in validation loss came in the last of {len(losses)} epochs, "
-                 f"with the learning rate {'decayed' if decayed else 'not decayed'}.")
-
-
-def _check_gradient_norms(history: pd.DataFrame) -> Check:
-    """Did gradients explode or vanish? Largest epoch norm over the median, and last half over first epoch.
-
-    Pascanu et al. 2013, "On the difficulty of training recurrent neural networks" (norms and clipping).
-    """
-    if "grad_norm" not in history:
-        return not_run("gradient norms", "optimisation", "the history has no column grad_norm")
-    norms = history["grad_norm"].to_numpy(float)
-    if not np.isfinite(norms).all():
-        return Check("gradient norms", "optimisation", math.nan, "fail when not finite", "fail",
-                     f"The gradient norm is NaN or infinite in {int((~np.isfinite(norms)).sum())} epochs.")
-    still = [name.removeprefix("grad_") for name in history.columns if name.startswith("grad_")
-             and not name.startswith("grad_norm") and (history[name] == 0).all()]
-    middle, late = float(np.median(norms)), float(np.median(norms[len(norms) // 2:]))
-    peak = float(norms.max() / middle) if middle > 0 else math.inf
-    vanished = late < 1e-6 or late < 1e-4 * norms[0]
-    verdict = "fail" if vanished or peak > 1000 else "warn" if peak > 100 or still else "ok"
-    return Check("gradient norms", "optimisation", peak, "largest over median: warn above 100, fail above 1000, or "
-                 "when the last half falls below 1e-6, or 1e-4 of the first; warn when a branch never gets a gradient",
-                 verdict, f"Gradient norms lie between {norms.min():.3g} and {norms.max():.3g} (median {middle:.3g}, "
-                 f"last epochs {late:.3g})" + (f"; {', '.join(still)} never got a gradient." if still else "."))

@@ -542,7 +542,7 @@ def _epoch_row(state: TrainingState, figures: dict[str, float]) -> dict[str, flo
 
     Columns: epoch; its steps; learning_rate (of the last step); train_loss and its terms train_<term>; pull_<term>, the gradient's
     norm where the heads begin; grad_<branch> and grad_norm, before clipping; update_<branch>, the relative change of the
-    weights a step (of a sample of steps). Of the steps, too: train_loss_first (of the first), train_loss_max and
+    weights a step (of a sample of steps). Of the steps, too: train_loss_first and learning_rate_first (of the first), train_loss_max and
     grad_norm_max, clipped_share (of steps whose gradient was longer than clip_norm). On validation rows: validation_mse,
     validation_skill and validation_pearson, prediction_std and label_std, variance_ratio (of predictions over labels);
     departure_ratio and departure_pearson, the same and Pearson's r of what departs from the locus average; and, on a small
@@ -554,7 +554,7 @@ def _epoch_row(state: TrainingState, figures: dict[str, float]) -> dict[str, flo
     means = steps.drop(columns=["step", "wait", "samples", "learning_rate"]).mean().to_dict()
     steady = {
         "train_loss_first": float(steps["train_loss"].iloc[0]), "train_loss_max": float(steps["train_loss"].max()),
-        "grad_norm_max": float(steps["grad_norm"].max()),
+        "learning_rate_first": float(steps["learning_rate"].iloc[0]), "grad_norm_max": float(steps["grad_norm"].max()),
         "clipped_share": float((steps["grad_norm"] > state.config.clip_norm).mean()),
     }  # fmt: skip
     return {
