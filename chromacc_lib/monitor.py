@@ -45,6 +45,7 @@ class Sign:
     cause: str  # by the names of `causes.CAUSES`
     seen: str
     alternatives: tuple[str, ...] = ()
+    of_training: bool = False  # of the training, whose faults bring about those of the model
     hopeless: bool = False  # one such epoch is enough to stop
 
     def line(self) -> str:
@@ -56,8 +57,9 @@ class Sign:
 class Monitor(Callback):
     """Warn, in one line an epoch at most, of a run that heads for collapse; with `stop`, end it.
 
-    A cause is told when it comes up, and not again while it lasts. A run is stopped when there are signs in two epochs in
-    a row, or one that is hopeless. Give it before `Checkpoint`, so that what it decides is saved.
+    A cause is told when it comes up, once; what a fault of the training, once told, does to the model is not told as a
+    cause of its own. A run is stopped when there are signs in two epochs in a row, or one that is hopeless. Give it before
+    `Checkpoint`, so that what it decides is saved.
     """
 
     def __init__(self, tell: Callable[[str], object] = print, stop: bool = False) -> None:
@@ -65,15 +67,15 @@ class Monitor(Callback):
 
     def on_epoch(self, state: TrainingState) -> None:
         """Look at the epoch that ended, beside the one before it."""
-        rows = state.history
-        now, before = signs(rows, state.config), signs(rows[:-1], state.config)
+        *before, now = [signs(state.history[:n], state.config)[:1] for n in range(1, len(state.history) + 1)]
         if not now:
             return
-        epoch = int(rows[-1]["epoch"])
-        if state.is_first_process and now[0].cause not in [sign.cause for sign in before]:
+        epoch, told = int(state.history[-1]["epoch"]), [sign for found in before for sign in found]
+        follows = any(sign.of_training for sign in told) and not now[0].of_training
+        if state.is_first_process and not follows and now[0].cause not in [sign.cause for sign in told]:
             self.tell(f"warning after epoch {epoch}: this run heads for collapse; likely cause: {now[0].line()}")
-        if self.stop and (before or now[0].hopeless):
-            first = before[0] if before else now[0]
+        if self.stop and (now[0].hopeless or (before and before[-1])):
+            first = told[0] if follows else (before[-1][0] if before and before[-1] else now[0])
             state.stop = f"heading for collapse at epoch {epoch}, likely cause: {first.line()}"
 
 
@@ -120,9 +122,12 @@ def _diverging(history: Sequence[Row], config: Any) -> Sign | None:
     exploded, updates = _value(row, "grad_norm_max") > EXPLODED * began, _updates(row)
     if not ((peak > LOSS_RISE and mean > 0.9) or exploded or updates > LARGE_UPDATE):
         return None
+    thrown = any(_updates(earlier) > LARGE_UPDATE for earlier in history)  # and may not have come back since
     warmup = config.warmup_share * config.epochs * _value(row, "steps")
     high, early, explode = "learning rate too high", "early divergence without warm-up", "exploding gradients"
-    if updates > LARGE_UPDATE:
+    if len(history) == 1 and warmup < 1:
+        cause, others = early, (high,)
+    elif thrown:
         cause, others = high, (early,) if len(history) == 1 and warmup < SHORT_WARMUP else ()
     elif exploded:
         cause, others = explode, (high,)
@@ -134,7 +139,7 @@ def _diverging(history: Sequence[Row], config: Any) -> Sign | None:
         f"the loss was {mean:.2g} times that of the first step, in one step {peak:.2g} times; a step changed the weights by "
         f"{updates:.1%}, the longest gradient was {_value(row, 'grad_norm_max'):.2g}, warm-up {warmup:.0f} steps"
     )
-    return Sign(cause, seen, others, hopeless=mean > HOPELESS_LOSS)
+    return Sign(cause, seen, others, of_training=True, hopeless=mean > HOPELESS_LOSS)
 
 
 def _standing_still(history: Sequence[Row], config: Any) -> Sign | None:
@@ -143,7 +148,7 @@ def _standing_still(history: Sequence[Row], config: Any) -> Sign | None:
     if not moved < LEAST_MOVE:
         return None
     seen = f"at this rate the weights will have moved by {moved:.2%} of their size when training ends, at most"
-    return Sign("learning rate too low", seen, ("vanishing gradients",))
+    return Sign("learning rate too low", seen, ("vanishing gradients",), of_training=True)
 
 
 def _vanishing(history: Sequence[Row], config: Any) -> Sign | None:
@@ -197,7 +202,7 @@ def _unbalanced(history: Sequence[Row], config: Any) -> Sign | None:
         return None
     strongest = max(pulls, key=pulls.get)
     return Sign("loss terms out of balance", f"the score has {share:.1%} of the loss's pull, the {strongest} "
-                f"{pulls[strongest] / total:.0%}")  # fmt: skip
+                f"{pulls[strongest] / total:.0%}", of_training=True)  # fmt: skip
 
 
 def _nothing_learned(history: Sequence[Row], config: Any) -> Sign | None:

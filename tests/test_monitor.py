@@ -1,6 +1,7 @@
 """The monitor: trainings that collapse are warned of and stopped, healthy ones are not, and what it says is one line."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -156,10 +157,25 @@ def test_each_rule_by_hand(changed, cause):
     assert watch(pd.DataFrame(rows(**changed)), CONFIG)["cause"].tolist() == [sign.cause for sign in found]
 
 
+def test_what_a_fault_of_the_training_does_to_the_model_is_no_cause_of_its_own():
+    """Told once, although the loss comes back and the tokens stay alike; the reason to stop is what came first."""
+    first = rows()[0] | {"train_loss_max": 3.0, "train_loss": 0.5, "update_encoder": 0.1, "update_histone_encoder": 0.1}
+    alike = rows()[1] | {"token_similarity": 1.0}
+    said, state = [], SimpleNamespace(history=[], config=CONFIG, is_first_process=True, stop="")
+    for epoch, row in enumerate([first, alike, alike], 1):
+        state.history.append(row | {"epoch": epoch})
+        Monitor(said.append, stop=epoch == 3).on_epoch(state)
+    assert len(said) == 1 and "learning rate too high" in said[0]
+    assert "epoch 3, likely cause: learning rate too high" in state.stop
+
+
 def test_early_divergence_is_told_from_a_rate_too_high_by_its_warm_up():
     first = rows()[0] | {"train_loss_max": 3.0, "train_loss": 0.5}
     assert signs([first], replace(CONFIG, warmup_share=0.0))[0].cause == "early divergence without warm-up"
     assert signs([first], CONFIG)[0].cause == "learning rate too high"
+    thrown = first | {"update_encoder": 0.1, "update_histone_encoder": 0.1}
+    assert signs([thrown], replace(CONFIG, warmup_share=0.0))[0].cause == "early divergence without warm-up"
+    assert signs([thrown], replace(CONFIG, warmup_share=0.01))[0].cause == "learning rate too high"  # 4 steps
 
 
 def test_a_history_without_the_vitals_is_read_and_says_nothing():
