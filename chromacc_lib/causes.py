@@ -8,7 +8,7 @@ departs from that, a comment says why.
 
 from dataclasses import dataclass
 
-__all__ = ["CAUSES", "Cause", "GROUPS", "NO_SIGNAL", "NOTHING_LEARNED", "TOO_FEW"]
+__all__ = ["CAUSES", "Cause", "GROUPS", "GIVE_DATASET", "NO_SIGNAL", "NOTHING_LEARNED", "TOO_FEW", "WITHIN"]
 
 GROUPS = ("data", "optimisation", "model", "generalisation")  # in the order in which one brings about the next
 
@@ -31,6 +31,7 @@ class Cause:
 NO_SIGNAL = "labels carry no signal about the inputs"
 NOTHING_LEARNED = "the model learned nothing"
 TOO_FEW = "too few windows to tell"
+GIVE_DATASET = "The dataset tells labels without signal from a fault of the model."
 
 # --- before anything else ---------------------------------------------------------------------------------------
 # Not a fault of what is judged, and every check that compares predictions with the dataset would be misled.
@@ -40,26 +41,61 @@ _BELONGING = (
 )
 
 # --- faults of the data ----------------------------------------------------------------------------------------
+# Where a fault of the labels' place or order is seen itself, it comes before the lack of signal that follows from it.
+WITHIN = "labels permuted within cell types"
+_ORDER = "Check the order of windows in the labels: join them to the windows by chromosome, start and cell type, and curate " \
+    "again."
+_DRAWN = "The dataset tells them apart: permuted labels keep the shape and the distribution of measured profiles."
 _DATA = (
+    Cause("labels and inputs are shifted against each other", "data", "underperforming", ("window offset",),
+          "Check the assembly, the coordinate base and the order of windows in the labels; curate again.",
+          supports=("label signal", "association")),
+    Cause("wrong assembly or chromosome naming", "data", "underperforming", ("assembly",),
+          "Compare assembly, chromosome names and chromosome lengths of the files that are named with those of the genome; "
+          "lift them over, or fetch them in the genome's assembly, and curate again.",
+          supports=("label signal", "association", "ambiguous bases")),
     Cause("labels and inputs are shifted against each other", "data", "underperforming", ("track offset",),
           "Check the assembly, the coordinate base and the read shift of the files that are named; curate again.",
           supports=("label signal", "association")),
     Cause("a track of another cell type swapped in", "data", "underperforming", ("duplicated tracks",),
           "Compare path and md5 of the named rows in the manifest, correct them and curate again."),
+    Cause("an input is the label (leak)", "data", "cannot tell", ("label leak",),
+          "Take the named track out of the inputs: with it the scores say nothing about unseen cell types."),
+    Cause("labels permuted between cell types", "data", "underperforming", ("labels in their cell type",),
+          "Check the order of cell types in the labels against the manifest, correct it and curate again.",
+          supports=("cell-type signal", "locus-average residual")),
     Cause("a track of another cell type swapped in", "data", "underperforming", ("swapped tracks",),
           "Compare the named rows of the manifest with their source, correct them and curate again.",
           supports=("cell-type signal", "locus-average residual")),
-    Cause("an input is the label (leak)", "data", "cannot tell", ("label leak",),
-          "Take the named track out of the inputs: with it the scores say nothing about unseen cell types."),
-    Cause("labels permuted within cell types", "data", "collapsed", ("score follows its profile",),
-          "Check the order of windows and cell types in the scores: each must be the mean of its own profile.",
-          supports=("label signal", "association")),
     Cause(NO_SIGNAL, "data", "collapsed", ("label signal",),
           "Do not tune the model. Check how the scores were made: draw scores and one input track side by side at "
           "a few loci, and check that window order, assembly and cell-type order agree.",
-          supports=("ambiguous bases", "repeated sequences", "training fit", "association", "constant output",
-                    "variance ratio"),
+          supports=("labels look measured", "labels agree between cell types", "ambiguous bases", "repeated sequences",
+                    "training fit", "association", "constant output", "variance ratio"),
+          unless=("association", "labels look measured")),
+    Cause(WITHIN, "data", "collapsed", ("labels of each cell type",), _ORDER,
+          supports=("label signal", "labels agree between cell types", "association")),
+    Cause(NO_SIGNAL, "data", "collapsed", ("score follows its profile", "labels look measured"),
+          "Make the scores anew: each must be the mean of its own accessibility profile."),
+    Cause(WITHIN, "data", "collapsed", ("score follows its profile",),
+          "Check the order of windows and cell types in the scores: each must be the mean of its own profile.",
+          supports=("label signal", "association")),
+    Cause(WITHIN, "data", "collapsed", ("label signal",), _ORDER,
+          supports=("labels agree between cell types", "training fit", "association", "constant output"),
           unless=("association",)),
+    # At every window in another order: what cell types share is left, and nothing of their own.
+    Cause("labels permuted between cell types", "data", "collapsed", ("cell-type signal",),
+          "Check the order of cell types in the labels, window by window, and curate again.",
+          supports=("locus-average residual", "variation across cell types"), unless=("locus-average residual",)),
+    # From the table alone: the scores of real cell types have much in common at a locus.
+    Cause(NO_SIGNAL, "data", "collapsed", ("labels agree between cell types", "training fit"),
+          "Do not tune the model. Give the dataset as well, and draw scores and one input track side by side at a few loci.",
+          supports=("association", "constant output", "variance ratio"), unless=("label signal",),
+          alternatives=(WITHIN,), separated_by=_DRAWN),
+    Cause(NO_SIGNAL, "data", "collapsed", ("labels agree between cell types", "association"),
+          "Do not tune the model. Give the dataset as well, and draw scores and one input track side by side at a few loci.",
+          supports=("training fit", "constant output", "variance ratio"), unless=("label signal", "training fit"),
+          alternatives=(WITHIN,), separated_by=_DRAWN),
     Cause("sequences are mostly N or repeated", "data", "underperforming", ("ambiguous bases",),
           "Check the FASTA and its chromosome names: windows without sequence must be dropped in curation.",
           supports=("repeated sequences",)),
@@ -79,6 +115,9 @@ _DATA = (
 _SHORTCUT = (
     Cause("shortcut through GC content", "generalisation", "underperforming", ("GC shortcut",),
           "Draw GC-matched negatives, and judge the model within GC strata.",
+          supports=("dead modality",)),
+    Cause("shortcut through peak shape", "generalisation", "underperforming", ("shape shortcut",),
+          "Train on tiled windows as well as on called peaks, or shift windows at random (shift_bins), and judge again.",
           supports=("dead modality",)),
 )
 
@@ -167,6 +206,10 @@ _GENERALISATION = (
     Cause("works on seen loci only", "generalisation", "underperforming", ("chromosome gap",),
           "Regularise (dropout, fewer epochs), train on more loci, and check that no chromosome is in both sets.",
           supports=("still improving",)),
+    Cause("unseen cell type out of distribution", "generalisation", "underperforming",
+          ("distance of unseen cell types", "cell-type gap"),
+          "Add training cell types like the one that is named, or check its files: what is most unusual about it is said.",
+          supports=("track scale", "missing tracks")),
     Cause("learned on training cell types only", "generalisation", "underperforming", ("cell-type gap",),
           "Add cell types or metadata, drop inputs that identify the cell type, and check which assays the unseen "
           "cell types lack.",
@@ -177,10 +220,7 @@ _MODEL_UNSEEN = (
     Cause(NOTHING_LEARNED, "model", "collapsed", ("association",),
           "Give the dataset and the training history as well: they tell labels without signal from a model fault.",
           supports=("variance ratio", "constant output"),
-          alternatives=(NO_SIGNAL, "a fault of the model or its training", "labels permuted within cell types")),
-    Cause("labels permuted between cell types", "data", "collapsed", ("cell-type signal",),
-          "Check the order of cell types in scores and tracks: labels may be permuted between cell types.",
-          supports=("locus-average residual", "variation across cell types"), unless=("locus-average residual",)),
+          alternatives=(NO_SIGNAL, "a fault of the model or its training", WITHIN), separated_by=GIVE_DATASET),
     Cause("collapse to the locus average", "model", "collapsed", ("locus-average residual",),
           "The model ignores what sets this cell type apart: train without the locus prior or drop it at random, and "
           "check that marks and metadata reach the head.",

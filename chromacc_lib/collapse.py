@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from chromacc_lib.causes import CAUSES, GROUPS, NO_SIGNAL, NOTHING_LEARNED, Cause
-from chromacc_lib.checks import (Check, Table, auc_half_width, prediction_checks, prepare,
-                                 quadrant_table, variance_table)
+from chromacc_lib.causes import CAUSES, GIVE_DATASET, GROUPS, NO_SIGNAL, NOTHING_LEARNED, WITHIN, Cause
+from chromacc_lib.checks import Check, Table, auc_half_width, prediction_checks, prepare, quadrant_table, variance_table
+from chromacc_lib.checks_generalisation import generalisation_checks
 from chromacc_lib.checks_history import history_checks
-from chromacc_lib.checks_inputs import data_checks
+from chromacc_lib.checks_inputs import data_checks, take
+from chromacc_lib.checks_labels import label_checks
 from chromacc_lib.checks_model import model_checks
 from chromacc_lib.dataset import Arrays
 
@@ -98,7 +99,9 @@ def diagnose(predictions: pd.DataFrame, *, arrays: Arrays | None = None, model: 
     Raises ChromaccError when a column is missing, a (cell type, window) pair occurs twice or no score is known.
     """
     table = prepare(predictions, arrays)
-    checks = [*prediction_checks(table, evaluation), *data_checks(arrays, table, seed),
+    sample = None if arrays is None else take(arrays, seed)
+    checks = [*prediction_checks(table, evaluation), *data_checks(arrays, sample, table, seed),
+              *label_checks(arrays, sample, table, seed), *generalisation_checks(arrays, table),
               *model_checks(model, arrays, table, seed), *history_checks(history, table)]
     checks.sort(key=lambda check: GROUPS.index(check.group))
     return _decide(tuple(checks), table, None if arrays is None else bool(arrays.simulated))
@@ -119,6 +122,7 @@ def _decide(checks: tuple[Check, ...], table: Table, simulated: bool | None) -> 
     sentence = f"{named.verdict.capitalize()}: {named.name}. {by_name[named.needs[0]].sentence}"
     if named.alternatives:
         sentence += f" What was given cannot tell this from: {'; '.join(named.alternatives)}."
+        sentence += f" {named.separated_by}" if named.separated_by else ""
     if others:
         sentence += f" Also found, further down the list: {'; '.join(others)}."
     return Diagnosis(named.verdict, named.name, confidence, sentence, evidence, _against(named, by_name),
@@ -144,8 +148,11 @@ def _with_alternatives(cause: Cause, by_name: dict[str, Check]) -> Cause:
     """Name labels without signal beside "learned nothing" unless the label-signal check has ruled it out."""
     if cause.name not in (NOTHING_LEARNED, "constant output") or by_name["label signal"].verdict in ("ok", "warn"):
         return cause
-    return replace(cause, alternatives=tuple(dict.fromkeys(
-        (NO_SIGNAL, "a fault of the model or its training", *cause.alternatives))))
+    others = (NO_SIGNAL, "a fault of the model or its training", *cause.alternatives)
+    if by_name["labels agree between cell types"].verdict == "ok":  # then they are no noise, if perhaps out of order
+        others = ("a fault of the model or its training", *cause.alternatives, WITHIN)
+    return replace(cause, alternatives=tuple(n for n in dict.fromkeys(others) if n != NO_SIGNAL or n in others[:1]),
+                   separated_by=cause.separated_by or GIVE_DATASET)
 
 
 def _unexamined(causes: tuple[Cause, ...], by_name: dict[str, Check]) -> list[str]:

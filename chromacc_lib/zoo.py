@@ -31,13 +31,13 @@ from chromacc_lib.inference import predict_dataset
 from chromacc_lib.provenance import reached_sources
 from chromacc_lib.training import TrainingConfig, train
 from chromacc_lib.workers import ALONE, side_by_side
-from chromacc_lib.zoo_data import DATA_FAULTS
+from chromacc_lib.zoo_data import DATA_FAULTS, GENERALISATION_FAULTS
 from chromacc_lib.zoo_training import TRAINING_FAULTS
 
 __all__ = ["FAULTS", "HEALTHY", "confusion", "finish", "healthy_run", "plant", "reduced", "run_zoo", "summarise_zoo"]
 
 HEALTHY = "healthy"
-FAULTS: dict[str, Fault] = {fault.name: fault for fault in (*DATA_FAULTS, *TRAINING_FAULTS)}
+FAULTS: dict[str, Fault] = {fault.name: fault for fault in (*DATA_FAULTS, *TRAINING_FAULTS, *GENERALISATION_FAULTS)}
 
 # Enough to learn from in five seconds on one core, and to test on with an AUC interval of about +-0.06.
 WINDOWS = {"train": 600, "validation": 150, "test": 400}
