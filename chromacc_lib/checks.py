@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import brentq
+from scipy.special import expit, logit
 
 from chromacc_lib import ChromaccError
 from chromacc_lib.dataset import Arrays, locus_average
@@ -237,7 +239,7 @@ def prediction_checks(table: Table, evaluation: dict[str, Any] | None) -> list[C
             _check_association(table, cells), _check_variance(table, cells), _check_level(table, cells),
             _check_training_fit(table),
             _check_residual(table), _check_variation(table), _check_own_part(table), _check_skill(table, evaluation),
-            *_check_gaps(table), _check_gc(table), _check_class_prior(table)]
+            *_check_gaps(table), _check_gc(table), _check_class_prior(table), _check_positive_rate(table)]
 
 
 def _check_power(table: Table) -> Check:
@@ -542,3 +544,26 @@ def _check_class_prior(table: Table) -> Check:
                  "2.5; fail when recall is 0.8 or more at the base rate's precision, or nothing is called", verdict,
                  f"{rate:.3f} of the rows are called open, {base:.3f} are: precision {precision:.3f}, recall "
                  f"{recall:.3f}.", {"base_rate": base, "precision": precision, "recall": recall})
+
+
+def _check_positive_rate(table: Table) -> Check:
+    """Is the mean predicted probability the share of open rows? If not, by how much do the log-odds have to be moved?
+
+    Calibration in the large (Van Calster et al. 2019, BMC Medicine 17:230). A classifier trained at another base rate
+    than it meets is off by the difference of their log-odds, and by nothing else (Saerens et al. 2002, Neural Comput.
+    14:21).
+    """
+    name, rows = "positive rate", table.headline
+    if not {"label", "predicted_probability"} <= set(rows.columns) or not (rows["label"] >= 0).any():
+        return not_run(name, "optimisation", "no labels with predicted probabilities")
+    rows = rows[(rows["label"] >= 0) & np.isfinite(rows["predicted_probability"].astype(float))]
+    base, probability = float((rows["label"] == 1).mean()), rows["predicted_probability"].to_numpy(float)
+    if not 0 < base < 1 or probability.min() < 0 or probability.max() > 1:
+        return not_run(name, "optimisation", "all labels are the same" if not 0 < base < 1 else
+                       "predicted_probability is not between 0 and 1")
+    odds = logit(probability.clip(1e-9, 1 - 1e-9))
+    value = float(brentq(lambda by: expit(odds - by).mean() - base, -60, 60))
+    return Check(name, "optimisation", value, "log-odds by which probabilities are too high (+) or too low (-): warn beyond "
+                 "0.6, fail beyond 1.2", judge(abs(value), 0.6, 1.2),
+                 f"Predicted probabilities have a mean of {probability.mean():.3f}, {base:.3f} of the rows are open: odds "
+                 f"are {math.exp(value):.2g} times what they should be.", {"base_rate": base})

@@ -25,6 +25,7 @@ SPIKE = (2, 3)               # healthy: 1.4
 LARGE_UPDATE = (0.02, 0.03)  # healthy: 0.01; ten times its learning rate: 0.035
 SMALL_UPDATE = (3e-4, 1e-4)
 EXPLOSION = (20, 50)         # healthy: 4
+GROWTH = (3, 10)             # healthy: 0.5
 VANISHING = (0.01, 3e-3)     # healthy: 0.2
 BALANCE = (0.05, 0.02)       # healthy: 0.5
 CHECKPOINT = (1.1, 1.2)      # healthy: 1.0
@@ -149,10 +150,11 @@ def _check_updates(history: pd.DataFrame) -> list[Check]:
 
 
 def _check_exploding(history: pd.DataFrame) -> Check:
-    """Did gradients explode? Largest norm of a step (of an epoch, where that is all there is) over the usual one.
+    """Did gradients explode? Largest norm of a step over the usual one, and growth on the way back through the network.
 
-    Pascanu et al. 2013, "On the difficulty of training recurrent neural networks" (norms and clipping). The usual one is
-    the median epoch of the second half: a network that starts with exploding gradients has left them by then, or not.
+    Pascanu et al. 2013, "On the difficulty of training recurrent neural networks" (norms and clipping). The usual norm is
+    the median epoch of the second half: a network that starts with exploding gradients has left them by then, or their
+    growth shows: the norm behind the heads over that at the heads, median epoch (Glorot & Bengio 2010, AISTATS).
     """
     name = "exploding gradients"
     if "grad_norm" not in history:
@@ -165,11 +167,27 @@ def _check_exploding(history: pd.DataFrame) -> Check:
                      f"The gradient norm is NaN or infinite in {int(bad.sum())} epochs.")
     usual = float(np.median(means[len(means) // 2:]))
     value = float(largest.max() / usual) if usual > 0 else math.inf if largest.max() > 0 else 0.0
+    growth = _behind_heads(history)
+    verdicts = (judge(value, *EXPLOSION), judge(growth, *GROWTH) if math.isfinite(growth) else "ok")
     clipped = f"; {100 * float(history['clipped_share'].max()):.0f}% of the steps were clipped in the epoch with most" \
         if "clipped_share" in history else ""
-    return Check(name, "optimisation", value, rule_text("largest over usual norm of the gradient", *EXPLOSION),
-                 judge(value, *EXPLOSION), f"The largest norm of a gradient was {largest.max():.3g}, usual in the second "
-                 f"half of training were {usual:.3g}{clipped}.")
+    return Check(name, "optimisation", value, rule_text("largest over usual norm of the gradient", *EXPLOSION) + "; or "
+                 + rule_text("norm behind the heads over theirs", *GROWTH),
+                 "fail" if "fail" in verdicts else "warn" if "warn" in verdicts else "ok",
+                 f"The largest norm of a gradient was {largest.max():.3g}, usual in the second half of training were "
+                 f"{usual:.3g}{clipped}" + (f"; behind the heads it was {growth:.2g} times theirs." if math.isfinite(growth)
+                                            else "."), {"growth": growth})
+
+
+def _behind_heads(history: pd.DataFrame) -> float:
+    """Norm of the gradient in the branch with the largest behind the heads, over the largest head's; median epoch."""
+    branches = [c for c in history if c.startswith("grad_") and not c.startswith("grad_norm")]
+    heads = [c for c in branches if c.removeprefix("grad_") in HEADS]
+    behind = [c for c in branches if c not in heads and history[c].notna().any()]
+    if not heads or not behind:
+        return math.nan
+    at_heads = history[heads].max(axis=1)
+    return float((history[behind].max(axis=1) / at_heads.where(at_heads > 0)).median())
 
 
 def _check_vanishing(history: pd.DataFrame) -> Check:
@@ -179,13 +197,10 @@ def _check_vanishing(history: pd.DataFrame) -> Check:
     Without branches in the history: the last epochs' norm over the first's.
     """
     name = "vanishing gradients"
-    branches = [c for c in history if c.startswith("grad_") and not c.startswith("grad_norm")]
-    heads = [c for c in branches if c.removeprefix("grad_") in HEADS]
-    behind = [c for c in branches if c not in heads and history[c].notna().any()]
-    if heads and behind:
-        norms = history[behind].div(history[heads].max(axis=1).clip(lower=1e-30), axis=0).replace(np.inf, np.nan)
-        value = float(norms.max(axis=1).median())
-        still = [c.removeprefix("grad_") for c in behind if (history[c] == 0).all()]
+    value = _behind_heads(history)
+    if math.isfinite(value):
+        still = [c.removeprefix("grad_") for c in history
+                 if c.startswith("grad_") and not c.startswith("grad_norm") and (history[c] == 0).all()]
         words = (f"The gradient behind the heads was at most {value:.2g} of theirs (largest branch, median epoch)"
                  + (f"; {', '.join(still)} never got a gradient." if still else "."))
     elif "grad_norm" in history:

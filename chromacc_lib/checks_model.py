@@ -37,7 +37,7 @@ GROUP = {"checkpoint of the best epoch": "optimisation", "model is of this histo
 # (warn, fail), tuned on reduced pilots of two seeds, healthy and broken
 DOMINANCE = (0.97, 0.985)
 DEAD_UNITS = (0.5, 0.9)
-RANK = (3, 1.5)
+RANK = (3, 2)
 ALIKE = (0.995, 0.9995)
 PEAKED = (0.3, 0.15)
 UNIFORM = (0.99, 0.996)

@@ -413,6 +413,7 @@ def _train(options: argparse.Namespace) -> int:
         sizes,
         device=values["device"],
         patience=values["patience"],
+        stop_on_collapse=values["stop_on_collapse"],
         callbacks=[EpochLine(lambda row: print(EPOCH_LINE.format(**row), flush=True),
                              lambda row: print(PRETRAINING_LINE.format(**row), flush=True))],
         say=lambda text: print(text, flush=True),
@@ -450,7 +451,7 @@ def _folds(options: argparse.Namespace) -> int:
         workers=options.workers,
         dask_address=options.dask_address,
         say=lambda text: print(text, flush=True),
-        **{name: values[name] for name in ("truth_manifest", "remote_tracks", "patience", "device")},
+        **{name: values[name] for name in ("truth_manifest", "remote_tracks", "patience", "stop_on_collapse", "device")},
         **{name: values[name] for name in ("n_bootstrap", "block_bp")},
     )
     shown = ["fold", "stratum", "windows", "base_rate", "skill", "skill_low", "skill_high", "pr_auc", "pr_auc_average"]

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from chromacc_lib.plots_style import PALETTE
 
-__all__ = ["plot_branch_gradients", "plot_learning", "plot_pretraining"]
+__all__ = ["plot_branches", "plot_learning", "plot_pretraining", "plot_vitals"]
 
 
 def plot_learning(history: pd.DataFrame, average_mse: float, best_epoch: int) -> Figure:
@@ -58,13 +59,48 @@ def _whole_epochs(ax: Axes, history: pd.DataFrame) -> None:
     ax.xaxis.get_major_locator().set_params(integer=True)
 
 
-def plot_branch_gradients(history: pd.DataFrame, branches: Sequence[str]) -> Figure:
-    """Mean gradient norm of each branch by epoch (columns `grad_*` of history.csv), on a logarithmic axis."""
-    fig, ax = plt.subplots(figsize=(7.5, 3.6))
-    styles = ["-", "--", ":"]
-    for i, name in enumerate(branches):
-        ax.plot(history["epoch"], history[name], marker=".", linestyle=styles[i // 7], label=name.removeprefix("grad_").replace("_", " "))
-    ax.set(xlabel="epoch", ylabel="gradient norm before clipping", yscale="log")
-    _whole_epochs(ax, history)
-    ax.legend(fontsize="small", ncols=1, loc="center left", bbox_to_anchor=(1.01, 0.5))
+def plot_branches(history: pd.DataFrame, branches: Sequence[str]) -> Figure:
+    """Each branch's gradient norm over the whole model's, and how far a step moves its weights, by epoch (log axes).
+
+    history: columns `grad_<branch>`, `grad_norm` and, unless an earlier version wrote it, `update_<branch>`.
+    """
+    values = {"gradient norm / whole model's": {b: history[f"grad_{b}"] / history["grad_norm"] for b in branches}}
+    if f"update_{branches[0]}" in history:
+        values["relative change of the weights a step"] = {b: history[f"update_{b}"] for b in branches}
+    fig, axes = plt.subplots(1, len(values), figsize=(1.8 + 4.2 * len(values), 3.6), squeeze=False)
+    for ax, (title, lines) in zip(axes[0], values.items()):
+        for i, (name, line) in enumerate(lines.items()):
+            style = ("-", "--", ":")[i // 7]
+            ax.plot(history["epoch"], line.where(line > 0), marker=".", linestyle=style, label=name.replace("_", " "))
+        ax.set(xlabel="epoch", ylabel=title, yscale="log")
+        _whole_epochs(ax, history)
+    axes[0, -1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return fig
+
+
+def plot_vitals(history: pd.DataFrame) -> Figure:
+    """What the monitor watches, by epoch: variance ratios, attention entropy, rank of the embeddings, tokens' likeness.
+
+    history: columns of `vitals.model_vitals`, variance_ratio and departure_ratio.
+    """
+    entropies = {f"attention_entropy_{name}": name for name in ("sequence", "fusion", "encoder")}
+    departures = {"variance_ratio": "of the score", "departure_ratio": "of what departs from the locus average"}
+    panels = (
+        ("variance, predicted / measured", "ratio", departures),
+        ("attention entropy", "share of the largest", entropies),
+        ("effective rank of the embeddings", "directions", {"effective_rank": ""}),
+        ("likeness of a window's tokens", "cosine similarity", {"token_similarity": ""}),
+    )
+    fig, axes = plt.subplots(2, 2, figsize=(8.4, 5.2), sharex=True)
+    for ax, (title, label, columns) in zip(axes.flat, panels):
+        for column, name in columns.items():
+            ax.plot(history["epoch"], history[column], marker="o", label=name)
+        values = history[list(columns)].to_numpy(float)
+        low, high = np.nanmin(values, initial=0), np.nanmax(values, initial=1)
+        ax.set(title=title, ylabel=label, ylim=(low, 1.08 * high))
+        _whole_epochs(ax, history)
+        if len(columns) > 1:
+            ax.legend(fontsize="small", loc="lower right")
+    for ax in axes[-1]:
+        ax.set_xlabel("epoch")
     return fig

@@ -540,13 +540,13 @@ def _departures(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]
 def _epoch_row(state: TrainingState, figures: dict[str, float]) -> dict[str, float]:
     """Mean of every figure over the epoch's steps, the figures of its end, and speed in (window, cell type) samples.
 
-    Columns: epoch; learning_rate (of the last step); train_loss and its terms train_<term>; pull_<term>, the gradient's
-    norm where the heads begin; grad_<branch> and grad_norm, before clipping; update_<branch>, the relative change of the
-    weights a step (of a sample of steps). Of the steps, too: train_loss_first and learning_rate_first (of the first), train_loss_max and
-    grad_norm_max, clipped_share (of steps whose gradient was longer than clip_norm). On validation rows: validation_mse,
-    validation_skill and validation_pearson, prediction_std and label_std, variance_ratio (of predictions over labels);
-    departure_ratio and departure_pearson, the same and Pearson's r of what departs from the locus average; and, on a small
-    part of them, the figures of `vitals.model_vitals`.
+    Columns: epoch; its steps; learning_rate (of the last step); train_loss and its terms train_<term>; pull_<term>, the
+    gradient's norm where the heads begin; grad_<branch> and grad_norm, before clipping; update_<branch>, the relative
+    change of the weights a step (of a sample of steps). Of the steps, too: train_loss_first and learning_rate_first (of
+    the first), train_loss_max and grad_norm_max, clipped_share (of steps whose gradient was longer than clip_norm). On
+    validation rows: validation_mse, validation_skill and validation_pearson, prediction_std and label_std, variance_ratio
+    (of predictions over labels); departure_ratio and departure_pearson, the same and Pearson's r of what departs from the
+    locus average; and, on a small part of them, the figures of `vitals.model_vitals`.
     """
     steps = pd.DataFrame(state.steps)
     seconds = float(steps["step"].sum() + steps["wait"].sum())
@@ -558,7 +558,7 @@ def _epoch_row(state: TrainingState, figures: dict[str, float]) -> dict[str, flo
         "clipped_share": float((steps["grad_norm"] > state.config.clip_norm).mean()),
     }  # fmt: skip
     return {
-        "epoch": state.epoch, "learning_rate": rate, **means, **steady, **figures, "seconds": seconds,
+        "epoch": state.epoch, "steps": len(steps), "learning_rate": rate, **means, **steady, **figures, "seconds": seconds,
         "samples_per_second": samples / seconds, "share_waiting_for_data": float(steps["wait"].sum()) / seconds,
     }  # fmt: skip
 

@@ -89,7 +89,7 @@ def relative_updates(model: ChromaccModel, before: dict[str, list[Tensor]]) -> d
             updates[name] = torch.tensor(math.nan)
             continue
         moved = nn.utils.get_total_norm([p.detach() - q for p, q in zip(_parameters(model, name), old, strict=True)])
-        updates[name] = moved / nn.utils.get_total_norm(old)
+        updates[name] = torch.where(moved > 0, moved / nn.utils.get_total_norm(old), 0.0)  # frozen zeros stand still
     return updates
 
 

@@ -32,12 +32,16 @@ from chromacc_lib.provenance import reached_sources
 from chromacc_lib.training import TrainingConfig, train
 from chromacc_lib.workers import ALONE, side_by_side
 from chromacc_lib.zoo_data import DATA_FAULTS, GENERALISATION_FAULTS
-from chromacc_lib.zoo_training import TRAINING_FAULTS
+from chromacc_lib.zoo_training import MODEL_FAULTS, TRAINING_FAULTS
 
-__all__ = ["FAULTS", "HEALTHY", "confusion", "finish", "healthy_run", "plant", "reduced", "run_zoo", "summarise_zoo"]
+__all__ = ["FAULTS", "GALLERY", "HEALTHY", "confusion", "finish", "gallery", "healthy_run", "plant", "reduced", "run_zoo",
+           "summarise_zoo"]
 
 HEALTHY = "healthy"
-FAULTS: dict[str, Fault] = {fault.name: fault for fault in (*DATA_FAULTS, *TRAINING_FAULTS, *GENERALISATION_FAULTS)}
+FAULTS: dict[str, Fault] = {fault.name: fault for fault in (*DATA_FAULTS, *TRAINING_FAULTS, *MODEL_FAULTS,
+                                                            *GENERALISATION_FAULTS)}  # fmt: skip
+# For a look at the zoo in seconds: faults at their strongest that need no training but the healthy run's.
+GALLERY = ("constant output", "dead modality", "reads GC")
 
 # Enough to learn from in five seconds on one core, and to test on with an AUC interval of about +-0.06.
 WINDOWS = {"train": 600, "validation": 150, "test": 400}
@@ -251,6 +255,22 @@ def _start(dataset: str, seed: int) -> Run:
 @lru_cache(maxsize=2)
 def _healthy(dataset: str, seed: int) -> Run:
     return finish(_start(dataset, seed))
+
+
+def gallery(arrays: Arrays, seed: int, faults: Sequence[str] = GALLERY) -> pd.DataFrame:
+    """Return the rows of a zoo in small: one healthy run, and `faults` planted in it at their strongest, in one process.
+
+    arrays: a whole dataset; the seed chooses the part of it that is trained on. Columns: COLUMNS but for the key.
+    """
+    begun = time.monotonic()
+    start = healthy_run(reduced(arrays, seed), seed)
+    done = finish(start)
+    rows = [case_row(None, 0, seed, diagnosed(done, seed), time.monotonic() - begun)]
+    for name in faults:
+        fault, begun = FAULTS[name], time.monotonic()
+        found = diagnosed(plant(start, fault, 3, seed, lambda: done), seed)
+        rows.append(case_row(fault, 3, seed, found, time.monotonic() - begun))
+    return pd.DataFrame(rows)
 
 
 # --- what came of it -------------------------------------------------------------------------------------------

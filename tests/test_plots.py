@@ -204,3 +204,33 @@ def test_assay_worth_has_a_panel_a_cell_type_and_says_what_is_undefined():
     points = [[line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"] for ax in fig.axes]
     assert points == [[0.03, 0.03, 0.06, 0.06], [0.03, 0.06], []]
     assert fig.axes[0].get_yticklabels()[0].get_text() == "CTCF"
+
+
+@pytest.fixture
+def history() -> pd.DataFrame:
+    """Three epochs of two branches and of what the monitor watches; the second branch got no gradient in the last."""
+    epochs = np.arange(1, 4)
+    return pd.DataFrame({
+        "epoch": epochs, "grad_norm": 2.0, "grad_fusion": 1.0, "grad_encoder": [1.0, 0.5, 0.0], "update_fusion": 1e-3,
+        "update_encoder": 1e-4, "variance_ratio": [0.2, 0.5, 0.6], "departure_ratio": [0.1, 0.2, 0.3], "effective_rank": 9.0,
+        "token_similarity": [0.9, -0.2, 0.8], "attention_entropy_sequence": 0.9, "attention_entropy_fusion": 0.5,
+        "attention_entropy_encoder": 0.8,
+    })  # fmt: skip
+
+
+def test_branches_are_drawn_as_shares_and_a_gradient_of_zero_leaves_a_gap(history):
+    left, right = plots.plot_branches(history, ["fusion", "encoder"]).axes
+    assert left.lines[0].get_ydata().tolist() == [0.5] * 3
+    np.testing.assert_array_equal(left.lines[1].get_ydata(), [0.5, 0.25, np.nan])
+    assert right.lines[1].get_ydata().tolist() == [1e-4] * 3 and "weights" in right.get_ylabel()
+    old = history.drop(columns=["update_fusion", "update_encoder"])
+    assert len(plots.plot_branches(old, ["fusion", "encoder"]).axes) == 1
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_what_the_monitor_watches_lies_within_the_axes(history, epochs):
+    fig = plots.plot_vitals(history.head(epochs))
+    assert_labelled(fig)
+    for ax in fig.axes:
+        low, high = ax.get_ylim()
+        assert ax.lines and all(low <= value <= high for line in ax.lines for value in line.get_ydata())

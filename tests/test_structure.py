@@ -45,6 +45,7 @@ ORDER = [
     "callbacks",
     "pretraining",
     "training",
+    "monitor",
     "workers",
     "sweep",
     "memory",

@@ -65,6 +65,9 @@ def test_relative_updates_by_hand(model):
     moved = vitals.relative_updates(model, before)
     assert float(moved["fusion"]) == pytest.approx(0.01, rel=1e-4)
     assert all(float(moved[name]) == 0 for name in vitals.BRANCHES if name != "fusion")
+    torch.nn.init.zeros_(model.prior_token.weight)
+    torch.nn.init.zeros_(model.prior_token.bias)
+    assert float(vitals.relative_updates(model, vitals.weights_by_branch(model))["prior_token"]) == 0
     model.tf_encoder = None
     assert math.isnan(vitals.relative_updates(model, vitals.weights_by_branch(model))["tf_encoder"])
 
