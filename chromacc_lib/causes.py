@@ -245,7 +245,8 @@ _MODEL_UNSEEN = (
     Cause("a modality dominates", "model", "underperforming", ("dominating modality",),
           "Drop modalities at random in training, and look at the branches of the others: inputs, masks, gradients.",
           supports=("dead modality",)),
-    Cause("a modality is dead", "model", "underperforming", ("dead modality",),
+    # A model may leave alone what tells it nothing that the other inputs do not: DNA, where tracks say it all.
+    Cause("a modality is dead", "model", "underperforming", ("dead modality", "information left"),
           "Look at the named branch: its inputs, its mask, its gradient norm; drop modalities at random in training."),
 )
 
