@@ -113,8 +113,9 @@ def predict_dataset(
 ) -> pd.DataFrame:
     """One row a (window, cell type): what was measured, what is predicted, the locus average, the truth.
 
-    seen_windows: of training chromosomes, evenly spaced, that are predicted in every cell type; 0 = all. The other
-    training windows have rows in test cell types alone; every other chromosome is whole.
+    seen_windows: of training chromosomes, evenly spaced, that are predicted; 0 = every window in every cell type. Else
+    windows of validation chromosomes are predicted in validation cell types alone (in training cell types where there
+    are none): what is chosen on them is chosen there. Test chromosomes are always whole.
 
     Columns as in the project's run contract: cell_type, cell_type_split, window, chrom, start, end (0-based half-open),
     window_split, kind, gc, tss_distance (bp, NaN = unknown), score, label, predicted_score, predicted_probability,
@@ -150,10 +151,13 @@ def predict_dataset(
 def _wanted(arrays: Arrays, seen_windows: int) -> np.ndarray:
     """Return which windows are predicted in which cell types: bool (W, C)."""
     wanted = np.ones(arrays.score.shape, dtype=bool)
+    if seen_windows == 0:
+        return wanted
     places = arrays.windows.reset_index(drop=True).sort_values(["chrom", "start"])
     seen = places.index[places["split"] == "train"].to_numpy()
-    if 0 < seen_windows < len(seen):
-        kept = seen[np.linspace(0, len(seen) - 1, seen_windows).round().astype(int)]
-        test = (arrays.cell_types["split"] == "test").to_numpy()
-        wanted[np.ix_(np.setdiff1d(seen, kept), ~test)] = False
+    kept = seen[np.linspace(0, len(seen) - 1, min(seen_windows, len(seen))).round().astype(int)]
+    wanted[np.setdiff1d(seen, kept)] = False
+    split = arrays.cell_types["split"].to_numpy()
+    choosing = split == ("validation" if (split == "validation").any() else "train")
+    wanted[np.ix_((arrays.windows["split"] == "validation").to_numpy(), ~choosing)] = False
     return wanted
