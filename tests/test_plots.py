@@ -1,6 +1,7 @@
 """Figures: alt text reaches the notebook, figures are closed, axes are labelled, undefined values are said to be so."""
 
 import base64
+import importlib
 
 import matplotlib
 
@@ -13,8 +14,11 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
-from chromacc_lib import ChromaccError, plots
+from chromacc_lib import ChromaccError, plots, project_path
+from chromacc_lib.checks import Check
+from chromacc_lib.collapse import Diagnosis
 from chromacc_lib.matching import match_summary
+from chromacc_lib.zoo import confusion
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +51,12 @@ def assert_labelled(fig) -> None:
         spec = ax.get_subplotspec()
         if spec is not None and spec.is_last_row():
             assert ax.get_xlabel(), ax.get_title()
+
+
+def test_every_figure_of_the_parts_is_found_in_plots():
+    parts = [path.stem for path in project_path("chromacc_lib").glob("plots_*.py")]
+    public = {name for part in parts for name in importlib.import_module(f"chromacc_lib.{part}").__all__}
+    assert len(parts) > 1 and public == set(plots.__all__)
 
 
 def test_show_sends_a_png_with_its_alt_text_and_closes_the_figure():
@@ -197,3 +207,75 @@ def test_assay_worth_has_a_panel_a_cell_type_and_says_what_is_undefined():
     points = [[line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"] for ax in fig.axes]
     assert points == [[0.03, 0.03, 0.06, 0.06], [0.03, 0.06], []]
     assert fig.axes[0].get_yticklabels()[0].get_text() == "CTCF"
+
+
+@pytest.fixture
+def history() -> pd.DataFrame:
+    """Three epochs of two branches and of what the monitor watches; the second branch got no gradient in the last."""
+    epochs = np.arange(1, 4)
+    return pd.DataFrame({
+        "epoch": epochs, "grad_norm": 2.0, "grad_fusion": 1.0, "grad_encoder": [1.0, 0.5, 0.0], "update_fusion": 1e-3,
+        "update_encoder": 1e-4, "variance_ratio": [0.2, 0.5, 0.6], "departure_ratio": [0.1, 0.2, 0.3], "effective_rank": 9.0,
+        "token_similarity": [0.9, -0.2, 0.8], "attention_entropy_sequence": 0.9, "attention_entropy_fusion": 0.5,
+        "attention_entropy_encoder": 0.8,
+    })  # fmt: skip
+
+
+def test_branches_are_drawn_as_shares_and_a_gradient_of_zero_leaves_a_gap(history):
+    left, right = plots.plot_branches(history, ["fusion", "encoder"]).axes
+    assert left.lines[0].get_ydata().tolist() == [0.5] * 3
+    np.testing.assert_array_equal(left.lines[1].get_ydata(), [0.5, 0.25, np.nan])
+    assert right.lines[1].get_ydata().tolist() == [1e-4] * 3 and "weights" in right.get_ylabel()
+    old = history.drop(columns=["update_fusion", "update_encoder"])
+    assert len(plots.plot_branches(old, ["fusion", "encoder"]).axes) == 1
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_what_the_monitor_watches_lies_within_the_axes(history, epochs):
+    fig = plots.plot_vitals(history.head(epochs))
+    assert_labelled(fig)
+    for ax in fig.axes:
+        low, high = ax.get_ylim()
+        assert ax.lines and all(low <= value <= high for line in ax.lines for value in line.get_ydata())
+
+
+def test_a_case_of_the_zoo_is_drawn_once_by_what_came_of_it():
+    table = pd.DataFrame({
+        "fault": ["healthy", "a", "a", "a"], "strength": [0, 1, 1, 3], "seed": [1, 1, 2, 1],
+        "planted": ["healthy", "A", "A", "A"], "named": ["healthy", "A", "B", "C"], "named_first": [True, True, False, False],
+        "alternatives": ["", "", "A; D", "D"],
+    })  # fmt: skip
+    fig = plots.plot_gallery(table)
+    drawn = {c.get_label(): c.get_offsets().tolist() for c in fig.axes[0].collections}
+    assert drawn == {"named first (2)": [[0, 0], [1, 1]], "named beside others (1)": [[2, 1]], "missed (1)": [[3, 1]]}
+    assert_labelled(fig)
+    fig = plots.plot_confusion(confusion(table))
+    assert [t.get_text() for t in fig.axes[0].texts if t.get_text()] == ["1", "1", "1", "1"]
+    assert fig.axes[0].get_xlabel() == "named cause" and fig.axes[0].get_ylabel() == "planted cause"
+
+
+def test_the_diagnosis_is_one_table_and_its_text_is_no_markup():
+    check = Check("power", "data", 0.1, "rule", "ok", "r < 0.1 & more")
+    found = Diagnosis("collapsed", "constant output", "low", "", ("r < 0.1 & more",), ("Not 'x': fine.",), ("a leak",), "Look.",
+                      True, (check,))  # fmt: skip
+    html = plots.diagnosis_table(found).to_html()
+    for text in ("constant output", "r &lt; 0.1 &amp; more", "1 other causes ruled out", "could also be", "a leak", "Look."):
+        assert text in html
+    assert plots.VERDICT_COLOURS["fail"] in html
+
+
+def test_inside_and_modalities_and_shifts_are_labelled():
+    layers = {"sequence 1": 0.9, "encoder 1": 0.5, "encoder 2": 0.6}
+    figures = [
+        plots.plot_inside(layers, layers, np.array([3.0, 1.0, 0.0])),
+        plots.plot_modality_drop({"tf": 0.1}, {"tf": 0.2}, {"tf": 0.3}),
+        plots.plot_offset_scan({"CTCF": {-100.0: 0.1, 0.0: 0.5}}, {"chr1": {0.0: 0.3}}),
+        plots.plot_label_signal({"label signal": (0.5, np.zeros(9))}, {"ridge": 0.1, "boosting": 0.2, "model": 0.3}),
+        plots.plot_checks(pd.DataFrame({"group": "data", "name": list("abc"), "verdict": ["ok", "fail", "not run"],
+                                        "value": [1.0, 2.0, np.nan]}), "three checks"),
+    ]  # fmt: skip
+    for fig in figures[:3]:
+        assert_labelled(fig)
+    assert "0.75" not in texts(figures[0]) and figures[0].axes[2].lines[0].get_ydata()[0] == 0.75
+    assert len(figures[2].axes) == 2 and len(figures[3].axes) == 2
+    assert {"a", "b", "c", "ok", "fail", "not run"} <= set(texts(figures[4]).split("\n"))
