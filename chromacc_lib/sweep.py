@@ -110,9 +110,9 @@ def run_sweep(
     Columns: setting, seed, the figures of FIGURES at the best epoch (seconds: of all epochs), best_epoch, epochs,
     parameters, warning (the first line in which `monitor.Monitor` warned of the run, if it did), stopped (why it ended
     before its last epoch, if it did), error (a run that fails has its message here and no figures), key. A run that
-    stands in the table already, of the same settings (defaults too), seed, dataset and code, is not trained again, so an
-    interrupted sweep goes on. workers: runs at a time, None = one a GPU, or on CPUs one a core, each with its share of the threads.
-    dask_address: of a scheduler whose workers have this project installed and see dataset_dir.
+    stands in the table already, of the same settings (defaults too), seed, dataset and code, is not trained again, so
+    an interrupted sweep goes on. workers: runs at a time, None = one a GPU, or on CPUs one a core, each with its share
+    of the threads. dask_address: of a scheduler whose workers have this project installed and see dataset_dir.
     """
     out, table_path = Path(out_dir), Path(out_dir) / "sweep.csv"
     out.mkdir(parents=True, exist_ok=True)
@@ -120,12 +120,8 @@ def run_sweep(
     shared, jobs = [sweep.windows, dataset, reached_sources("import chromacc_lib.training, chromacc_lib.monitor")], {}
     for name, seed in itertools.product(sweep.settings, sweep.seeds):
         given = {**sweep.base, **sweep.settings[name], "seed": seed}
-<<<<<<< HEAD
-        key = hashlib.sha256(json.dumps([given, shared], sort_keys=True).encode()).hexdigest()[:16]
-=======
-        made_from = [given, sweep.windows, dataset, *(["stop on collapse"] if sweep.stop_on_collapse else [])]
+        made_from = [given, shared, *(["stop on collapse"] if sweep.stop_on_collapse else [])]
         key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
->>>>>>> zoo6
         jobs[name, seed] = key, given
     rows = pd.read_csv(table_path).to_dict("records") if table_path.is_file() else []
     done = {row["key"] for row in rows if not isinstance(row["error"], str)}
