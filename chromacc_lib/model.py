@@ -314,17 +314,23 @@ class CellGate(nn.Module):
     """Meets the sequence multiplicatively: a motif match counts as much as the cell type expresses its TF.
 
     The gate stands right behind the motif scan, where a channel is one motif, and is linear in expression by design:
-    with a dozen cell types to learn from, a deeper gate learns the cell types by heart. Without metadata it is 1.
+    with a dozen cell types to learn from, a deeper gate learns the cell types by heart. Without metadata it is 1. In a
+    dataset that knows no expression at all, what the histone and TF tracks show in the window takes its place.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.of_cell = nn.Linear(len(config.features), config.d_model)
+        self.knows_cells = bool(config.features)
+        self.of_cell = nn.Linear(len(config.features) if self.knows_cells else config.d_model, config.d_model)
         self.out = nn.Linear(config.d_model, config.d_model)
 
-    def forward(self, matches: Tensor, metadata: Tensor, observed: Tensor) -> Tensor:
-        """matches (B, T, d), metadata (B, C, E), observed (B, C) -> what they make of the place (B, C, T, d)."""
-        gate = 1 + self.of_cell(metadata) * observed[..., None].to(metadata.dtype)
+    def forward(self, matches: Tensor, metadata: Tensor, observed: Tensor, signal: Tensor) -> Tensor:
+        """What the matches make of the place: (B, C, T, d).
+
+        matches (B, T, d), metadata (B, C, E), observed (B, C), signal (B, C, d): the tokens of the histone and TF tracks,
+        the mean over the window.
+        """
+        gate = 1 + (self.of_cell(metadata) * observed[..., None].to(metadata.dtype) if self.knows_cells else self.of_cell(signal))
         return self.out(matches[:, None] * gate[:, :, None])  # (B, 1, T, d) * (B, C, 1, d)
 
 
@@ -371,7 +377,8 @@ class ChromaccModel(nn.Module):
         self.sequence_encoder = SequenceEncoder(config)
         self.histone_encoder = HistoneEncoder(config) if config.histone_marks else None
         self.tf_encoder = TFEncoder(config) if config.tfs else None
-        self.cell_gate = CellGate(config) if config.features and config.gate == "multiplicative" else None
+        gated = config.gate == "multiplicative" and (config.features or config.histone_marks or config.tfs)
+        self.cell_gate = CellGate(config) if gated else None
         self.cell_token = nn.Linear(len(config.features), d) if config.features else None
         self.prior_token = nn.Linear(4, d)
         self.accessibility_token = nn.Linear(1, d)
@@ -452,20 +459,27 @@ class ChromaccModel(nn.Module):
                 self.cell_gate.of_cell.weight[channel] *= 0.1
                 self.cell_gate.of_cell.weight[channel, self.config.features.index(tf)] = 1.0
 
-    def modality_tokens(self, batch: Batch, matches: Tensor, sequence: Tensor) -> tuple[list[Tensor], Tensor]:
+    def modality_tokens(
+        self, batch: Batch, matches: Tensor, sequence: Tensor, gate_by_tracks: bool = True
+    ) -> tuple[list[Tensor], Tensor]:
         """Tokens of each of MODALITIES, (B, C, T, d) or (B, C, 1, d) for all places, and which are observed (B, C, 5).
 
-        matches and sequence, each (B, T, d), come from the sequence encoder.
+        matches and sequence, each (B, T, d), come from the sequence encoder. gate_by_tracks: False keeps the histone and
+        TF tracks out of the sequence's token, where a model without expression would gate it by them.
         """
         b, c, t = batch.accessibility.shape
         absent = sequence.new_zeros(b, c, 1, sequence.shape[-1])
-        gated = self.cell_gate(matches, batch.metadata, batch.metadata_observed) if self.cell_gate else absent
-        tokens = [sequence[:, None] + gated]
+        tokens = []
         for encoder, signal, seen in (
             (self.histone_encoder, batch.histone, batch.histone_observed),
             (self.tf_encoder, batch.tf, batch.tf_observed),
         ):
             tokens.append(encoder(signal.flatten(0, 1), seen.flatten(0, 1)).view(b, c, t, -1) if encoder else absent)
+        gated = absent
+        if self.cell_gate and (self.cell_gate.knows_cells or gate_by_tracks):
+            signal = sum(tokens).mean(2)  # of a dataset without one of them, that token is 0
+            gated = self.cell_gate(matches, batch.metadata, batch.metadata_observed, signal)
+        tokens.insert(0, sequence[:, None] + gated)
         cell = self.cell_token(batch.metadata)[:, :, None] if self.cell_token else absent
         prior = torch.cat([batch.prior, batch.prior_score[..., None, None].expand(b, c, t, 1)], -1)
         tokens += [cell, self.prior_token(prior)]

@@ -94,9 +94,14 @@ class Sides(nn.Module):
     def trained(self) -> list[nn.Parameter]:
         """The parameters that either side rests on; fusion, Transformer and prediction heads are not touched."""
         model = self.model
-        parts = (model.sequence_encoder, model.histone_encoder, model.tf_encoder, model.cell_gate, model.prior_token,
+        gate = model.cell_gate if self._has_gate() else None
+        parts = (model.sequence_encoder, model.histone_encoder, model.tf_encoder, gate, model.prior_token,
                  self.locus_head, self.signal_head)  # fmt: skip
         return [p for part in parts if part is not None for p in part.parameters()] + [self.log_scale]
+
+    def _has_gate(self) -> bool:
+        """Does the gate follow expression? One that follows the tracks would show the sequence's side what it is to find."""
+        return self.model.cell_gate is not None and self.model.cell_gate.knows_cells
 
     def forward(self, batch: Batch, cells: Tensor) -> dict[str, Matching]:
         """Match the samples of a batch under each of CONTRASTS; cells (B, C) says which cell types they are of.
@@ -107,7 +112,7 @@ class Sides(nn.Module):
         b, c = cells.shape
         batch = self.model.readable(batch)
         matches, sequence, _ = self.model.sequence_encoder(batch.sequence)
-        tokens, observed = self.model.modality_tokens(batch, matches, sequence)
+        tokens, observed = self.model.modality_tokens(batch, matches, sequence, gate_by_tracks=False)
         seen = dict(zip(MODALITIES, observed.flatten(0, 1).unbind(-1)))  # (B * C,) each
         pooled = {name: tokens[i].mean(2).flatten(0, 1) * seen[name][:, None] for i, name in enumerate(MODALITIES)}
         bare = torch.zeros_like(pooled["prior"])
@@ -118,7 +123,7 @@ class Sides(nn.Module):
         of_cell, of_window = cells.flatten(), torch.arange(b, device=cells.device).repeat_interleave(c)
         scale = self.log_scale.exp().clamp(max=LARGEST_SCALE)
         same_cell = _both(signals & (seen["sequence"] | seen["prior"])) & (of_cell[:, None] == of_cell)
-        described = signals & seen["sequence"] & seen["cell"] & (self.model.cell_gate is not None)
+        described = signals & seen["sequence"] & seen["cell"] & self._has_gate()
         others = _both(described) & (of_cell[:, None] == of_cell)
         described = described & (others.sum(1) > 1)  # alone, a sample is the mean of its cell type
         same_window = _both(described) & (of_window[:, None] == of_window)

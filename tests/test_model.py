@@ -312,13 +312,32 @@ def test_the_gate_lets_a_motif_count_as_much_as_its_tf_is_expressed():
     model, batch = make_model(), random_batch()
     same = {n: v if n in ("sequence", "metadata") else v[:, :1].expand_as(v) for n, v in vars(batch).items()}
     one = Batch(**same)
-    gated = model.cell_gate(torch.ones(1, 10, 32), batch.metadata[:1], batch.metadata_observed[:1])
+    signal = torch.randn(1, 4, 32)  # has no say where expression is known in the dataset
+    gate = lambda matches, observed: model.cell_gate(matches, batch.metadata[:1], observed, signal)
+    gated = gate(torch.ones(1, 10, 32), batch.metadata_observed[:1])
     assert not torch.allclose(gated[0, 0], gated[0, 1])
-    unknown = model.cell_gate(torch.ones(1, 10, 32), batch.metadata[:1], torch.zeros(1, 4, dtype=torch.bool))
+    unknown = gate(torch.ones(1, 10, 32), torch.zeros(1, 4, dtype=torch.bool))
     torch.testing.assert_close(unknown, model.cell_gate.out(torch.ones(1, 4, 10, 32)))  # without metadata the gate is 1
-    no_matches = model.cell_gate(torch.zeros(1, 10, 32), batch.metadata[:1], batch.metadata_observed[:1])
+    no_matches = gate(torch.zeros(1, 10, 32), batch.metadata_observed[:1])
     torch.testing.assert_close(no_matches[0, 0], no_matches[0, 1])
     assert not torch.allclose(outputs(model, one)[:, 0], outputs(model, one)[:, 1])
+
+
+def test_where_no_expression_is_known_the_tracks_gate_the_motifs():
+    """What a match counts for then follows the window's histone and TF tracks; with none of them it is one everywhere."""
+    config = replace(CONFIG, features=())
+    model, batch = make_model(config), random_batch(config)
+    batch = replace(batch, metadata_observed=torch.zeros_like(batch.metadata_observed))
+    token = lambda batch: model.modality_tokens(batch, *model.sequence_encoder(batch.sequence)[:2])[0][0]
+    with torch.no_grad():
+        matches, sequence, _ = model.sequence_encoder(batch.sequence)
+        assert not torch.allclose(token(batch)[:, 0], token(batch)[:, 1])
+        other = replace(batch, histone=batch.histone.roll(1, 1), tf=batch.tf.roll(1, 1))
+        torch.testing.assert_close(token(other), token(batch).roll(1, 1))
+        apart = model.modality_tokens(batch, matches, sequence, gate_by_tracks=False)[0][0]
+    assert all(torch.equal(apart[:, cell], sequence) for cell in range(apart.shape[1]))
+    assert make_model(replace(config, gate="additive")).cell_gate is None
+    assert make_model(replace(config, histone_marks=(), tfs=())).cell_gate is None
 
 
 def test_an_additive_gate_is_one_more_token_and_no_product():

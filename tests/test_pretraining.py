@@ -154,12 +154,12 @@ def test_off_by_default_and_then_never_called(arrays, result, monkeypatch):  # n
 
 
 def test_partners_are_found_more_often_than_by_chance(arrays):  # noqa: F811
-    config = replace(CONFIG, epochs=1, pretrain_epochs=12, learning_rate=3e-3)
+    config = replace(CONFIG, epochs=1, pretrain_epochs=20, learning_rate=3e-3)
     rows = train(arrays, config, device="cpu", sizes=SIZES).pretraining
-    assert rows["epoch"].tolist() == list(range(1, 13))
-    first, last = rows.iloc[0], rows.iloc[-3:].mean()
-    for name in CONTRASTS:
-        assert last[f"{name}_accuracy"] > 1.1 * last[f"{name}_chance"]
+    assert rows["epoch"].tolist() == list(range(1, 21))
+    first, last = rows.iloc[0], rows.iloc[-9:].mean()  # of a few windows: one epoch says little
+    for name, times in zip(CONTRASTS, (1.4, 1.05), strict=True):
+        assert last[f"{name}_accuracy"] > times * last[f"{name}_chance"]
         assert last[f"{name}_loss"] < first[f"{name}_loss"]
     assert last["validation_across_windows_chance"] == pytest.approx(2 / 18)  # 18 windows of one cell type, 9 at a time
     assert last["validation_across_windows_accuracy"] > 1.2 * 2 / 18
