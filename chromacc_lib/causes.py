@@ -60,6 +60,9 @@ _DATA = (
           supports=("label signal", "association")),
     Cause("a track of another cell type swapped in", "data", "underperforming", ("duplicated tracks",),
           "Compare path and md5 of the named rows in the manifest, correct them and curate again."),
+    # Seen in the file itself, so before what is inferred from how well tracks and labels fit.
+    Cause("constant or empty tracks", "data", "underperforming", ("constant tracks",),
+          "Replace the named files, or take them out of the manifest: a missing assay is handled, a zero one is not."),
     Cause("an input is the label (leak)", "data", "cannot tell", ("label leak",),
           "Take the named track out of the inputs: with it the scores say nothing about unseen cell types."),
     Cause("labels permuted between cell types", "data", "underperforming", ("labels in their cell type",),
@@ -103,8 +106,6 @@ _DATA = (
           supports=("repeated sequences",)),
     Cause("sequences are mostly N or repeated", "data", "underperforming", ("repeated sequences",),
           "Drop repeated windows in curation and check how windows were drawn."),
-    Cause("constant or empty tracks", "data", "underperforming", ("constant tracks",),
-          "Replace the named files, or take them out of the manifest: a missing assay is handled, a zero one is not."),
     Cause("scale mismatch between cell types", "data", "underperforming", ("score scale",),
           "Check that all scores are in the same unit (fold change, counts, depth-normalised) and curate again.",
           supports=("variance ratio", "track scale")),
@@ -245,7 +246,8 @@ _MODEL_UNSEEN = (
     Cause("a modality dominates", "model", "underperforming", ("dominating modality",),
           "Drop modalities at random in training, and look at the branches of the others: inputs, masks, gradients.",
           supports=("dead modality",)),
-    Cause("a modality is dead", "model", "underperforming", ("dead modality",),
+    # A model may leave alone what tells it nothing that the other inputs do not: DNA, where tracks say it all.
+    Cause("a modality is dead", "model", "underperforming", ("dead modality", "information left"),
           "Look at the named branch: its inputs, its mask, its gradient norm; drop modalities at random in training."),
 )
 

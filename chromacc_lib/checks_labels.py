@@ -17,13 +17,14 @@ from chromacc_lib.checks import Check, Table, flat, judge, not_run, pearson
 from chromacc_lib.checks_inputs import Sample, centre_by_cell_type, centre_twice, match_matrix
 from chromacc_lib.dataset import Arrays
 
-__all__ = ["agreement", "displacement", "label_checks", "LABEL_NAMES", "ridge_signal"]
+__all__ = ["agreement", "displacement", "information_left", "label_checks", "LABEL_NAMES", "ridge_signal"]
 
 N_PERMUTATIONS = 200
 MAX_SCAN = 30_000       # windows, in stretches of chromosomes, whose tracks are held against scores elsewhere
 SCAN_WINDOWS = 40       # how far the scan goes to either side, in windows
 FEW_PAIRS = 20          # pairs of windows, below which a distance is not looked at
 STANDS_OUT = 8.0        # robust standard deviations of the curve by which a peak of the scan must stand out
+FEW_LEFT = 200          # windows, for a ridge regression of what is left
 FLOOR_ROWS = 6_000      # rows that the boosting of the floor is fitted on
 
 LABEL_NAMES = ("window offset", "assembly", "labels of each cell type", "labels in their cell type",
@@ -326,6 +327,52 @@ def _check_floor(sample: Sample, arrays: Arrays, table: Table, seed: int) -> Che
                  f"On {int(judged.sum())} rows of {table.scope}, from the inputs alone ridge regression reaches r = "
                  f"{r['ridge']:.3f} and gradient boosting {r['boosting']:.3f}; the model reaches {model:.3f}.",
                  {"model": model, **r})
+
+
+def information_left(sample: Sample | None, table: Table, dead: tuple[str, ...], seed: int) -> Check:
+    """Does what the model got wrong follow from an input that it has? Then it did not make use of that input.
+
+    Ridge regression of the residual (score - prediction) on each kind of input, on chromosomes not fitted on, against
+    permuted windows; on windows whose rows the table has. dead: modalities that the model does not use, if that is known:
+    an input that it leaves alone matters only if something is left in it.
+    """
+    name = "information left"
+    if sample is None:
+        return not_run(name, "model", "no dataset was given")
+    given = table.rows.pivot(index="window", columns="cell_type", values="predicted_score")
+    given = given.reindex(index=sample.index, columns=sample.names).to_numpy(float)
+    residual = sample.score - given
+    rows = np.flatnonzero(np.isfinite(residual).mean(axis=1) > 0.5)
+    groups = _groups(sample.windows.iloc[rows]) if len(rows) else np.zeros(0)
+    if len(rows) < FEW_LEFT or len(np.unique(groups)) < 2:
+        return not_run(name, "model", f"{len(rows)} windows have predictions in most cell types; {FEW_LEFT} are needed")
+    n_tracks, features = 4 * len(sample.tracks), _features(sample)[rows]
+    kinds = {"tracks": features[..., :n_tracks], "sequence": features[..., n_tracks:]}
+    found = {}
+    for kind, x in kinds.items():
+        if x.shape[2]:
+            r, null = ridge_signal(x, centre_by_cell_type(residual[rows]), groups, seed, 100)
+            found[kind] = (r - float(np.quantile(null, 0.99)), r)
+    return _judge_left(name, found, len(rows), dead)
+
+
+def _judge_left(name: str, found: dict[str, tuple[float, float]], n_windows: int, dead: tuple[str, ...]) -> Check:
+    """Judge what is left by the kinds of the modalities that the model does not use, or by all kinds when it uses all.
+
+    found: kind -> (r beyond chance, r). Metadata and the locus prior are no kind of a ridge regression over windows: of
+    a model that leaves one of them alone it is not known that nothing is lost, so that counts as a failure.
+    """
+    kinds = {"sequence" if modality == "sequence" else "tracks" for modality in dead} & set(found) or set(found)
+    best = max(kinds, key=lambda kind: found[kind][0])
+    beyond, value = found[best]
+    verdict = "ok" if beyond <= 0 or value < 0.1 else "warn" if value < 0.2 else "fail"
+    if {"metadata", "prior"} & set(dead):
+        verdict = "fail"
+    return Check(name, "model", value, "r of the residual with its ridge prediction from an input that the model leaves "
+                 "alone, or from any: ok within permuted windows' 99% or below 0.1, fail from 0.2, or when it leaves "
+                 "metadata or the locus average alone", verdict,
+                 f"What the model got wrong can be predicted at r = {value:.3f} from {best} ({n_windows} windows).",
+                 {kind: r for kind, (_, r) in found.items()})
 
 
 def _signal_check(name: str, what: str, features: np.ndarray, target: np.ndarray, groups: np.ndarray,

@@ -23,8 +23,8 @@ from chromacc_lib.checks import Check, Table, auc_half_width, prediction_checks,
 from chromacc_lib.checks_generalisation import generalisation_checks
 from chromacc_lib.checks_history import history_checks
 from chromacc_lib.checks_inputs import data_checks, take
-from chromacc_lib.checks_labels import label_checks
-from chromacc_lib.checks_model import model_checks
+from chromacc_lib.checks_labels import information_left, label_checks
+from chromacc_lib.checks_model import SAME, model_checks
 from chromacc_lib.dataset import Arrays
 
 __all__ = ["CAUSES", "Cause", "Check", "Diagnosis", "auc_half_width", "diagnose", "plant_predecessor_failure",
@@ -103,6 +103,8 @@ def diagnose(predictions: pd.DataFrame, *, arrays: Arrays | None = None, model: 
     checks = [*prediction_checks(table, evaluation), *data_checks(arrays, sample, table, seed),
               *label_checks(arrays, sample, table, seed), *generalisation_checks(arrays, table),
               *model_checks(model, arrays, table, history, seed), *history_checks(history, table)]
+    changes = next(c for c in checks if c.name == "dead modality").detail.get("rms_change_shuffled", {})
+    checks.append(information_left(sample, table, tuple(n for n, change in changes.items() if change < SAME), seed))
     checks.sort(key=lambda check: GROUPS.index(check.group))
     return _decide(tuple(checks), table, None if arrays is None else bool(arrays.simulated))
 
