@@ -278,7 +278,7 @@ def run_planted(plant, seed: int):
 def test_planted_cause_is_named(plant, seed):
     found = run_planted(plant, seed)
     assert found.cause == PLANTED[plant], found.sentence
-    assert found.verdict == next(cause.verdict for cause in CAUSES if cause.name == found.cause)
+    assert found.verdict in {cause.verdict for cause in CAUSES if cause.name == found.cause}
     assert found.evidence and found.next_step
 
 
@@ -531,7 +531,8 @@ def run_model(model: nn.Module, **changes):
 
 def test_healthy_model_passes_every_check():
     found, _, _ = run_model(KnownModel())
-    assert {c.name for c in found.checks if c.verdict == "fail"} <= {"level", "skill over the locus average"}
+    assert {c.name for c in found.checks if c.verdict == "fail"} <= {
+        "level", "skill over the locus average", "positive rate", "single-batch overfit"}  # a sum of given parts: nothing to train
     assert found["model reproduces predictions"].value < 1e-6
     assert found["effective rank"].value > 5
 
@@ -539,15 +540,16 @@ def test_healthy_model_passes_every_check():
 @pytest.mark.parametrize("modality", ["sequence", "histone", "tf", "metadata", "prior"])
 def test_dead_modality_is_named(modality):
     found, _, _ = run_model(KnownModel(ignores=(modality,)))
-    check = found["modality drop"]
+    check = found["dead modality"]
     assert check.verdict == "fail" and f"{modality} is dead" in check.sentence
     assert check.detail["rms_change"][modality] == 0 == check.detail["rise_in_squared_error"][modality]
-    assert min(v for k, v in check.detail["rms_change"].items() if k != modality) > 0.01
+    assert check.detail["rms_change_shuffled"][modality] == 0
+    assert min(v for k, v in check.detail["rms_change_shuffled"].items() if k != modality) > 0.01
 
 
 def test_dominating_modality_is_named():
     found, _, _ = run_model(KnownModel(ignores=("sequence", "histone", "tf", "metadata")))
-    assert "and prior dominates" in found["modality drop"].sentence
+    assert found["dominating modality"].value == 1 and "100.0% is prior's" in found["dominating modality"].sentence
     assert found["cell-type swap"].value == 0 and found["cell-type swap"].verdict == "fail"
     assert found.cause == "collapse to the locus average"
 
@@ -560,7 +562,7 @@ def test_modality_drop_is_exact():
     cells = checks.prefer_unseen(arrays.cell_types["split"].to_numpy(), checks_model.MODEL_CELL_TYPES, rng)
     at = np.ix_(windows, cells)
     change = 0.2 * arrays.tf[..., 0].mean(3).sum(2)[at] / arrays.score[at].std()
-    assert found["modality drop"].detail["rms_change"]["tf"] == pytest.approx(np.sqrt((change**2).mean()), rel=1e-4)
+    assert found["dead modality"].detail["rms_change"]["tf"] == pytest.approx(np.sqrt((change**2).mean()), rel=1e-4)
 
 
 def test_another_checkpoint_is_noticed():
@@ -596,6 +598,6 @@ def test_real_network_is_read_and_left_as_it_was():
     found = diagnose(make_predictions(arrays, predicted), arrays=arrays, model=model)
     assert found["model reproduces predictions"].value < 1e-4
     assert set(found["tokens made alike"].detail["by_depth"]) == {"sequence 1", "encoder 1", "encoder 2"}
-    assert set(found["modality drop"].detail["rms_change"]) == {"sequence", "histone", "tf", "metadata", "prior"}
+    assert set(found["dead modality"].detail["rms_change"]) == {"sequence", "histone", "tf", "metadata", "prior"}
     assert model.training and all(p.grad is None for p in model.parameters())
     assert hooks == sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
