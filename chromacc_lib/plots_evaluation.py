@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 from chromacc_lib.plots_style import PALETTE
 
 __all__ = [
-    "plot_assay_worth", "plot_calibration", "plot_error_by_distance", "plot_error_by_spread", "plot_intervals",
+    "MAX_CELL_TYPES", "plot_assay_worth", "plot_calibration", "plot_error_by_distance", "plot_error_by_spread", "plot_intervals",
     "plot_loci", "plot_predicted_measured", "plot_roc_pr",
 ]
 
