@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression
 
 from chromacc_lib import ChromaccError
 from chromacc_lib import intervals as iv
-from chromacc_lib.wording import estimate, may_be_none
+from chromacc_lib.wording import estimate, side
 
 __all__ = [
     "Plan", "Recalibration", "ScoreIntervals", "fit_recalibration", "fit_score_intervals", "measure_coverage",
@@ -37,6 +37,12 @@ N_BINS = 10  # of a reliability curve, of equal width
 ROWS_PER_GROUP, MAX_GROUPS = 100, 10  # of the conformal intervals; 39 rows are the fewest for finite ones at 90%
 LOWEST, HIGHEST = 1e-38, 1 - 2.0 ** -25  # float32 probabilities of 0 and 1, before their logit: order is kept
 FLAT = 1e-6  # logits that spread less than this are one value
+
+WORTH_IT = {  # by the side of 0 on which the change of the Brier score lies
+    -1: "below 0 is better, and it is better for them", 0: "below 0 is better, and this cannot be told from no change",
+    1: "below 0 is better, and it is worse for them: leave the probabilities as they are",
+    None: "below 0 is better, and whether it is cannot be told",
+}
 
 Plan = Callable[[pd.DataFrame], iv.Resampling]
 
@@ -189,8 +195,7 @@ def measure_recalibration(predictions: pd.DataFrame, rows: pd.DataFrame, plan_of
         "sentence": (
             f"Temperature {fitted.temperature:.2f} and offset {fitted.offset:+.2f} ({fitted.source}) take the expected "
             f"calibration error on unseen cell types from {ece[0]} to {ece[1]}, and the Brier score by "
-            f"{estimate(change, '+.4f', '95% interval ')}; below 0 is better"
-            + (", and this cannot be told from no change." if may_be_none(change) else ".")
+            f"{estimate(change, '+.4f', '95% interval ')}; {WORTH_IT[side(change)]}."
         ),
     }
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-__all__ = ["cluster_note", "count", "count_table", "estimate", "interval_table", "may_be_none", "verdict"]
+__all__ = ["cluster_note", "count", "count_table", "estimate", "interval_table", "may_be_none", "side", "verdict"]
 
 FEW_CELL_TYPES = 10  # fewer unseen ones: the verdict says what its intervals rest on
 
@@ -91,7 +91,15 @@ def estimate(entry: Mapping[str, float], form: str = "+.3f", what: str = "") -> 
 
 def may_be_none(entry: Mapping[str, float]) -> bool:
     """Return whether the interval of an effect holds 0; False where there is none."""
-    return entry["low"] <= 0 <= entry["high"]
+    return side(entry) == 0
+
+
+def side(entry: Mapping[str, float]) -> int | None:
+    """Return on which side of 0 the whole interval of an effect lies: 1 above, -1 below, 0 it holds 0; None: it has none."""
+    low, high = entry["low"], entry["high"]
+    if low is None or high is None or not np.isfinite([low, high]).all():
+        return None
+    return 1 if low > 0 else -1 if high < 0 else 0
 
 
 def count(n: int, noun: str) -> str:
