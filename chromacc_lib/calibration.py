@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression
 
 from chromacc_lib import ChromaccError
 from chromacc_lib import intervals as iv
-from chromacc_lib.wording import estimate, side
+from chromacc_lib.wording import count, estimate, side
 
 __all__ = [
     "Plan", "Recalibration", "ScoreIntervals", "fit_recalibration", "fit_score_intervals", "measure_coverage",
@@ -299,12 +299,14 @@ def measure_coverage(predictions: pd.DataFrame, rows: pd.DataFrame, plan_of: Pla
     """Fit score intervals on validation rows, and return how many of the scores in `rows`, not seen there, they hold.
 
     rows: with a measured score; plan_of: draws the resampling of some rows, for the 95% intervals of coverage and
-    mean width. intervals: `ScoreIntervals.to_dict`. by_group: coverage by group of predicted score.
+    mean width. intervals: `ScoreIntervals.to_dict`. by_group: coverage by group of predicted score. below: cell types
+    whose coverage lies below the nominal with its whole interval.
     """
     known, where = validation_rows(predictions)
-    if not np.isfinite(known["score"]).any():
+    known = known[np.isfinite(known["score"])]
+    if known.empty:
         return {"undefined": f"no measured score in {where}, from which the intervals are fitted"}
-    fitted = fit_score_intervals(predictions)
+    fitted, n_cells = fit_score_intervals(predictions), known["cell_type"].nunique()
     low, high = fitted.apply(rows["predicted_score"].to_numpy())
     held = ((rows["score"] >= low) & (rows["score"] <= high)).to_numpy(np.float64)
     table = rows[["cell_type", "chrom", "start"]].assign(
@@ -312,17 +314,22 @@ def measure_coverage(predictions: pd.DataFrame, rows: pd.DataFrame, plan_of: Pla
     )
     pooled = _coverage(table, plan_of)
     per_cell = {str(name): _coverage(some, plan_of) for name, some in table.groupby("cell_type", sort=True)}
-    worst = min(per_cell, key=lambda name: per_cell[name]["coverage"]["value"])
-    coverage = pooled["coverage"]
+    coverage = {name: entry["coverage"] for name, entry in per_cell.items()}
+    worst = min(coverage, key=lambda name: coverage[name]["value"])
+    below = [name for name, entry in coverage.items() if entry["high"] < fitted.nominal]
     return {
         "nominal": fitted.nominal, "source": fitted.source, "intervals": fitted.to_dict(), "pooled": pooled,
-        "per_cell_type": per_cell,
+        "per_cell_type": per_cell, "below": below,
         "by_group": [{"group": int(g), "rows": len(some), "coverage": float(some["held"].mean())}
                      for g, some in table.groupby("group")],
         "sentence": (
             f"Intervals made to hold {fitted.nominal:.0%} of the scores ({fitted.source}) hold "
-            f"{estimate(coverage, '.1%', '95% interval ')} on unseen cell types, least in {worst}: "
-            f"{per_cell[worst]['coverage']['value']:.1%}; mean width {pooled['mean_width']['value']:.2f} arcsinh fold."
+            f"{estimate(pooled['coverage'], '.1%', '95% interval ')} on unseen cell types, least in {worst}: "
+            f"{coverage[worst]['value']:.1%}; mean width {pooled['mean_width']['value']:.2f} arcsinh fold. "
+            + (f"Too few, beyond chance of windows: {', '.join(below)}. " if below else
+               "In no cell type too few, beyond chance of windows. ")
+            + f"They were made as if all windows were drawn alike, but stand on {count(n_cells, 'cell type')}: what "
+              "differs between cell types is not in them."
         ),
     }
 

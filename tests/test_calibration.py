@@ -241,7 +241,10 @@ def test_measured_coverage_shows_the_cell_type_that_is_not_exchangeable():
     cells = {name: entry["coverage"] for name, entry in got["per_cell_type"].items()}
     assert cells["alike"]["value"] == pytest.approx(0.9, abs=0.05)
     assert cells["shifted"]["high"] < 0.8
-    assert "least in shifted" in got["sentence"]
+    assert "least in shifted" in got["sentence"] and got["below"] == ["shifted"]
+    assert "Too few, beyond chance of windows: shifted." in got["sentence"] and "stand on 1 cell type:" in got["sentence"]
+    alike = cal.measure_coverage(validation, unseen[unseen["cell_type"] == "alike"], plan_of)
+    assert alike["below"] == [] and "In no cell type too few" in alike["sentence"]
     low, high = cal.ScoreIntervals.from_dict(got["intervals"]).apply(unseen["predicted_score"])
     assert got["pooled"]["coverage"]["value"] == pytest.approx(unseen["score"].between(low, high).mean())
     assert got["pooled"]["mean_width"]["value"] == pytest.approx((high - low).mean())
