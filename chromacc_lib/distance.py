@@ -9,6 +9,7 @@ of embeddings), of a training cell type that to its nearest other one. Accessibi
 """
 
 from dataclasses import dataclass
+from math import factorial
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ MIN_SPREAD = 0.01       # z; training cell types that differ by less are alike, 
 MIN_SHARED = 0.5        # of the inputs shared with whoever shares most, to be somebody's nearest
 FEW_CELL_TYPES = 10     # fewer: whether distance tells error is hardly known
 N_PERMUTATIONS = 10_000  # of cell types; all of them where there are no more (up to 7 cell types)
+SIGNIFICANT = 0.05
 FIGURES = ("mean z", "mean |z|")
 
 
@@ -178,9 +180,12 @@ def _of_split(found: dict[str, dict[str, float]], noun: str) -> str:
     for name, (what, more, less, short) in words.items():
         rho, p = found[name]["rho"], found[name]["p"]
         figures.append(f"Spearman {rho:+.2f} with {short}, permutation p = {p:.2g}")
-        if p < 0.05:
+        if p < SIGNIFICANT:
             told.append(f"the {more if rho > 0 else less} the {what}")
-    given = f"({'; '.join(figures)})"
+    given, least = f"({'; '.join(figures)})", 2 / factorial(n)
+    if least > SIGNIFICANT:
+        return (f"Whether distance tells the error cannot be known from {count(n, noun)}: even a perfect order has "
+                f"p = {least:.2g} {given}.")
     if told:
         return f"Over {count(n, noun)}: the farther the inputs, {' and '.join(told)} {given}."
     return f"Over {count(n, noun)}, distance tells neither error nor skill beyond chance {given}."

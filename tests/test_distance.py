@@ -190,7 +190,29 @@ def test_the_exact_p_is_that_of_all_orders(arrays):
     tails = [np.mean(np.array(rho) >= observed - 1e-9), np.mean(np.array(rho) <= observed + 1e-9)]
     assert got["predicts_error"]["test"]["mse"] == pytest.approx(
         {"rho": observed, "p": min(1, 2 * min(tails)), "n": 4})
-    assert got["sentence"].startswith("Over 4 test cell types, distance tells neither error nor skill beyond chance (")
+    assert got["sentence"].startswith("Whether distance tells the error cannot be known from 4 test cell types: even a "
+                                      f"perfect order has p = 0.083 (Spearman {observed:+.2f} with MSE")
+
+
+@pytest.mark.parametrize("n_test, words", [
+    (3, "cannot be known from 3 test cell types: even a perfect order has p = 0.33 (Spearman +1.00 with MSE"),
+    (5, "Over 5 test cell types: the farther the inputs, the larger the error and the lower the skill"),
+])
+def test_a_perfect_order_of_few_cell_types_proves_nothing_and_that_is_said(arrays, n_test, words):
+    cells = arrays.cell_types.assign(split=["train"] * (10 - n_test) + ["test"] * n_test)
+    moved = dataclasses.replace(arrays, cell_types=cells)
+    away = pd.DataFrame(distance.input_distance(moved, predictions_of(arrays))["table"])["distance"]
+    assert words in distance.input_distance(moved, predictions_of(arrays, away.to_numpy()))["sentence"]
+
+
+def test_an_order_by_chance_of_enough_cell_types_tells_nothing(arrays):
+    cells = arrays.cell_types.assign(split=["train"] * 5 + ["test"] * 5)
+    moved = dataclasses.replace(arrays, cell_types=cells)
+    away = pd.DataFrame(distance.input_distance(moved, predictions_of(arrays))["table"])["distance"].to_numpy()
+    sd = np.ones(10)
+    sd[5 + np.argsort(away[5:])] = [0.6, 0.8, 0.5, 0.9, 0.7]
+    got = distance.input_distance(moved, predictions_of(arrays, sd))
+    assert got["sentence"].startswith("Over 5 test cell types, distance tells neither error nor skill beyond chance (")
 
 
 def test_two_held_out_cell_types_tell_nothing(arrays):
