@@ -17,6 +17,7 @@ from scipy import stats
 
 from chromacc_lib.dataset import Arrays
 from chromacc_lib.hub import track_figures
+from chromacc_lib.manifest import UNKNOWN_LINEAGE
 from chromacc_lib.wording import count
 
 __all__ = ["input_distance"]
@@ -46,10 +47,13 @@ def input_distance(arrays: Arrays, predictions: pd.DataFrame) -> dict[str, objec
 
     predictions: of `inference.predict_dataset`; error: on unseen chromosomes (window_split "test"), where a score was
     measured and an average is known. Keys:
-    table: a dict a cell type: cell_type, split, distance, nearest, far, most_unusual, mse, skill (over the average);
-    distance NaN and far None where no input is shared with a training cell type;
-    threshold, rule: beyond which distance `far` is said, the largest of n training cell types; one like them lies
-    beyond it by chance about once in n + 1;
+    table: a dict a cell type: cell_type, split, distance, nearest, same_lineage (is the nearest of its own lineage?
+    None where one is not known), far, most_unusual, mse, skill (over the average); distance NaN and far None where no
+    input is shared with a training cell type;
+    threshold, rule: beyond which distance `far` is said, the largest of n training cell types; a cell type drawn as
+    they were, its distance exchangeable with theirs, would lie beyond it once in n + 1. That holds roughly at best:
+    held-out cell types are compared with n of them, each training cell type with n - 1; so `far` is a warning, no test;
+    lineages: of how many held-out cell types the nearest is of their lineage, in words;
     predicts_error: for "test", "validation" and "all" cell types, Spearman of distance with mse and with skill, p of
     a permutation test (exact for up to 7 cell types), n; rho and p NaN below 3 cell types;
     sentence: what that says in plain words, of test and of validation cell types apart: those chose the checkpoint.
@@ -64,12 +68,13 @@ def input_distance(arrays: Arrays, predictions: pd.DataFrame) -> dict[str, objec
     threshold = float(own.max()) if len(own) else np.nan
     rows = []
     for c, cell in enumerate(arrays.cell_types.itertuples()):
-        row = {"cell_type": cell.cell_type, "split": cell.split, "distance": np.nan, "nearest": None, "far": None,
-               "most_unusual": "no input shared with a training cell type"}
+        row = {"cell_type": cell.cell_type, "split": cell.split, "distance": np.nan, "nearest": None,
+               "same_lineage": None, "far": None, "most_unusual": "no input shared with a training cell type"}
         if known[c]:
             other = training[nearest[c]]
             row |= {"distance": float(distance[c]), "far": bool(distance[c] > threshold),
                     "nearest": str(arrays.cell_types["cell_type"].iloc[other]),
+                    "same_lineage": _same_lineage(cell.lineage, arrays.cell_types["lineage"].iloc[other]),
                     "most_unusual": _most_unusual(inputs, squares[c, nearest[c]], c, other, arrays)}
         rows.append(row)
     table = pd.DataFrame(rows).merge(_errors(predictions), on="cell_type", how="left")
@@ -81,8 +86,27 @@ def input_distance(arrays: Arrays, predictions: pd.DataFrame) -> dict[str, objec
         "rule": f"far: farther from its nearest training cell type than any of {len(own)} training cell types from its "
                 f"nearest other one ({threshold:.2f})" if len(own) else
                 "far cannot be said: no two training cell types share an input",
-        "predicts_error": relation, "sentence": _sentence(relation),
+        "predicts_error": relation, "lineages": _lineages(table, arrays.cell_types),
+        "sentence": _sentence(relation),
     }
+
+
+def _same_lineage(one: str, other: str) -> bool | None:
+    """Return whether two lineages are the same, None where one is not known."""
+    return None if {one, other} & {"", UNKNOWN_LINEAGE} else bool(one == other)
+
+
+def _lineages(table: pd.DataFrame, cell_types: pd.DataFrame) -> str:
+    """Say of how many held-out cell types the nearest training cell type is of their own lineage."""
+    lineage = cell_types.set_index("cell_type")["lineage"]
+    train = set(lineage[(cell_types["split"] == "train").to_numpy()])
+    held = table[(table["split"] != "train") & table["same_lineage"].notna()]
+    held = held[held["cell_type"].map(lineage).isin(train)]
+    if held.empty:
+        return "No held-out cell type has a lineage that a training cell type is known to have."
+    own = int(held["same_lineage"].astype(bool).sum())
+    return (f"Of {count(len(held), 'held-out cell type')} whose lineage is among the training cell types, {own} "
+            f"{'has' if own == 1 else 'have'} the nearest one in it.")
 
 
 def _inputs(arrays: Arrays) -> _Inputs:

@@ -10,6 +10,7 @@ from scipy import stats
 
 from chromacc_lib import distance
 from chromacc_lib.dataset import Arrays
+from chromacc_lib.manifest import UNKNOWN_LINEAGE
 
 CELLS = ["train"] * 6 + ["validation"] * 2 + ["test"] * 2
 N_WINDOWS, N_BINS = 120, 4
@@ -226,3 +227,18 @@ def test_without_expression_features_only_tracks_count(arrays):
     table = table_of(arrays, features=(), **none)
     assert table.equals(table_of(arrays, metadata_observed=np.zeros(len(CELLS), bool)))
     assert np.isfinite(table["distance"]).all()
+
+
+def test_whether_the_nearest_is_of_the_same_lineage_is_said_where_lineages_are_known(arrays):
+    """c9 is a copy of c3; c8's lineage is nobody's in training; c7's is not known."""
+    histone, tf, metadata = (getattr(arrays, name).copy() for name in ("histone", "tf", "metadata"))
+    histone[:, 9], tf[:, 9], metadata[9] = histone[:, 3], tf[:, 3], metadata[3]
+    lineage = ["blood", "blood", "brain", "liver", "brain", "blood", "gut", UNKNOWN_LINEAGE, "skin", "liver"]
+    cells = arrays.cell_types.assign(lineage=lineage, split=["train"] * 7 + ["test"] * 3)
+    changed = dataclasses.replace(arrays, histone=histone, tf=tf, metadata=metadata, cell_types=cells)
+    got = distance.input_distance(changed, predictions_of(arrays))
+    table = pd.DataFrame(got["table"]).set_index("cell_type")["same_lineage"]
+    assert table["c9"] is True and table["c8"] is False and table["c7"] is None
+    assert got["lineages"] == "Of 1 held-out cell type whose lineage is among the training cell types, 1 has the nearest one in it."
+    none = distance.input_distance(arrays, predictions_of(arrays))["lineages"]
+    assert none == "No held-out cell type has a lineage that a training cell type is known to have."
