@@ -202,8 +202,26 @@ def _label_metrics(label: np.ndarray, probability: np.ndarray, threshold: float,
 
 
 def chromosome_blocks(rows: pd.DataFrame, block_bp: int) -> np.ndarray:
-    """Return the chromosome block of each row, as text `chrom:number`."""
-    return (rows["chrom"].astype(str) + ":" + (rows["start"] // block_bp).astype(str)).to_numpy()
+    """Return the chromosome block of each row, as text `chrom:number`; rows: chrom, start (bp).
+
+    Blocks of equal length are joined from the left while they have fewer than half the windows of the median one, and
+    what is left at a chromosome's end joins the last: a rest of a few windows is no cluster of its own.
+    """
+    number = (rows["start"] // block_bp).rename("number")
+    windows = pd.concat([rows["chrom"].astype(str), number, rows["start"]], axis=1).drop_duplicates()
+    sizes = windows.groupby(["chrom", "number"]).size()
+    fewest, joined = sizes.median() / 2, {}
+    for chrom, of_chrom in sizes.groupby(level="chrom"):
+        block, n_windows = 0, 0
+        for (_, place), size in of_chrom.items():
+            joined[chrom, place] = block
+            n_windows += size
+            if n_windows >= fewest:
+                block, n_windows = block + 1, 0
+        last = max(block - 1, 0)
+        joined |= {key: min(joined[key], last) for key in of_chrom.index}
+    keys = zip(rows["chrom"].astype(str), number, strict=True)
+    return np.array([f"{key[0]}:{joined[key]}" for key in keys])
 
 
 def _plan(rows: pd.DataFrame, block_bp: int, n_bootstrap: int, seed: int) -> iv.Resampling:

@@ -117,6 +117,23 @@ def test_a_constant_predictor_is_evaluated_and_found_wanting():
     assert "does worse than the training-cell-type average" in result["verdict"]
 
 
+# --- blocks --------------------------------------------------------------------------------------------------
+
+
+def test_blocks_of_few_windows_join_their_neighbours():
+    """chr1: 10, 10, 10 windows and a rest of 2; chr2: 3, 4, 10; chr3: 2 alone. Half of the median is 3.5 windows."""
+    starts = [10 * [b * 100] for b in range(3)] + [2 * [300], 3 * [0], 4 * [100], 10 * [200], 2 * [0]]
+    chrom = np.repeat(["chr1"] * 4 + ["chr2"] * 3 + ["chr3"], [len(some) for some in starts])
+    place = [start + i for some in starts for i, start in enumerate(some)]
+    rows = pd.DataFrame({"chrom": np.tile(chrom, 2), "start": np.tile(place, 2)})  # two cell types: windows count once
+    blocks = pd.Series(ev.chromosome_blocks(rows, 100)).value_counts().to_dict()
+    assert blocks == {"chr1:0": 20, "chr1:1": 20, "chr1:2": 24, "chr2:0": 14, "chr2:1": 20, "chr3:0": 4}
+    shuffled = rows.sample(frac=1, random_state=1)
+    assert pd.Series(ev.chromosome_blocks(shuffled, 100)).value_counts().to_dict() == blocks
+    even = rows.assign(start=np.arange(len(rows)) % 40 * 10, chrom="chr1")
+    assert set(ev.chromosome_blocks(even, 100)) == {f"chr1:{i}" for i in range(4)}
+
+
 # --- skill and baselines -------------------------------------------------------------------------------------
 
 
