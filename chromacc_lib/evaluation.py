@@ -274,14 +274,16 @@ def _model_metrics(
 
 def evaluate(
     predictions: pd.DataFrame, baselines: pd.DataFrame, simulated: bool, replicates: pd.DataFrame | None = None,
-    n_bootstrap: int = 1000, block_bp: int = 250_000, seed: int = 1,
+    n_bootstrap: int = 1000, block_bp: int = 250_000, seed: int = 1, of_windows: Mapping[str, int] | None = None,
 ) -> dict[str, object]:
     """Return everything of evaluation_metrics.json.
 
     predictions: columns `COLUMNS`, all windows x cell types; tss_distance and observed_tracks too, where known, for the
     strata. baselines: cell_type, window and one column of scores a baseline, for some NAME_probability too, for the
     same rows (`baselines.fit_predict`). replicates: from `replicate_table`, for the ceiling. block_bp: length of a
-    chromosome block, bp. Raises ChromaccError for bad tables and empty or one-class test sets; what else cannot be told
+    chromosome block, bp; nothing in the data says how long is long enough, so the headline's skill has intervals from
+    blocks of 2 and 4 times that length, too. of_windows: how many windows there are in each window split, where the
+    predictions are of a sample of them. Raises ChromaccError for bad tables and empty or one-class test sets; what else cannot be told
     (a threshold, a stratum, one cell type's labels) is undefined, in words, and the rest stands.
     """
     check_predictions(predictions)
@@ -295,8 +297,9 @@ def evaluate(
         rows = quadrant_rows(table, quadrant)
         plan = plan_of(rows)
         quadrants[quadrant] = _model_metrics(rows, plan, threshold, ranked, quadrant)
-        of_windows = table.loc[table["window_split"] == QUADRANTS[quadrant][1], "window"].nunique()
-        sizes[quadrant] = _sizes(rows, plan, of_windows) | {"rows_without_score": _n_unmeasured(table, quadrant)}
+        split = QUADRANTS[quadrant][1]
+        n_windows = (of_windows or {}).get(split, table.loc[table["window_split"] == split, "window"].nunique())
+        sizes[quadrant] = _sizes(rows, plan, n_windows) | {"rows_without_score": _n_unmeasured(table, quadrant)}
         for name, values in baseline_metrics(rows, plan_of, names, ranked).items():
             against[name][quadrant] = values
     rows = quadrant_rows(table, HEADLINE)
@@ -305,7 +308,8 @@ def evaluate(
     result = {
         "simulated": bool(simulated), "threshold": threshold, "threshold_source": source, "confidence": iv.LEVEL,
         "interval_method": iv.METHOD, **draw, "notes": [P_VALUE_NOTE, cluster_note(sizes[HEADLINE])],
-        "headline": _headline(quadrants[HEADLINE], sizes[HEADLINE], sorted(rows["cell_type"].unique())),
+        "headline": _headline(quadrants[HEADLINE], sizes[HEADLINE], sorted(rows["cell_type"].unique()))
+        | {"by_block_bp": _by_block_length(rows, **draw)},
         "quadrants": quadrants, "sizes": sizes,
         "per_cell_type": _per_cell_type(table, threshold, ranked, plan_of),
         "baselines": against,
@@ -372,6 +376,19 @@ def _headline(quadrant: dict, size: dict, cell_types: list[str]) -> dict[str, ob
     names = ("skill", "pr_auc_gain", "mse", "pearson", "roc_auc", "pr_auc", "base_rate", "std_ratio")
     return {"quadrant": HEADLINE, **{name: quadrant[name] for name in names if name in quadrant},
             "cell_types": cell_types, "size": size}
+
+
+def _by_block_length(rows: pd.DataFrame, block_bp: int, n_bootstrap: int, seed: int) -> list[dict]:
+    """Return the skill with intervals from blocks of 1, 2 and 4 times a length: an interval that widens with it stood
+    on blocks that are not independent.
+    """
+    measured, predicted, average = (rows[c].to_numpy(np.float64) for c in ("score", "predicted_score", "average_score"))
+    result = []
+    for length in (block_bp, 2 * block_bp, 4 * block_bp):
+        plan = _plan(rows, length, n_bootstrap, seed)
+        skill = iv.skill_interval(iv.skill(plan, measured, predicted, average), plan)
+        result.append({"block_bp": length, "blocks": plan.n_blocks, "cell_types": plan.n_cells, "skill": skill})
+    return result
 
 
 def _per_cell_type(table: pd.DataFrame, threshold: float, ranked: Mapping[str, str], plan_of: Plan) -> dict[str, dict]:

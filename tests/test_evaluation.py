@@ -134,6 +134,23 @@ def test_blocks_of_few_windows_join_their_neighbours():
     assert set(ev.chromosome_blocks(even, 100)) == {f"chr1:{i}" for i in range(4)}
 
 
+def test_the_headline_has_intervals_from_longer_blocks_too(result):
+    by_length = result["headline"]["by_block_bp"]
+    assert [(entry["block_bp"], entry["blocks"]) for entry in by_length] == [(100_000, 10), (200_000, 6), (400_000, 2)]
+    assert by_length[0]["skill"] == result["headline"]["skill"]
+    assert all(entry["skill"]["low"] < entry["skill"]["value"] < entry["skill"]["high"] for entry in by_length)
+
+
+def test_what_varies_in_long_blocks_widens_the_interval_with_their_length():
+    """The model's error on the last two chromosomes is constant over 200 kb: blocks of 100 kb are no draws of their own."""
+    predictions, baselines = make_tables(splits=["train"] * 3 + ["test"])
+    stretch = predictions["start"] // 200_000 + 3 * predictions["chrom"].str.removeprefix("chr").astype(int)
+    error = np.random.default_rng(5).lognormal(-1, 0.8, 99)[stretch]
+    result = ev.evaluate(predictions.assign(predicted_score=predictions["score"] + error), baselines, simulated=True, **SHORT)
+    short, long, _ = (entry["skill"] for entry in result["headline"]["by_block_bp"])
+    assert long["high"] - long["low"] > 1.3 * (short["high"] - short["low"])
+
+
 # --- skill and baselines -------------------------------------------------------------------------------------
 
 
@@ -630,6 +647,9 @@ def test_windows_that_were_not_predicted_in_training_cell_types_are_counted():
     result = ev.evaluate(predictions[~left_out], baselines, simulated=True, **SHORT)
     size = result["sizes"]["seen_cell_type_x_seen_chromosome"]
     assert (size["windows"], size["of_windows"]) == (50, 200)
+    sample = predictions[(predictions["window_split"] == "test") | (predictions["window"] % 4 == 0)]
+    sizes = ev.evaluate(sample, baselines, simulated=True, **SHORT, of_windows={"train": 200, "test": 100})["sizes"]
+    assert [(size["windows"], size["of_windows"]) for size in sizes.values()] == [(50, 200), (100, 100)] * 2
     assert result["sizes"][ev.HEADLINE]["windows"] == result["sizes"][ev.HEADLINE]["of_windows"] == 100
     whole = ev.evaluate(predictions, baselines, simulated=True, **SHORT)
     assert result["headline"] == whole["headline"]
