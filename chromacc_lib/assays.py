@@ -292,8 +292,8 @@ def _subsets(game: _Game, cells: tuple[str, ...]) -> list[dict]:
         values = game.value(cells, state)
         result.append({
             "shown": [name for name in MODALITIES if name in some],
-            "pr_auc": iv.interval(values["pr_auc"], game.plan(cells, "pr_auc"), (0, 1)),
-            "mse": iv.interval(values["mse"], plan, (0, np.inf)),
+            "pr_auc": iv.interval(values["pr_auc"], game.plan(cells, "pr_auc"), iv.SHARE),
+            "mse": iv.interval(values["mse"], plan, iv.POSITIVE),
             "skill": iv.skill_interval(values["skill"], plan),
         })  # fmt: skip
     return result

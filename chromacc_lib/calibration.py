@@ -184,13 +184,13 @@ def measure_recalibration(predictions: pd.DataFrame, rows: pd.DataFrame, plan_of
     after = rows.assign(predicted_probability=fitted.apply(rows["predicted_probability"].to_numpy()))
     plan, label = plan_of(rows), rows["label"].to_numpy(np.float64)
     brier = [iv.mse(plan, label, table["predicted_probability"].to_numpy(np.float64)) for table in (rows, after)]
-    change = iv.interval(brier[1] - brier[0], plan, (-1.0, 1.0))
+    change = iv.interval(brier[1] - brier[0], plan, iv.DIFFERENCE)
     per_cell = {str(name): _before_and_after(rows.loc[some.index], some, plan_of(some))
                 for name, some in after.groupby("cell_type", sort=True)}  # fmt: skip
     pooled = _before_and_after(rows, after, plan)
     ece = [estimate(pooled[when]["ece"], ".3f") for when in ("before", "after")]
     return asdict(fitted) | {
-        "brier_before": iv.interval(brier[0], plan, (0.0, 1.0)), "brier_after": iv.interval(brier[1], plan, (0.0, 1.0)),
+        "brier_before": iv.interval(brier[0], plan, iv.SHARE), "brier_after": iv.interval(brier[1], plan, iv.SHARE),
         "brier_change": change, "pooled": pooled, "per_cell_type": per_cell,
         "sentence": (
             f"Temperature {fitted.temperature:.2f} and offset {fitted.offset:+.2f} ({fitted.source}) take the expected "
@@ -202,7 +202,7 @@ def measure_recalibration(predictions: pd.DataFrame, rows: pd.DataFrame, plan_of
 
 def _before_and_after(rows: pd.DataFrame, after: pd.DataFrame, plan: iv.Resampling) -> dict[str, dict]:
     """Return `reliability` of rows as predicted and recalibrated, with the interval of the calibration error."""
-    return {when: reliability(some) | {"ece": iv.interval(_calibration_error(some, plan), plan, (0.0, 1.0))}
+    return {when: reliability(some) | {"ece": iv.interval(_calibration_error(some, plan), plan, iv.SHARE)}
             for when, some in (("before", rows), ("after", after))}  # fmt: skip
 
 
@@ -339,8 +339,8 @@ def _coverage(table: pd.DataFrame, plan_of: Plan) -> dict[str, object]:
     plan, width = plan_of(table), table["width"].to_numpy()
     bounded = np.isfinite(width).all()
     return {
-        "coverage": iv.interval(iv.mean(plan, table["held"].to_numpy()), plan, (0.0, 1.0)),
-        "mean_width": iv.interval(iv.mean(plan, width), plan, (0.0, np.inf)) if bounded
+        "coverage": iv.interval(iv.mean(plan, table["held"].to_numpy()), plan, iv.SHARE),
+        "mean_width": iv.interval(iv.mean(plan, width), plan, iv.POSITIVE) if bounded
         else {"value": np.inf, "low": np.nan, "high": np.nan},
         "rows": len(table),
     }

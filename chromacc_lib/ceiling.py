@@ -12,7 +12,7 @@ import pandas as pd
 
 from chromacc_lib import intervals as iv
 from chromacc_lib.calibration import Plan
-from chromacc_lib.comparison import CORRELATION_RANGE, residual
+from chromacc_lib.comparison import residual
 
 __all__ = ["ceiling", "replicate_table"]
 
@@ -84,7 +84,7 @@ def _from_replicates(rows: pd.DataFrame, plan: iv.Resampling, n_all: int) -> dic
         if pair.any():
             agreement.append(iv.pearson(plan.take(pair), *values[pair][:, [i, j]].T))
     entry = _entry("replicate concordance (Spearman-Brown)", rows, n_all, plan, *top)
-    return entry | {"concordance": iv.interval(np.mean(agreement, axis=0), plan, CORRELATION_RANGE)}
+    return entry | {"concordance": iv.interval(np.mean(agreement, axis=0), plan, iv.CORRELATION)}
 
 
 def _entry(kind: str, rows: pd.DataFrame, n_all: int, plan: iv.Resampling, pearson: np.ndarray, skill: np.ndarray
@@ -92,16 +92,24 @@ def _entry(kind: str, rows: pd.DataFrame, n_all: int, plan: iv.Resampling, pears
     """Return a ceiling, given under every weighting, and the model's share of it on the same rows."""
     measured, average, predicted = (rows[c].to_numpy(np.float64) for c in ("score", "average_score", "predicted_score"))
     reached = iv.pearson(plan, measured, predicted), iv.skill(plan, measured, predicted, average)
-    share = [iv.interval(r / np.where(top > 0, top, np.nan), plan)
-             for r, top in zip(reached, (pearson, skill), strict=True)]  # fmt: skip
+    share = [_share(r / np.where(top > 0, top, np.nan), plan) for r, top in zip(reached, (pearson, skill), strict=True)]
     where = "here" if len(rows) == n_all else f"on the {len(rows):,} of {n_all:,} rows with two replicates or more"
     return {
-        "kind": kind, "rows": len(rows), "of_rows": n_all, "pearson": iv.interval(pearson, plan, CORRELATION_RANGE),
+        "kind": kind, "rows": len(rows), "of_rows": n_all, "pearson": iv.interval(pearson, plan, iv.CORRELATION),
         "fraction_of_pearson": share[0], "skill": iv.skill_interval(skill, plan), "fraction_of_skill": share[1],
         "sentence": f"The highest Pearson that any model can reach {where} is {pearson[0]:.3f}, and the highest skill "
                     f"{skill[0]:.3f} ({kind}); the model reaches {_percent(share[0])} and {_percent(share[1])} of "
                     "them.",
     }
+
+
+def _share(values: np.ndarray, plan: iv.Resampling) -> dict[str, float]:
+    """Return a share of a ceiling with its interval, on the logit where it lies between 0 and 1 under every weighting.
+
+    A ceiling is an estimate itself: replicates can agree less than the model does, and a skill can be below 0.
+    """
+    inside = (values > 0) & (values < 1) | np.isnan(values)
+    return iv.interval(values, plan, iv.SHARE if inside.all() else iv.REAL)
 
 
 def _percent(share: dict[str, float]) -> str:

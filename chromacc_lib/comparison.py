@@ -16,11 +16,9 @@ from chromacc_lib import intervals as iv
 from chromacc_lib.calibration import Plan, validation_rows
 
 __all__ = [
-    "CORRELATION_RANGE", "POSITIVE", "UNIT_RANGE", "baseline_metrics", "correlations", "rankings", "ranks_by",
-    "residual", "score_columns",
+    "baseline_metrics", "correlations", "rankings", "ranks_by", "residual", "score_columns",
 ]
 
-UNIT_RANGE, CORRELATION_RANGE, POSITIVE = (0.0, 1.0), (-1.0, 1.0), (0.0, np.inf)
 MIN_CELLS_ACROSS = 3           # fewer cell types give no correlation across cell types
 PROBABILITY = "_probability"   # NAME_probability: of a baseline that was also fitted on the labels
 AVERAGE_RANKS = ("average_score", "average_label")
@@ -140,21 +138,21 @@ def _against(some: _Rows, name: str, ranked: Mapping[str, str]) -> dict[str, obj
     ahead = iv.skill(plan, measured, some.column("predicted_score"), predicted)
     entry = {
         "skill": iv.skill_interval(skill, plan), "model_skill": iv.skill_interval(ahead, plan),
-        "mse": iv.interval(iv.mse(plan, measured, predicted), plan, POSITIVE),
+        "mse": iv.interval(iv.mse(plan, measured, predicted), plan, iv.POSITIVE),
     }
     for kind, of in _CORRELATIONS.items():
         values = of(plan, measured, predicted)
         entry |= {
-            kind: iv.interval(values, plan, CORRELATION_RANGE),
-            f"{kind}_difference": iv.interval(some.reached[kind] - values, plan, (-2.0, 2.0)),
+            kind: iv.interval(values, plan, iv.CORRELATION),
+            f"{kind}_difference": iv.interval(some.reached[kind] - values, plan, iv.DIFFERENCE_OF_CORRELATIONS),
         }
     if some.known.any():
         by = ranks_by(some.table[some.known], name, ranked)
         roc_auc, pr_auc = some.ranking(by)
         entry |= {
-            "ranked_by": by, "roc_auc": iv.interval(roc_auc, some.labelled, UNIT_RANGE),
-            "pr_auc": iv.interval(pr_auc, some.labelled, UNIT_RANGE),
-            "pr_auc_difference": iv.interval(some.model_pr - pr_auc, some.labelled, (-1.0, 1.0)),
+            "ranked_by": by, "roc_auc": iv.interval(roc_auc, some.labelled, iv.SHARE),
+            "pr_auc": iv.interval(pr_auc, some.labelled, iv.SHARE),
+            "pr_auc_difference": iv.interval(some.model_pr - pr_auc, some.labelled, iv.DIFFERENCE),
         }
     return entry
 
@@ -167,7 +165,7 @@ def _partly(some: _Rows, without: pd.DataFrame, name: str, ranked: Mapping[str, 
     if some.known.any():
         by = ranks_by(some.table[some.known], "average", ranked)
         for who, values in (("model", some.model_pr), ("average", some.ranking(by)[1])):
-            same[who]["pr_auc"] = iv.interval(values, some.labelled, UNIT_RANGE)
+            same[who]["pr_auc"] = iv.interval(values, some.labelled, iv.SHARE)
     n, of = len(some.table), len(some.table) + len(without)
     cells = sorted(without["cell_type"].unique())
     return {
@@ -215,9 +213,9 @@ def correlations(rows: pd.DataFrame, columns: Sequence[str], varying: np.ndarray
         within = _mean_within_cell_types(plan, measured, predicted)
         rest = [residual(values, average, cell) for values in (measured, predicted)]
         result["model" if column == "predicted_score" else column] = {
-            "within_cell_type": iv.interval(within, plan, CORRELATION_RANGE),
+            "within_cell_type": iv.interval(within, plan, iv.CORRELATION),
             "across_cell_types": _across_cell_types(some[some["window"].isin(varying)], column, plan_of),
-            "residual": iv.interval(iv.pearson(plan, *rest), plan, CORRELATION_RANGE),
+            "residual": iv.interval(iv.pearson(plan, *rest), plan, iv.CORRELATION),
         }
     return result
 
@@ -257,4 +255,4 @@ def _across_cell_types(rows: pd.DataFrame, column: str, plan_of: Plan) -> dict[s
     r = np.where(varies, (x * y).sum(axis=1) / np.where(varies, spread, 1), 0.0)
     places = rows.drop_duplicates("window").set_index("window").loc[table.index[use]]
     plan = plan_of(places.assign(cell_type="all"))
-    return iv.interval(iv.mean(plan, r), plan, CORRELATION_RANGE) | {"n_windows": int(use.sum())}
+    return iv.interval(iv.mean(plan, r), plan, iv.CORRELATION) | {"n_windows": int(use.sum())}

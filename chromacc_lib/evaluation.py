@@ -23,9 +23,6 @@ from chromacc_lib import intervals as iv
 from chromacc_lib.calibration import Plan, measure_coverage, measure_recalibration, validation_rows
 from chromacc_lib.ceiling import ceiling, replicate_table
 from chromacc_lib.comparison import (
-    CORRELATION_RANGE,
-    POSITIVE,
-    UNIT_RANGE,
     baseline_metrics,
     correlations,
     rankings,
@@ -240,32 +237,32 @@ def _model_metrics(
     point = metrics(measured, predicted, label, probability, threshold, where)
     result = {name: {"value": value, "low": np.nan, "high": np.nan} for name, value in point.items()}
 
-    def add(name: str, values: np.ndarray, bounds: tuple[float, float], of: iv.Resampling = plan) -> None:
+    def add(name: str, values: np.ndarray, scale: iv.Scale, of: iv.Resampling = plan) -> None:
         """Add a metric with its interval; of: the weightings of the rows that it is taken from."""
-        result[name] = iv.interval(values, of, bounds)
+        result[name] = iv.interval(values, of, scale)
 
     spread = [iv.standard_deviation(plan, v) for v in (predicted, measured)]
-    add("mse", iv.mse(plan, measured, predicted), POSITIVE)
-    add("prediction_std", spread[0], POSITIVE)
-    add("label_std", spread[1], POSITIVE)
-    add("std_ratio", spread[0] / np.where(spread[1] > 0, spread[1], np.nan), POSITIVE)
-    add("pearson", iv.pearson(plan, measured, predicted), CORRELATION_RANGE)
-    add("spearman", iv.spearman(plan, measured, predicted), CORRELATION_RANGE)
+    add("mse", iv.mse(plan, measured, predicted), iv.POSITIVE)
+    add("prediction_std", spread[0], iv.POSITIVE)
+    add("label_std", spread[1], iv.POSITIVE)
+    add("std_ratio", spread[0] / np.where(spread[1] > 0, spread[1], np.nan), iv.POSITIVE)
+    add("pearson", iv.pearson(plan, measured, predicted), iv.CORRELATION)
+    add("spearman", iv.spearman(plan, measured, predicted), iv.CORRELATION)
     result["skill"] = iv.skill_interval(iv.skill(plan, measured, predicted, average), plan)
     cell = rows["cell_type"].to_numpy()
     left = [residual(v, average, cell) for v in (measured, predicted)]
-    add("residual_pearson", iv.pearson(plan, *left), CORRELATION_RANGE)
+    add("residual_pearson", iv.pearson(plan, *left), iv.CORRELATION)
     known = label >= 0
     if known.any():
         some = plan.take(known)
         for name, values in iv.classification(some, label[known], probability[known] >= threshold).items():
             if name not in CALLED or np.isfinite(threshold):
-                add(name, values, UNIT_RANGE, some)
+                add(name, values, iv.SHARE, some)
         roc_auc, pr_auc = iv.ranking(some, label[known], probability[known])
-        add("roc_auc", roc_auc, UNIT_RANGE, some)
-        add("pr_auc", pr_auc, UNIT_RANGE, some)
+        add("roc_auc", roc_auc, iv.SHARE, some)
+        add("pr_auc", pr_auc, iv.SHARE, some)
         average = rows.loc[known, ranks_by(rows[known], "average", ranked)].to_numpy(np.float64)
-        add("pr_auc_gain", pr_auc - iv.ranking(some, label[known], average)[1], (-1.0, 1.0), some)
+        add("pr_auc_gain", pr_auc - iv.ranking(some, label[known], average)[1], iv.DIFFERENCE, some)
     return result
 
 
