@@ -17,6 +17,11 @@ end and too short at the other, or leaves the range. So the jackknife is taken o
 the logarithm for errors and ratios of them, Fisher's z for correlations, the logit for shares and areas under a curve.
 Differences stay as they are. Percentiles of a bootstrap are the same on every such scale.
 
+How often intervals of 95% held a known truth, in 2,000 simulated draws (tests/test_intervals.py; skill, Pearson, AUPRC
+difference): 3 cell types x 8 blocks whose error differs little (sd of its log 0.15), 93.7, 94.0, 98.4%; as the pilot's
+(0.26), 92.2, 92.3, 96.8%; by far more (0.5, and 0.3 between blocks), 87.5, 88.6, 85.8%; 1 cell type with 10 blocks,
+94.2, 94.2, 94.7%. So with three cell types that are very unlike, an interval is still too narrow.
+
 Every statistic here returns shape=(R,): its value under each of R weightings of the same rows. Row 0 is the data
 itself, then come the bootstrap draws, then each cell type left out, then each block left out (where there are two).
 So the difference of two such arrays is a paired comparison.
