@@ -23,6 +23,7 @@ from chromacc_lib import intervals as iv
 from chromacc_lib.calibration import Plan, measure_coverage, measure_recalibration, validation_rows
 from chromacc_lib.ceiling import ceiling, replicate_table
 from chromacc_lib.comparison import (
+    Ranking,
     baseline_metrics,
     correlations,
     rankings,
@@ -226,7 +227,7 @@ def _plan(rows: pd.DataFrame, block_bp: int, n_bootstrap: int, seed: int) -> iv.
 
 
 def _model_metrics(
-    rows: pd.DataFrame, plan: iv.Resampling, threshold: float, ranked: Mapping[str, str], where: str
+    rows: pd.DataFrame, plan: iv.Resampling, threshold: float, ranked: Mapping[str, Ranking], where: str
 ) -> dict[str, dict]:
     """Return every metric of the model on these rows as {"value", "low", "high"}, with skill and gain in AUPRC.
 
@@ -261,7 +262,7 @@ def _model_metrics(
         roc_auc, pr_auc = iv.ranking(some, label[known], probability[known])
         add("roc_auc", roc_auc, iv.SHARE, some)
         add("pr_auc", pr_auc, iv.SHARE, some)
-        average = rows.loc[known, ranks_by(rows[known], "average", ranked)].to_numpy(np.float64)
+        average = rows.loc[known, ranks_by(rows[known], "average", ranked).column].to_numpy(np.float64)
         add("pr_auc_gain", pr_auc - iv.ranking(some, label[known], average)[1], iv.DIFFERENCE, some)
     return result
 
@@ -388,7 +389,7 @@ def _by_block_length(rows: pd.DataFrame, block_bp: int, n_bootstrap: int, seed: 
     return result
 
 
-def _per_cell_type(table: pd.DataFrame, threshold: float, ranked: Mapping[str, str], plan_of: Plan) -> dict[str, dict]:
+def _per_cell_type(table: pd.DataFrame, threshold: float, ranked: Mapping[str, Ranking], plan_of: Plan) -> dict[str, dict]:
     """Return the model's metrics for every training and test cell type, on seen and on unseen chromosomes apart.
 
     Where its labels are of one class, what needs two is undefined, and `labels` says so.
@@ -423,7 +424,7 @@ def _whole(result: dict) -> dict[str, object]:
 
 
 def _stratum(
-    part: Stratum, rows: pd.DataFrame, name: str, by: tuple[Sequence[str], float, Mapping[str, str]], plan_of: Plan
+    part: Stratum, rows: pd.DataFrame, name: str, by: tuple[Sequence[str], float, Mapping[str, Ranking]], plan_of: Plan
 ) -> dict[str, object]:
     """Return the model's and the baselines' metrics on a stratum of the headline rows, or {"rule", "undefined"}.
 

@@ -36,8 +36,8 @@ from scipy.special import expit, logit
 
 __all__ = [
     "CORRELATION", "DIFFERENCE", "DIFFERENCE_OF_CORRELATIONS", "METHOD", "POSITIVE", "REAL", "SHARE", "SKILL", "Resampling",
-    "Scale", "classification", "interval", "mean", "mse", "p_value", "pearson", "ranking", "resampling", "skill",
-    "skill_interval", "spearman", "standard_deviation",
+    "Scale", "classification", "freedom", "interval", "mean", "mse", "p_value", "pearson", "ranking", "resampling",
+    "skill", "skill_interval", "spearman", "standard_deviation",
 ]
 
 LEVEL = 0.95
@@ -180,6 +180,11 @@ def p_value(values: np.ndarray, plan: Resampling, scale: Scale = REAL) -> float:
     error, freedom = _jackknife(moved, plan)
     by_t = 2 * stats.t.sf(abs(moved[0]) / error, freedom) if error > 0 else float(values[0] == 0)
     return float(min(1.0, max(by_t, 2 * (beyond + 1) / (len(draws) + 1))))
+
+
+def freedom(values: np.ndarray, plan: Resampling, scale: Scale = REAL) -> float:
+    """Return Satterthwaite's degrees of freedom of an interval; NaN where nothing varies, or none can be had."""
+    return _jackknife(scale.forth(values, len(plan.cell)), plan)[1]
 
 
 def skill_interval(values: np.ndarray, plan: Resampling) -> dict[str, float]:

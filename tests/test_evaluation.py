@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 from chromacc_lib import ChromaccError
 from chromacc_lib import evaluation as ev
 from chromacc_lib import loci, strata, wording
-from chromacc_lib.comparison import rankings, residual
+from chromacc_lib.comparison import Ranking, rankings, ranks_by, residual
 
 SPLITS = ["train"] * 6 + ["validation"] * 2 + ["test"] * 3
 SHORT = {"n_bootstrap": 60, "block_bp": 100_000}
@@ -242,7 +242,10 @@ def test_a_baseline_ranks_by_its_classifier_where_that_is_better_on_validation_r
     baselines["weak_probability"] = np.where(held_out == better, 1 - right, right)
     table = predictions.merge(baselines, on=["cell_type", "window"])
     expected = "weak_probability" if better else "weak"
-    assert rankings(table, ["weak", "strong"]) == {"weak": expected, "strong": "strong"}
+    chosen = rankings(table, ["weak", "strong"])
+    assert {name: by.column for name, by in chosen.items()} == {"weak": expected, "strong": "strong"}
+    assert chosen["weak"].why.startswith("highest AUPRC on validation cell types x validation chromosomes: weak 0.")
+    assert chosen["strong"].why == "it has no other"
     result = ev.evaluate(predictions, baselines, simulated=True, **SHORT)
     assert list(result["baselines"]) == ["average", "weak", "strong"]  # a classifier is no baseline of its own
     rows = headline_rows(table)
@@ -261,9 +264,15 @@ def test_what_ranks_is_the_score_where_validation_rows_cannot_tell():
     baselines["weak_probability"] = 0.5
     table = predictions.merge(baselines, on=["cell_type", "window"])
     one_class = table.assign(label=np.where(validation, 1, table["label"]))
-    assert rankings(one_class, ["average", "weak"]) == {"average": "average_score", "weak": "weak"}
+    chosen = rankings(one_class, ["average", "weak"])
+    assert {name: by.column for name, by in chosen.items()} == {"average": "average_score", "weak": "weak"}
+    assert all("are of 1 class, so that nothing could be chosen there" in by.why for by in chosen.values())
     gaps = table.assign(weak_probability=np.where(validation, np.nan, 1.0))
-    assert rankings(gaps, ["weak"]) == {"weak": "weak"}
+    (by,) = rankings(gaps, ["weak"]).values()
+    assert by.column == "weak" and by.why.startswith("weak_probability has gaps on validation cell types")
+    here = gaps[gaps["window_split"] == "validation"]
+    fallen = ranks_by(here, "weak", {"weak": Ranking("weak_probability", "")})
+    assert fallen == ("weak", "weak_probability has gaps in these rows: its score")
 
 
 @pytest.mark.parametrize("strength, words", [
@@ -277,6 +286,19 @@ def test_the_verdict_says_so_in_either_direction(strength, words):
     assert "It ranks open windows" in verdict and "AUPRC" in verdict
     for word in words:
         assert word in verdict
+
+
+def test_p_of_many_opponents_is_adjusted(result):
+    entries = {name: values[ev.HEADLINE] for name, values in result["baselines"].items()}
+    for figure in ("model_skill_p", "pr_auc_difference_p"):
+        p = [entries[name][figure] for name in ("weak", "strong")]
+        adjusted = [entries[name][f"{figure}_adjusted"] for name in ("weak", "strong")]
+        assert adjusted == pytest.approx(stats.false_discovery_control(p)) and max(p) <= max(adjusted)
+        assert f"{figure}_adjusted" not in entries["average"]
+    for entry in entries.values():
+        side = entry["model_skill"]["low"] > 0 or entry["model_skill"]["high"] < 0
+        assert abs(entry["model_skill_p"] - 0.05) < 0.01 or side == (entry["model_skill_p"] < 0.05)
+        assert 1 <= entry["model_skill_freedom"] <= 2 + 9
 
 
 def test_real_data_is_called_real():
@@ -579,6 +601,15 @@ def test_the_ceiling_stands_on_the_rows_with_replicates_and_level_is_no_noise():
     some = rows[rows["cell_type"] != "cell08"]
     noise = 0.6 ** 2 * np.mean([1 / 2, 1 / 3])
     assert got["pearson"]["value"] == pytest.approx(np.sqrt(1 - noise / some["score"].var(ddof=0)), abs=0.02)
+
+
+def test_a_ceiling_stands_on_the_rows_whose_truth_is_known():
+    predictions, baselines = make_tables()
+    gap = (predictions["cell_type"] == "cell09") & (predictions["chrom"] == "chr8")
+    predictions.loc[gap, "truth"] = np.nan
+    got = ev.evaluate(predictions, baselines, simulated=True, **SHORT)["ceiling"]
+    assert (got["rows"], got["of_rows"]) == (250, 300) and got["kind"] == "noise-free truth of the simulation"
+    assert "on the 250 of 300 rows whose truth is known" in got["sentence"]
 
 
 @pytest.mark.parametrize("replicates", [None, np.ones((400, 11, 1))])
