@@ -7,6 +7,7 @@ import pandas as pd
 
 __all__ = ["cluster_note", "count", "count_table", "estimate", "interval_table", "may_be_none", "side", "verdict"]
 
+LARGE = 0.2          # skill over an opponent: not told from none, it asks for a reason
 FEW_CELL_TYPES = 10  # fewer unseen ones: the verdict says what its intervals rest on
 
 
@@ -33,6 +34,7 @@ def verdict(result: dict) -> str:
     for names, what in ((open_, "It cannot be told from"), (lost, "It is worse than")):
         if names:
             text += f" {what} " + _list([f"{_words(n)} (skill over it {_range(defined[n])})" for n in names]) + "."
+    text += _why_not_told(open_, defined, against, size) + _opponents_ranking(against) + _adjusted(against, won)
     partly = [f"{v['rows']:,} of {v['of_rows']:,} rows with {_words(name)}, which has no prediction in the others "
               f"({', '.join(v['cell_types_without'])})" for name, v in against.items() if "partly" in v]
     text += f" Compared on a part alone: {_list(partly)}." if partly else ""
@@ -40,6 +42,47 @@ def verdict(result: dict) -> str:
     if undefined:
         text += f" Not compared, because undefined here: {_list([_words(name) for name in undefined])}."
     return text + (" " + cluster_note(size) if size["cell_types"] < FEW_CELL_TYPES else "")
+
+
+def _why_not_told(names: Sequence[str], defined: Mapping[str, dict], against: Mapping[str, dict], size: Mapping) -> str:
+    """Say what a large skill lacks that cannot be told from none: cell types that agree, and enough of them."""
+    large = [name for name in names if defined[name]["value"] >= LARGE and np.isfinite(defined[name]["low"])]
+    if not large:
+        return ""
+    clusters = count(size["cell_types"], "cell type") if size["cell_types"] > 1 else count(size["blocks"], "chromosome block")
+    freedom = _list([f"{against[name]['model_skill_freedom']:.1f}" for name in large])
+    return (f" That so large a skill as over {_list([_words(name) for name in large])} is not told from none is because "
+            f"the {clusters} disagree about it: Student's t with {freedom} degrees of freedom.")
+
+
+def _opponents_ranking(against: Mapping[str, dict]) -> str:
+    """Say whom the model ranks open windows better than, by AUPRC, whom not, and what cannot be told."""
+    gains = {name: entry["pr_auc_difference"] for name, entry in against.items() if "pr_auc_difference" in entry}
+    by_side = {at: [name for name, gain in gains.items() if side(gain) == at] for at in (1, 0, -1)}
+    parts = []
+    for at, words in ((1, "better than"), (0, "not tellably better or worse than"), (-1, "worse than")):
+        names = by_side[at]
+        if names and len(names) == len(gains) > 1:
+            parts.append(f"{words} every other baseline")
+        elif names:
+            parts.append(f"{words} {_list([_words(name) for name in names])}")
+    if not parts:
+        return ""
+    near = min(gains, key=lambda name: gains[name]["value"])
+    return f" By AUPRC it ranks {'; '.join(parts)} (least against {_words(near)}: {_range(gains[near])})."
+
+
+def _adjusted(against: Mapping[str, dict], won: Sequence[str]) -> str:
+    """Say which of the opponents called beaten stay so when p is adjusted over all of them."""
+    p = {name: entry["model_skill_p_adjusted"] for name, entry in against.items() if "model_skill_p_adjusted" in entry}
+    if len(p) < 2 or not won:
+        return ""
+    lost = [name for name in won if not p.get(name, 1.0) < 0.05]
+    text = f" Each interval stands for itself; with p adjusted for {len(p)} opponents (Benjamini and Hochberg), "
+    if not lost:
+        return text + "all that it beats in error stay beaten at 0.05."
+    return text + (f"{_list([f'{_words(n)} (p = {p[n]:.2g})' for n in lost if n in p])} no longer "
+                   f"count{'s' if len(lost) == 1 else ''} as beaten at 0.05.")
 
 
 def _ranking_verdict(gain: dict[str, float] | None, skill: dict[str, float]) -> str:

@@ -768,6 +768,33 @@ def test_the_verdict_says_where_error_and_ranking_differ(gain, words):
     assert "not known" in wording._ranking_verdict(None, skill)
 
 
+def opponents(**change: dict) -> dict:
+    """Return a result of a model that is ahead of `near`, level with `far` and behind `best`."""
+    def entry(value, half, gain, p, freedom=2.3):
+        return {"model_skill": {"value": value, "low": value - half, "high": value + half}, "model_skill_p_adjusted": p,
+                "model_skill_freedom": freedom, "pr_auc_difference": {"value": gain, "low": gain - 0.05, "high": gain + 0.05}}
+    names = {"near": entry(0.2, 0.1, 0.1, 0.07), "far": entry(0.6, 0.9, 0.02, 0.3), "best": entry(-0.3, 0.1, -0.1, 0.01)}
+    skill = {"value": 0.5, "low": 0.2, "high": 0.7}
+    size = {"cell_types": 3, "blocks": 9}
+    return {"headline": {"skill": skill, "size": size, "quadrant": "q", "pr_auc_gain": skill}, "simulated": True,
+            "baselines": {name: {"q": values | change.get(name, {})} for name, values in names.items()}}
+
+
+def test_the_verdict_says_why_a_large_skill_is_not_told_whom_it_ranks_better_and_what_adjustment_leaves():
+    text = wording.verdict(opponents())
+    assert "That so large a skill as over far is not told from none is because the 3 cell types disagree" in text
+    assert "Student's t with 2.3 degrees of freedom." in text
+    assert ("By AUPRC it ranks better than near; not tellably better or worse than far; worse than best "
+            "(least against best: -0.100, -0.150 to -0.050).") in text
+    assert "adjusted for 3 opponents (Benjamini and Hochberg), near (p = 0.07) no longer counts as beaten" in text
+    small = wording.verdict(opponents(far={"model_skill": {"value": 0.1, "low": -0.1, "high": 0.3}},
+                                      near={"model_skill_p_adjusted": 0.03}))
+    assert "so large a skill" not in small and "all that it beats in error stay beaten at 0.05." in small
+    ahead = {"pr_auc_difference": {"value": 0.1, "low": 0.05, "high": 0.2}}
+    assert "By AUPRC it ranks better than every other baseline (" in wording.verdict(
+        opponents(near=ahead, far=ahead, best=ahead))
+
+
 def test_tables_for_people_keep_the_names_of_cell_types():
     entries = {"unseen_cell_type_x_seen_chromosome": {"pr_auc": {"value": 0.5, "low": 0.25, "high": 0.75}, "rows": 3}}
     table = wording.interval_table(entries)
