@@ -310,7 +310,9 @@ def evaluate(
         | {"by_block_bp": _by_block_length(rows, **draw)},
         "quadrants": quadrants, "sizes": sizes,
         "per_cell_type": _per_cell_type(table, threshold, ranked, plan_of),
-        "baselines": against,
+        "baselines": against, "baselines_per_cell_type": {
+            str(name): baseline_metrics(_with_both_classes(some)[0], plan_of, names, ranked)
+            for name, some in rows.groupby("cell_type", sort=True)},
         "correlations": correlations(rows, ["predicted_score", *names], varying, plan_of),
         "ceiling": ceiling(rows, plan_of, replicates),
         "recalibration": measure_recalibration(table, rows, plan_of),

@@ -159,7 +159,7 @@ def count_table(sizes: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
 def interval_table(
     entries: Mapping[str, Mapping[str, dict]], names: Sequence[str] | None = None, as_is: bool = False
 ) -> pd.DataFrame:
-    """Return a table of texts "value [low, high]": one row an entry, one column a metric.
+    """Return a table of texts "value [low, high]", in 3 decimals and on one line: one row an entry, one column a metric.
 
     entries: {row: {metric: {"value", "low", "high"}}}; what is no interval is passed over. names: the columns, all that
     occur if None. as_is: rows are names from outside, such as cell types, and stay as they are. "" where an entry lacks
@@ -175,9 +175,10 @@ def interval_table(
 
 
 def _cell(entry: Mapping[str, float] | None) -> str:
+    """Return the text of a table's cell: 3 decimals throughout, and spaces that do not break."""
     if entry is None:
         return ""
     if not np.isfinite(entry["value"]):
         return "undefined"
-    value = f"{entry['value']:.3g}"
-    return f"{value} [{entry['low']:.3g}, {entry['high']:.3g}]" if np.isfinite(entry["low"]) else value
+    value, low, high = (f"{entry[end]:.3f}" for end in ("value", "low", "high"))
+    return f"{value}\u00a0[{low},\u00a0{high}]" if np.isfinite(entry["low"]) else value

@@ -637,6 +637,7 @@ def test_example_windows_are_those_of_the_rule():
         "predicted_score": [0, 0, 2, 1, 1.0],
     })
     got = loci.example_windows(rows, np.array([1, 2, 3]), seed=1)
+    assert loci.gains(rows).to_dict() == {1: 2.0, 2: -3.0, 3: 0.0}
     assert (got["best"], got["worst"]) == (1, 2) and got["random"] in (1, 2, 3)
     assert loci.example_windows(rows, np.array([3]), seed=1) == {"best": 3, "random": 3, "worst": 3}
 
@@ -715,6 +716,17 @@ def test_every_cell_type_and_every_metric_is_there(result):
         assert seed_metrics <= set(entry)
         for name in seed_metrics - {"pearson_p", "spearman_p"}:
             assert entry[name]["low"] <= entry[name]["value"] <= entry[name]["high"]
+
+
+def test_unseen_cell_types_have_their_baselines_beside_them(result):
+    predictions, baselines = make_tables()
+    rows = headline_rows(predictions).merge(baselines, on=["cell_type", "window"])
+    assert set(result["baselines_per_cell_type"]) == set(rows["cell_type"])
+    for name, some in rows.groupby("cell_type"):
+        entry = result["baselines_per_cell_type"][name]["strong"]
+        mse = {c: sk.mean_squared_error(some["score"], some[c]) for c in ("strong", "average_score")}
+        assert entry["skill"]["value"] == pytest.approx(1 - mse["strong"] / mse["average_score"])
+        assert entry["pr_auc"]["value"] == pytest.approx(sk.average_precision_score(some["label"], some["strong"]))
 
 
 # --- errors --------------------------------------------------------------------------------------------------
@@ -799,7 +811,7 @@ def test_tables_for_people_keep_the_names_of_cell_types():
     entries = {"unseen_cell_type_x_seen_chromosome": {"pr_auc": {"value": 0.5, "low": 0.25, "high": 0.75}, "rows": 3}}
     table = wording.interval_table(entries)
     assert (table.index.tolist(), table.columns.tolist()) == (["unseen cell type x seen chromosome"], ["pr auc"])
-    assert table.iloc[0, 0] == "0.5 [0.25, 0.75]"
+    assert table.iloc[0, 0] == "0.500\u00a0[0.250,\u00a00.750]"
     assert wording.interval_table({"CD4_T": {"ece": {"value": np.nan}}}, as_is=True).loc["CD4_T", "ece"] == "undefined"
     counts = wording.count_table({"a_x_b": {"open_rows": 1_234}, "c": {"open_rows": 5}})
     assert counts.loc["open rows"].to_dict() == {"a x b": "1,234", "c": "5"}
