@@ -24,6 +24,7 @@ class Cause:
     next_step: str
     supports: tuple[str, ...] = ()      # checks quoted as evidence as well, when they warned or failed
     unless: tuple[str, ...] = ()
+    only_without: tuple[str, ...] = ()  # checks that know better: only where none of them was run
     alternatives: tuple[str, ...] = ()  # causes that the checks at hand cannot tell from this one
     separated_by: str = ""              # what would tell them apart
 
@@ -80,13 +81,14 @@ _DATA = (
     Cause(WITHIN, "data", "collapsed", ("score follows its profile",),
           "Check the order of windows and cell types in the scores: each must be the mean of its own profile.",
           supports=("label signal", "association")),
+    # Whatever the predictions are like: with windows out of order in all cell types alike, the locus average still fits.
     Cause(WITHIN, "data", "collapsed", ("label signal",), _ORDER,
-          supports=("labels agree between cell types", "training fit", "association", "constant output"),
-          unless=("association",)),
+          supports=("labels agree between cell types", "training fit", "association", "constant output")),
     # At every window in another order: what cell types share is left, and nothing of their own.
     Cause("labels permuted between cell types", "data", "collapsed", ("cell-type signal",),
           "Check the order of cell types in the labels, window by window, and curate again.",
-          supports=("locus-average residual", "variation across cell types"), unless=("locus-average residual",)),
+          supports=("follows its own cell type", "locus-average residual", "variation across cell types"),
+          unless=("follows its own cell type",)),
     # From the table alone: the scores of real cell types have much in common at a locus.
     Cause(NO_SIGNAL, "data", "collapsed", ("labels agree between cell types", "training fit"),
           "Do not tune the model. Give the dataset as well, and draw scores and one input track side by side at a few loci.",
@@ -149,9 +151,12 @@ _OPTIMISATION = (
     Cause("wrong checkpoint evaluated", "optimisation", "cannot tell", ("model reproduces predictions",),
           "Predict again with the checkpoint that is to be judged, then run this diagnosis again.",
           supports=("checkpoint matches history",)),
+    Cause("wrong checkpoint evaluated", "optimisation", "cannot tell", ("checkpoint of the best epoch",),
+          "Predict again with the checkpoint of the best epoch, then run this diagnosis again.",
+          supports=("checkpoint matches history", "learned since initialisation")),
     Cause("wrong checkpoint evaluated", "optimisation", "cannot tell", ("checkpoint matches history",),
           "Predict again with the checkpoint of the best epoch, then run this diagnosis again.",
-          supports=("learned since initialisation",)),
+          only_without=("checkpoint of the best epoch",)),
     Cause("vanishing gradients", "optimisation", "underperforming", ("vanishing gradients",),
           "Check initialisation, normalisation layers and saturated units on the way from the loss.",
           supports=("first loss", "updates too small", "learned since initialisation", "single-batch overfit")),
@@ -210,6 +215,10 @@ _GENERALISATION = (
           ("distance of unseen cell types", "cell-type gap"),
           "Add training cell types like the one that is named, or check its files: what is most unusual about it is said.",
           supports=("track scale", "missing tracks")),
+    Cause("unseen cell type out of distribution", "generalisation", "underperforming",
+          ("distance of unseen cell types", "skill over the locus average"),
+          "Add training cell types like the one that is named, or check its files: what is most unusual about it is said.",
+          supports=("track scale", "missing tracks", "level")),
     Cause("learned on training cell types only", "generalisation", "underperforming", ("cell-type gap",),
           "Add cell types or metadata, drop inputs that identify the cell type, and check which assays the unseen "
           "cell types lack.",
@@ -242,11 +251,19 @@ _MODEL_UNSEEN = (
 
 # What is left: the ranking is right, and what is wrong can be mended behind the model or by going on.
 _LAST = (
+    # Whatever could be seen inside the model explains better why it is not what its history says.
+    Cause("wrong checkpoint evaluated", "optimisation", "cannot tell", ("model is of this history",),
+          "The model is of another training, or was altered after it: give the history that belongs to it, or the model.",
+          supports=("checkpoint matches history",)),
     Cause("predictions off in level", "model", "underperforming", ("level",),
           "The order is right and the level is not: check that scores of this cell type are in the unit of the others.",
           supports=("score scale", "track scale", "skill over the locus average")),
     Cause("class-prior bias", "optimisation", "underperforming", ("class prior",),
-          "Calibrate the threshold on validation rows, and weigh classes by their base rate in the loss."),
+          "Calibrate the threshold on validation rows, and weigh classes by their base rate in the loss.",
+          supports=("positive rate",)),
+    Cause("class-prior bias", "optimisation", "underperforming", ("positive rate",),
+          "Move the log-odds by the difference that is named, and train on open and closed windows as they occur.",
+          supports=("class prior",)),
     Cause("worse than the locus average", "model", "underperforming", ("skill over the locus average",),
           "Compare with the baselines of the evaluation; the locus average alone is the better predictor here.",
           supports=("variance ratio",)),

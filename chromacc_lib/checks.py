@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import brentq
+from scipy.special import expit, logit
 
 from chromacc_lib import ChromaccError
 from chromacc_lib.dataset import Arrays, locus_average
 
 __all__ = [
-    "auc_half_width", "Check", "draw", "flat", "judge", "not_run", "pearson", "prediction_checks",
+    "auc_half_width", "Check", "draw", "flat", "judge", "not_run", "partial", "pearson", "prediction_checks",
     "prefer_unseen", "prepare", "quadrant_table", "rule_text", "Table", "variance_table",
 ]
 
@@ -82,7 +84,7 @@ def pearson(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / math.sqrt(float(a @ a) * float(b @ b)))
 
 
-def _partial(r_xy: float, r_xz: float, r_yz: float) -> float:
+def partial(r_xy: float, r_xz: float, r_yz: float) -> float:
     """Return the correlation of x and y once z is held fixed; 0 when z explains x or y entirely."""
     left = (1 - r_xz**2) * (1 - r_yz**2)
     return 0.0 if left < 1e-9 else (r_xy - r_xz * r_yz) / math.sqrt(left)
@@ -195,20 +197,28 @@ def variance_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def quadrant_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a quadrant: cell_types and chromosomes (seen/unseen), n_rows, n_windows, r and average_r.
+    """Return one row a quadrant: cell_types and chromosomes (seen/unseen), n_rows, n_windows, r, average_r and skill.
 
-    r and average_r are medians over cell types of Pearson's r of prediction, and of locus average, with the score.
+    r and average_r are medians over cell types of Pearson's r of prediction, and of locus average, with the score;
+    skill is 1 - MSE(prediction)/MSE(locus average).
     Empty when the table has no split columns.
     """
     words, out = {"train": "seen", "test": "unseen"}, []
     if not {"cell_type_split", "window_split"} <= set(rows.columns):
-        return pd.DataFrame(columns=["cell_types", "chromosomes", "n_rows", "n_windows", "r", "average_r"])
+        return pd.DataFrame(columns=["cell_types", "chromosomes", "n_rows", "n_windows", "r", "average_r", "skill"])
     for cell, chrom in QUADRANTS:
         part = rows[(rows["cell_type_split"] == cell) & (rows["window_split"] == chrom)]
         out.append({"cell_types": words[cell], "chromosomes": words[chrom], "n_rows": len(part),
                     "n_windows": part["window"].nunique(), "r": _median_r(part, "predicted_score"),
-                    "average_r": _median_r(part, "average_score")})
+                    "average_r": _median_r(part, "average_score"), "skill": _skill(part)})
     return pd.DataFrame(out)
+
+
+def _skill(rows: pd.DataFrame) -> float:
+    """1 - MSE(prediction)/MSE(locus average) over the rows that have one; NaN without any."""
+    known = rows[rows["average_score"].notna()] if "average_score" in rows else rows.iloc[:0]
+    error = float(((known["score"] - known["average_score"])**2).mean()) if len(known) else 0.0
+    return 1 - float(((known["score"] - known["predicted_score"])**2).mean()) / error if error > 0 else math.nan
 
 
 def _median_r(rows: pd.DataFrame, column: str, other: str = "score") -> float:
@@ -228,8 +238,8 @@ def prediction_checks(table: Table, evaluation: dict[str, Any] | None) -> list[C
     return [_check_power(table), _check_finite(table), _check_score_scale(table), _check_labels_agree(table), _check_constant(table),
             _check_association(table, cells), _check_variance(table, cells), _check_level(table, cells),
             _check_training_fit(table),
-            _check_residual(table), _check_variation(table), _check_skill(table, evaluation),
-            *_check_gaps(table), _check_gc(table), _check_class_prior(table)]
+            _check_residual(table), _check_variation(table), _check_own_part(table), _check_skill(table, evaluation),
+            *_check_gaps(table), _check_gc(table), _check_class_prior(table), _check_positive_rate(table)]
 
 
 def _check_power(table: Table) -> Check:
@@ -272,10 +282,10 @@ def _check_score_scale(table: Table) -> Check:
     spread, middle = cells["std"], cells.median()
     ratio = np.maximum(spread / middle["std"], middle["std"] / spread.clip(lower=1e-12))
     level = (cells["mean"] - middle["mean"]).abs() / max(middle["std"], 1e-12)
-    value = np.maximum(ratio / 4, level / 2)
+    value = np.maximum(ratio / 4, level / 1.5)
     worst = value.idxmax()
     return Check("score scale", "data", float(value[worst]),
-                 rule_text("spread over 4 times, or level over 2 standard deviations away from, the median cell type's, "
+                 rule_text("spread over 4 times, or level over 1.5 standard deviations away from, the median cell type's, "
                            "as a share of that", 0.6, 1), judge(float(value[worst]), 0.6, 1),
                  f"The scores of {worst} have mean {cells['mean'][worst]:.3g} and standard deviation {spread[worst]:.3g}; "
                  f"the median cell type has {middle['mean']:.3g} and {middle['std']:.3g}.", {"score_std": spread.to_dict()})
@@ -399,7 +409,7 @@ def _check_residual(table: Table) -> Check:
     parts = [part for part in parts if all(map(math.isfinite, part))]
     if n < FEW_WINDOWS or not parts:
         return not_run("locus-average residual", "model", f"fewer than {FEW_WINDOWS} windows, or nothing varies")
-    value = float(np.median([_partial(*part) for part in parts]))
+    value = float(np.median([partial(*part) for part in parts]))
     copy = float(np.median([part[2] for part in parts]))
     limit = max(0.1, round(2 / math.sqrt(n), 3))
     return Check("locus-average residual", "model", value, rule_text("partial r given the locus average", 0.2, limit),
@@ -425,6 +435,28 @@ def _check_variation(table: Table) -> Check:
                  f"(variance, {scope}).")
 
 
+def _check_own_part(table: Table) -> Check:
+    """Does the model know what sets a cell type apart at a locus? r of prediction and score, the mean of all cell types
+    at the window taken from either.
+
+    On unseen chromosomes, in all cell types that the table has there: one cell type alone has no others to differ from.
+    """
+    name, rows = "follows its own cell type", table.rows
+    if "window_split" in rows and (rows["window_split"] == "test").any():
+        rows = rows[rows["window_split"] == "test"]
+    size = rows.groupby("window")["score"].transform("size")
+    rows = rows[size >= 3]
+    n = rows["window"].nunique()
+    if n < FEW_WINDOWS:
+        return not_run(name, "model", f"{n} windows are measured in three cell types, fewer than {FEW_WINDOWS}")
+    own = rows[["score", "predicted_score"]] - rows.groupby("window")[["score", "predicted_score"]].transform("mean")
+    own = own - own.groupby(rows["cell_type"]).transform("mean")
+    value = float(np.nan_to_num(pearson(own["score"].to_numpy(float), own["predicted_score"].to_numpy(float))))
+    return Check(name, "model", value, rule_text("r of what differs from the window's mean", 0.3, 0.15),
+                 judge(value, 0.3, 0.15), f"How a cell type differs from the others at a locus is predicted at r = "
+                 f"{value:.3f} ({n} windows, {rows['cell_type'].nunique()} cell types).")
+
+
 def _check_skill(table: Table, evaluation: dict[str, Any] | None) -> Check:
     """Is the model better than the locus average? 1 - MSE(model)/MSE(average); the interval is the evaluation's."""
     name, group, rows = "skill over the locus average", "model", table.headline
@@ -435,11 +467,9 @@ def _check_skill(table: Table, evaluation: dict[str, Any] | None) -> Check:
         verdict = "fail" if high < 0 else "warn" if low < 0 else "ok"
         return Check(name, group, value, rule, verdict, f"Skill over the locus average is {value:.3f} (95% interval "
                      f"{low:.3f} to {high:.3f}, from the evaluation).")
-    known = rows[rows["average_score"].notna()] if "average_score" in rows else rows.iloc[:0]
-    if known.empty:
-        return not_run(name, group, "no locus average is known")
-    error = ((known["score"] - known["average_score"])**2).mean()
-    value = 1 - float(((known["score"] - known["predicted_score"])**2).mean() / error) if error > 0 else math.nan
+    value = _skill(rows)
+    if not math.isfinite(value):
+        return not_run(name, group, "no locus average is known, or it is the score itself")
     return Check(name, group, value, rule, "fail" if not value >= 0 else "ok",
                  f"Skill over the locus average is {value:.3f} ({table.scope}; no interval, since no evaluation was "
                  "given).")
@@ -461,10 +491,12 @@ def _check_gaps(table: Table) -> list[Check]:
         expected = float(a["average_r"] - b["average_r"])
         excess = loss - (max(0.0, expected) if math.isfinite(expected) else 0.0)
         what = "cell types" if name == "cell-type gap" else "chromosomes"
-        out.append(Check(name, "generalisation", excess, rule_text("excess loss of r", 0.1, 0.2),
-                         judge(excess, 0.1, 0.2),
+        turned = excess > 0.1 and a["skill"] > 0 > b["skill"]   # better than the locus average there, worse here
+        out.append(Check(name, "generalisation", excess, rule_text("excess loss of r", 0.1, 0.2) + ", or above 0.1 where "
+                         "skill over the locus average turns negative", "fail" if turned else judge(excess, 0.1, 0.2),
                          f"From seen to unseen {what} r goes from {a['r']:.3f} to {b['r']:.3f}; the locus average "
-                         f"goes from {a['average_r']:.3f} to {b['average_r']:.3f}.", {"quadrants": quadrants}))
+                         f"goes from {a['average_r']:.3f} to {b['average_r']:.3f}; skill over it from {a['skill']:.3f} to "
+                         f"{b['skill']:.3f}.", {"quadrants": quadrants}))
     return out
 
 
@@ -483,7 +515,7 @@ def _check_gc(table: Table) -> Check:
     if not all(map(math.isfinite, (predicted, measured, r))):
         return not_run("GC shortcut", "generalisation", "predictions or scores do not vary")
     expected = min(1.0, abs(measured) / r) if r > 0.05 else abs(measured)
-    excess, beyond = abs(predicted) - expected, _partial(r, measured, predicted)
+    excess, beyond = abs(predicted) - expected, partial(r, measured, predicted)
     only_gc = abs(predicted) >= 0.5 and beyond < 0.1
     return Check("GC shortcut", "generalisation", excess,
                  rule_text("|r| of prediction and GC beyond that of an unbiased prediction", 0.15, 0.3)
@@ -512,3 +544,26 @@ def _check_class_prior(table: Table) -> Check:
                  "2.5; fail when recall is 0.8 or more at the base rate's precision, or nothing is called", verdict,
                  f"{rate:.3f} of the rows are called open, {base:.3f} are: precision {precision:.3f}, recall "
                  f"{recall:.3f}.", {"base_rate": base, "precision": precision, "recall": recall})
+
+
+def _check_positive_rate(table: Table) -> Check:
+    """Is the mean predicted probability the share of open rows? If not, by how much do the log-odds have to be moved?
+
+    Calibration in the large (Van Calster et al. 2019, BMC Medicine 17:230). A classifier trained at another base rate
+    than it meets is off by the difference of their log-odds, and by nothing else (Saerens et al. 2002, Neural Comput.
+    14:21).
+    """
+    name, rows = "positive rate", table.headline
+    if not {"label", "predicted_probability"} <= set(rows.columns) or not (rows["label"] >= 0).any():
+        return not_run(name, "optimisation", "no labels with predicted probabilities")
+    rows = rows[(rows["label"] >= 0) & np.isfinite(rows["predicted_probability"].astype(float))]
+    base, probability = float((rows["label"] == 1).mean()), rows["predicted_probability"].to_numpy(float)
+    if not 0 < base < 1 or probability.min() < 0 or probability.max() > 1:
+        return not_run(name, "optimisation", "all labels are the same" if not 0 < base < 1 else
+                       "predicted_probability is not between 0 and 1")
+    odds = logit(probability.clip(1e-9, 1 - 1e-9))
+    value = float(brentq(lambda by: expit(odds - by).mean() - base, -60, 60))
+    return Check(name, "optimisation", value, "log-odds by which probabilities are too high (+) or too low (-): warn beyond "
+                 "0.6, fail beyond 1.2", judge(abs(value), 0.6, 1.2),
+                 f"Predicted probabilities have a mean of {probability.mean():.3f}, {base:.3f} of the rows are open: odds "
+                 f"are {math.exp(value):.2g} times what they should be.", {"base_rate": base})

@@ -27,7 +27,7 @@ from chromacc_lib.checks import (
 )
 from chromacc_lib.dataset import Arrays
 
-__all__ = ["Sample", "centre_by_cell_type", "centre_twice", "data_checks", "match_matrix", "offset_curve", "take"]
+__all__ = ["Sample", "centre_by_cell_type", "centre_twice", "data_checks", "match_matrix", "offset_curve", "scaled", "take"]
 
 MAX_ROWS = 30_000       # windows x cell types whose signals are read
 MAX_WINDOWS = 1_500     # enough for a correlation of 0.1 to stand out
@@ -186,7 +186,7 @@ def _check_swaps(sample: Sample) -> Check:
     """
     margin, found, tested = max(0.15, 6 / math.sqrt(len(sample.windows))), {}, 0
     for track, values in sample.tracks.items():
-        means = np.where(np.isfinite(values[..., 0]), values[..., 0], 0.0).mean(axis=2)               # (W, C)
+        means = scaled(np.where(np.isfinite(values[..., 0]), values[..., 0], 0.0).mean(axis=2))       # (W, C)
         usable = np.flatnonzero(np.isfinite(values[..., 0]).all(axis=2).mean(axis=0) > 0.5)
         if len(usable) < 3:
             continue
@@ -207,6 +207,11 @@ def _check_swaps(sample: Sample) -> Check:
                  (f"By how tracks follow the scores, {'; '.join(words)}." if words else
                   f"In all {tested} tracks tested, no two cell types fit better when exchanged."),
                  {"pairs": {" and ".join(pair): dict(hits) for pair, hits in found.items()}})
+
+
+def scaled(values: np.ndarray) -> np.ndarray:
+    """Give (W, C, ...) the same standard deviation in every cell type, so that no unit has a say; NaN stay."""
+    return values / np.maximum(np.nanstd(values, axis=0, keepdims=True), 1e-9)
 
 
 def match_matrix(track: np.ndarray, score: np.ndarray) -> np.ndarray:

@@ -10,15 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
 from chromacc_lib.batches import RegionData, without
 from chromacc_lib.checks import Check, Table, draw, judge, not_run, prefer_unseen, rule_text
+from chromacc_lib.checks_history import CHECKPOINT, best_epoch, validation_ratio
 from chromacc_lib.dataset import Arrays
 from chromacc_lib.inference import evaluating
 from chromacc_lib.model import Batch, ChromaccModel
-from chromacc_lib.vitals import attention_entropy, effective_rank, token_similarity
+from chromacc_lib.training import TrainingConfig, validation_rows
+from chromacc_lib.vitals import Vitals, attention_entropy, effective_rank, token_similarity
 
 __all__ = ["model_checks"]
 
@@ -28,18 +31,22 @@ OVERFIT_WINDOWS, OVERFIT_CELL_TYPES, OVERFIT_STEPS = 8, 4, 60
 SAME = 0.01             # RMS change, over the scores' standard deviation, below which a modality says nothing
 MODEL_NAMES = ("model reproduces predictions", "cell-type swap", "dead modality", "dominating modality",
                "saturated head", "effective rank", "tokens made alike", "attention collapsed", "attention uniform",
-               "learned since initialisation", "loss at initialisation", "single-batch overfit")
-GROUP = {"learned since initialisation": "optimisation", "loss at initialisation": "optimisation",
+               "checkpoint of the best epoch", "model is of this history", "learned since initialisation", "loss at initialisation", "single-batch overfit")
+GROUP = {"checkpoint of the best epoch": "optimisation", "model is of this history": "optimisation", "learned since initialisation": "optimisation", "loss at initialisation": "optimisation",
          "single-batch overfit": "optimisation"}  # all others: model
 # (warn, fail), tuned on reduced pilots of two seeds, healthy and broken
 DOMINANCE = (0.97, 0.985)
 DEAD_UNITS = (0.5, 0.9)
-RANK = (3, 1.5)
+RANK = (3, 2)
 ALIKE = (0.995, 0.9995)
 PEAKED = (0.3, 0.15)
 UNIFORM = (0.99, 0.996)
 LEARNED = (0.15, 0.03)
 OVERFIT = (0.2, 0.5)
+VITAL_SIGNS = ("attention_entropy_sequence", "attention_entropy_fusion", "attention_entropy_encoder", "effective_rank",
+               "token_similarity")
+SAME_SIGNS = 0.01  # relative; the same weights differ by rounding, two epochs by more
+VALIDATION_WINDOWS = TrainingConfig.validation_windows
 # What a modality is, as fields of the batch.
 FIELDS = {"sequence": ("sequence",), "histone": ("histone", "histone_observed"), "tf": ("tf", "tf_observed"),
           "metadata": ("metadata", "metadata_observed"), "prior": ("prior", "prior_score", "prior_observed")}
@@ -61,7 +68,8 @@ class _Probe:
         return float(np.nanstd(self.score))
 
 
-def model_checks(model: nn.Module | None, arrays: Arrays | None, table: Table, seed: int) -> list[Check]:
+def model_checks(model: nn.Module | None, arrays: Arrays | None, table: Table, history: pd.DataFrame | None,
+                 seed: int) -> list[Check]:
     """Run the checks of the model on a sample of the dataset; the model is left in the mode it was in.
 
     Of a model all that is asked is `model(batch).score`; what looks inside needs the parts of `model.ChromaccModel`, and
@@ -83,7 +91,7 @@ def model_checks(model: nn.Module | None, arrays: Arrays | None, table: Table, s
     if not np.isfinite(predicted).all() or not probe.spread() > 0:
         return _none_run("scores do not vary" if np.isfinite(predicted).all() else "the model's output is not finite")
     return [_check_reproduces(probe, table), _check_cell_swap(probe), *_check_modalities(probe, rng),
-            _check_head(captured), _check_rank(captured), _check_tokens(captured), *_check_attention(probe),
+            _check_head(captured), _check_rank(captured), _check_tokens(captured), *_check_attention(probe), *_check_epoch(model, data, arrays, table, history),
             *_check_initialisation(model, data, arrays, rng), _check_overfit(model, data, arrays, rng)]
 
 
@@ -332,6 +340,46 @@ def _check_attention(probe: _Probe) -> list[Check]:
                   judge(low, *PEAKED), sentence, detail),
             Check(names[1], "model", least, rule_text("entropy of attention, the lowest of the three", *UNIFORM),
                   judge(least, *UNIFORM), sentence, detail)]
+
+
+# --- which checkpoint is it? ---------------------------------------------------------------------------------
+
+def _check_epoch(model: nn.Module, data: RegionData, arrays: Arrays, table: Table, history: pd.DataFrame | None
+                 ) -> list[Check]:  # fmt: skip
+    """Which epoch's weights are these? The history's vital signs tell a checkpoint as a fingerprint does.
+
+    They are taken once more, on the same validation rows (`vitals.model_vitals`). A model that was never trained has all
+    its norms where they start. Signs of no epoch: a model of another training, or one that was altered since; its error on
+    the validation rows must be another, too, since a history may have been written with other settings.
+    """
+    names = ("checkpoint of the best epoch", "model is of this history")
+    columns = [] if history is None else [c for c in history if c in VITAL_SIGNS]
+    if not isinstance(model, ChromaccModel) or len(columns) < len(VITAL_SIGNS):
+        why = "the model is not a ChromaccModel" if columns else "no history with vital signs was given"
+        return [not_run(name, "optimisation", why) for name in names]
+    ratio, words = validation_ratio(history, table)
+    if not math.isfinite(ratio):
+        return [not_run(name, "optimisation", words) for name in names]
+    best = best_epoch(history)
+    norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
+    if all(bool((m.weight == 1).all()) and bool((m.bias == 0).all()) for m in norms):
+        return [Check(names[0], "optimisation", 0.0, "epoch that the weights are of: fail when not the best", "fail",
+                      "Every norm of the model stands where it starts: it was never trained."),
+                not_run(names[1], "optimisation", "the model was never trained")]
+    with evaluating(model):
+        vitals = Vitals.of(data, *validation_rows(arrays, VALIDATION_WINDOWS))(model)
+    signs = history[columns].to_numpy(float)
+    off = np.abs(signs / np.array([vitals[c] for c in columns]) - 1).max(axis=1)  # (epochs,)
+    nearest = int(np.nanargmin(np.where(np.isfinite(off), off, np.inf))) + 1
+    epoch = best if off[best - 1] < SAME_SIGNS else nearest if off[nearest - 1] < SAME_SIGNS else 0
+    found = f"Its vital signs are those of epoch {epoch}" if epoch else "Its vital signs are those of no epoch"
+    sentence = f"{found}; the best of {len(history)} was {best}. {words}"
+    stranger = not epoch and judge(ratio, *CHECKPOINT) == "fail"
+    return [Check(names[0], "optimisation", float(epoch), "epoch that the weights are of: fail when not the best, warn "
+                  "when none", "ok" if epoch == best else "fail" if epoch else "warn" if stranger else "ok", sentence),
+            Check(names[1], "optimisation", float(off[nearest - 1]), f"vital signs against the nearest epoch's: fail when "
+                  f"all are off by {SAME_SIGNS:g} and so is the error, by {CHECKPOINT[1]:g}",
+                  "fail" if stranger else "ok", sentence)]
 
 
 # --- could it learn, and did it? -----------------------------------------------------------------------------

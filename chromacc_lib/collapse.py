@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from chromacc_lib.causes import CAUSES, GIVE_DATASET, GROUPS, NO_SIGNAL, NOTHING_LEARNED, WITHIN, Cause
+from chromacc_lib.causes import CAUSES, GIVE_DATASET, GROUPS, NO_SIGNAL, NOTHING_LEARNED, TOO_FEW, WITHIN, Cause
 from chromacc_lib.checks import Check, Table, auc_half_width, prediction_checks, prepare, quadrant_table, variance_table
 from chromacc_lib.checks_generalisation import generalisation_checks
 from chromacc_lib.checks_history import history_checks
@@ -102,7 +102,7 @@ def diagnose(predictions: pd.DataFrame, *, arrays: Arrays | None = None, model: 
     sample = None if arrays is None else take(arrays, seed)
     checks = [*prediction_checks(table, evaluation), *data_checks(arrays, sample, table, seed),
               *label_checks(arrays, sample, table, seed), *generalisation_checks(arrays, table),
-              *model_checks(model, arrays, table, seed), *history_checks(history, table)]
+              *model_checks(model, arrays, table, history, seed), *history_checks(history, table)]
     checks.sort(key=lambda check: GROUPS.index(check.group))
     return _decide(tuple(checks), table, None if arrays is None else bool(arrays.simulated))
 
@@ -119,7 +119,8 @@ def _decide(checks: tuple[Check, ...], table: Table, simulated: bool | None) -> 
     unexamined = _unexamined(CAUSES[:CAUSES.index(next(c for c in CAUSES if c.name == named.name))], by_name)
     confidence = "low" if named.alternatives else "medium" if unexamined else "high"
     others = _also_found(named, by_name)
-    sentence = f"{named.verdict.capitalize()}: {named.name}. {by_name[named.needs[0]].sentence}"
+    what = "" if named.name == TOO_FEW else f"{named.name}. "
+    sentence = f"{named.verdict.capitalize()}: {what}{by_name[named.needs[0]].sentence}"
     if named.alternatives:
         sentence += f" What was given cannot tell this from: {'; '.join(named.alternatives)}."
         sentence += f" {named.separated_by}" if named.separated_by else ""
@@ -132,6 +133,7 @@ def _decide(checks: tuple[Check, ...], table: Table, simulated: bool | None) -> 
 def _holds(cause: Cause, by_name: dict[str, Check]) -> bool:
     """Say whether all checks that `cause` needs failed, and none that excludes it is ok."""
     failed = all(name in by_name and by_name[name].verdict == "fail" for name in cause.needs)
+    failed = failed and all(by_name[name].verdict == "not run" for name in cause.only_without)
     return failed and not any(name in by_name and by_name[name].verdict == "ok" for name in cause.unless)
 
 

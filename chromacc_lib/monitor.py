@@ -22,10 +22,13 @@ __all__ = ["Monitor", "Sign", "signs", "watch"]
 
 Row = dict[str, float]
 
-LOSS_RISE = 2.5  # peak of a step's loss over the first step's; even small batches of healthy runs differ by less
-HOPELESS_LOSS = 10.0  # an epoch's mean loss over the first step's: it will not come back
-LARGE_UPDATE = 0.05  # of the weights, a step, median over branches; healthy: below 0.01
-EXPLODED = 1000.0  # gradient's norm over the loss
+# What healthy trainings do stands behind each: pilots, and small models of few windows, which are the wilder ones.
+LOSS_PEAK = 2.5  # a step's loss over the epoch's mean, or the first step's where that is larger; healthy: below 2
+LOSS_RISE = 3.0  # an epoch's mean loss over the first step's; healthy: below 1.5
+HOPELESS_LOSS = 10.0  # the same: it will not come back
+LARGE_UPDATE = 0.03  # of the weights, a step, median over branches; healthy: 0.01
+EXPLODED = 1000.0  # a gradient's norm over the first step's loss; healthy: 10
+GROWN, SHRUNK = 5.0, 0.02  # gradient's norm behind the heads over that at the heads; healthy: 0.1 to 1
 SHORT_WARMUP = 10  # steps
 LEAST_MOVE = 0.005  # of the weights, in the whole training
 VANISHED = 0.01  # a branch's share of the gradient, over that in the first epoch
@@ -34,6 +37,7 @@ ALIKE, LOW_RANK = 0.9995, 1.5  # token similarity; effective rank
 ONE_KEY, ANY_KEY = 0.05, 0.999  # attention entropy
 CLOSED = 1e-3  # pull of the score over the strongest one, without weights: its head lets no gradient pass
 LEAST_PULL = 0.05  # of the score, the term that is evaluated, in the pull of all terms
+HEADS = ("score_head", "label_head", "profile_head")  # which the loss reaches first
 MODALITY_BRANCHES = {"sequence_encoder": "sequence", "histone_encoder": "histone", "tf_encoder": "tf",
                      "cell_token": "metadata", "prior_token": "prior"}  # fmt: skip
 
@@ -110,6 +114,13 @@ def _updates(row: Row) -> float:
     return median(known) if known else math.nan
 
 
+def _way_back(row: Row) -> float:
+    """Largest gradient of a branch behind the heads over the largest of a head."""
+    heads = [value for name in HEADS if math.isfinite(value := _value(row, f"grad_{name}"))]
+    behind = [value for name in BRANCHES if name not in HEADS and math.isfinite(value := _value(row, f"grad_{name}"))]
+    return max(behind) / max(heads) if behind and max(heads, default=0) > 0 else math.nan
+
+
 def _diverging(history: Sequence[Row], config: Any) -> Sign | None:
     """Did the loss rise above where it began, and did the epoch get nowhere because of it?
 
@@ -118,9 +129,11 @@ def _diverging(history: Sequence[Row], config: Any) -> Sign | None:
     a few gradients only (Liu et al. 2020, "On the Variance of the Adaptive Learning Rate and Beyond", ICLR).
     """
     row, began = history[-1], _value(history[0], "train_loss_first")
-    mean, peak = _value(row, "train_loss") / began, _value(row, "train_loss_max") / began
-    exploded, updates = _value(row, "grad_norm_max") > EXPLODED * began, _updates(row)
-    if not ((peak > LOSS_RISE and mean > 0.9) or exploded or updates > LARGE_UPDATE):
+    mean, peak = _value(row, "train_loss"), _value(row, "train_loss_max")
+    spike = peak > LOSS_PEAK * max(began, mean) and mean > 0.9 * began  # and the epoch got nowhere because of it
+    exploded = _value(row, "grad_norm_max") > EXPLODED * began or _way_back(row) > GROWN
+    updates = _updates(row)
+    if not (spike or mean > LOSS_RISE * began or exploded or updates > LARGE_UPDATE):
         return None
     thrown = any(_updates(earlier) > LARGE_UPDATE for earlier in history)  # and may not have come back since
     warmup = config.warmup_share * config.epochs * _value(row, "steps")
@@ -136,10 +149,11 @@ def _diverging(history: Sequence[Row], config: Any) -> Sign | None:
     else:
         cause, others = high, (early, explode)
     seen = (
-        f"the loss was {mean:.2g} times that of the first step, in one step {peak:.2g} times; a step changed the weights by "
-        f"{updates:.1%}, the longest gradient was {_value(row, 'grad_norm_max'):.2g}, warm-up {warmup:.0f} steps"
+        f"the loss was {mean / began:.2g} times that of the first step, in one step {peak / began:.2g} times; a step "
+        f"changed the weights by {updates:.1%}, the longest gradient was {_value(row, 'grad_norm_max'):.2g}, warm-up "
+        f"{warmup:.0f} steps"
     )
-    return Sign(cause, seen, others, of_training=True, hopeless=mean > HOPELESS_LOSS)
+    return Sign(cause, seen, others, of_training=True, hopeless=mean > HOPELESS_LOSS * began)
 
 
 def _standing_still(history: Sequence[Row], config: Any) -> Sign | None:
@@ -152,20 +166,22 @@ def _standing_still(history: Sequence[Row], config: Any) -> Sign | None:
 
 
 def _vanishing(history: Sequence[Row], config: Any) -> Sign | None:
-    """Has a branch's share of the gradient all but gone since the first epoch? (Hochreiter 1991; Glorot & Bengio 2010)
+    """Does the gradient reach what lies behind the heads, and every branch as it did in the first epoch?
 
-    A gradient of exactly 0 is no matter of depth: `_dead`.
+    Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks" (AISTATS). A gradient
+    of exactly 0 is no matter of depth: `_dead`.
     """
-    shares = {}
+    way_back, shares = _way_back(history[-1]), {}
+    if way_back < SHRUNK:
+        return Sign("vanishing gradients", f"the gradient behind the heads is {way_back:.2g} of theirs", of_training=True)
     for name in BRANCHES:
         now, first = (_value(row, f"grad_{name}") / _value(row, "grad_norm") for row in (history[-1], history[0]))
         if first > 0 and now > 0:
             shares[name] = now / first
-    gone = {name: share for name, share in shares.items() if share < VANISHED}
-    if not gone:
+    name = min(shares, key=shares.get, default="")
+    if not shares or not shares[name] < VANISHED:
         return None
-    name = min(gone, key=gone.get)
-    seen = f"the {name.replace('_', ' ')}'s share of the gradient is {gone[name]:.2%} of what it was in the first epoch"
+    seen = f"the {name.replace('_', ' ')}'s share of the gradient is {shares[name]:.2%} of what it was in the first epoch"
     return Sign("vanishing gradients", seen, ("tokens made alike with depth",))
 
 
@@ -256,4 +272,4 @@ def _inside(history: Sequence[Row], config: Any) -> Sign | None:
 
 # Training before model, since a training that went wrong leaves any of the model's signs behind; and of the model, what
 # explains more of the others first.
-RULES = (_diverging, _standing_still, _dead, _unbalanced, _nothing_learned, _inside, _vanishing, _locus_average)
+RULES = (_diverging, _standing_still, _dead, _unbalanced, _vanishing, _nothing_learned, _inside, _locus_average)

@@ -156,7 +156,7 @@ def plot_offset_scan(tracks: dict[str, dict[float, float]], chromosomes: dict[st
     """
     panels = [(tracks, "within windows", "r of profiles")]
     if chromosomes:
-        panels.append((chromosomes, "from window to window", "r of window means (root mean square)"))
+        panels.append((chromosomes, "from window to window", "agreement of window means (r)"))
     fig, axes = plt.subplots(1, len(panels), figsize=(1.4 + 4.6 * len(panels), 3.2), squeeze=False)
     for ax, (curves, title, label) in zip(axes[0], panels):
         for i, (name, curve) in enumerate(curves.items()):
@@ -195,7 +195,7 @@ def plot_inside(similarity: dict[str, float], entropy: dict[str, float], spectru
     """
     fig, axes = plt.subplots(1, 3, figsize=(11, 3.2))
     for ax, values, label in ((axes[0], similarity, "cosine similarity of tokens"),
-                              (axes[1], entropy, "attention entropy, share of the largest")):
+                              (axes[1], entropy, "attention entropy (share of largest)")):
         for stack, name in (("sequence", "average"), ("encoder", "model")):
             layers = {int(key.split()[-1]): value for key, value in values.items() if key.startswith(stack)}
             ax.plot(list(layers), list(layers.values()), marker="o", color=PALETTE[name], label=f"{stack} layers")

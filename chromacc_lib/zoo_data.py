@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chromacc_lib.collapse import NO_SIGNAL, plant_predecessor_failure
+from chromacc_lib.causes import NO_SIGNAL, TOO_FEW
+from chromacc_lib.collapse import plant_predecessor_failure
 from chromacc_lib.dataset import Arrays
 from chromacc_lib.faults import Fault, Run
 from chromacc_lib.model import Batch, Output
@@ -343,6 +344,13 @@ def _out_of_distribution(run: Run, size: float, rng: np.random.Generator) -> Run
     return replace(run, arrays=replace(arrays, metadata=metadata, **changed))
 
 
+def _few_windows(run: Run, n_windows: int, rng: np.random.Generator) -> Run:
+    """Leave so many windows of test chromosomes in the table of predictions."""
+    table = run.predictions
+    test = table.loc[table["window_split"] == "test", "window"].unique()
+    return replace(run, predictions=table[~table["window"].isin(rng.permutation(test)[n_windows:])])
+
+
 # --- the list --------------------------------------------------------------------------------------------------
 N_OR_REPEATED, WITHIN, BETWEEN = (
     "sequences are mostly N or repeated", "labels permuted within cell types", "labels permuted between cell types")
@@ -397,4 +405,6 @@ GENERALISATION_FAULTS: tuple[Fault, ...] = (
           (("60% of the prediction", 0.6), ("80%", 0.8), ("all", 1.0)), _reads_shape),
     Fault("unseen cell types far away", "unseen cell type out of distribution", "generalisation", "prediction",
           (("4 sd", 4.0), ("8 sd", 8.0), ("16 sd", 16.0)), _out_of_distribution),
+    Fault("few windows", TOO_FEW, "generalisation", "diagnosis",
+          (("100 windows", 100), ("60", 60), ("30", 30)), _few_windows),
 )

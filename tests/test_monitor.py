@@ -65,9 +65,10 @@ def make_tokens_alike(model):
     model.encoder.position.requires_grad_(False)[:] = 1e4 * torch.randn(model.config.d_model)
 
 
-def concentrate_attention(model):
-    for block in model.encoder.blocks:
-        block.attention.qkv.weight[: 2 * model.config.d_model] *= 100  # queries and keys
+def start_too_large(model):
+    for name, weights in model.named_parameters():
+        if weights.ndim > 1 and "position" not in name:
+            weights *= 16
 
 
 # --- healthy ---------------------------------------------------------------------------------------------------
@@ -111,7 +112,7 @@ def test_labels_without_signal_are_named_beside_a_constant_output(arrays):
 
 @pytest.mark.parametrize("how, cause", [
     (close_the_head, "saturated head"), (silence_histone_marks, "a modality is dead"),
-    (make_tokens_alike, "tokens made alike with depth"), (concentrate_attention, "attention entropy collapsed"),
+    (make_tokens_alike, "tokens made alike with depth"), (start_too_large, "exploding gradients"),
 ])  # fmt: skip
 def test_a_model_that_is_broken_inside_is_named(arrays, how, cause):
     result, said = watched(arrays, callbacks=[Broken(how)])
@@ -129,7 +130,7 @@ def test_loss_terms_out_of_balance_are_named(arrays):
 def rows(**changed):
     """Two healthy epochs; changed: values of the second."""
     healthy = {"epoch": 1, "steps": 100, "train_loss": 0.2, "train_loss_first": 0.3, "train_loss_max": 0.4, "grad_norm": 1.0,
-               "grad_norm_max": 2.0, "grad_encoder": 0.5, "grad_histone_encoder": 0.1, "update_encoder": 2e-3,
+               "grad_norm_max": 2.0, "grad_encoder": 0.5, "grad_histone_encoder": 0.1, "grad_score_head": 0.8, "update_encoder": 2e-3,
                "update_histone_encoder": 2e-3, "pull_score": 1.0, "pull_profile": 2.0, "pull_label": 1.0,
                "validation_pearson": 0.8, "variance_ratio": 0.6, "departure_ratio": 0.3, "token_similarity": 0.95,
                "effective_rank": 8.0, "attention_entropy_sequence": 0.9, "attention_entropy_fusion": 0.5,
@@ -141,7 +142,10 @@ def rows(**changed):
     ({}, None),
     ({"train_loss_max": 3.0}, None),  # one bad batch, from which the epoch recovered
     ({"train_loss_max": 3.0, "train_loss": 0.5}, "learning rate too high"),
+    ({"train_loss": 1.0, "train_loss_max": 1.5}, "learning rate too high"),
     ({"grad_norm_max": 1e4}, "exploding gradients"),
+    ({"grad_encoder": 5.0}, "exploding gradients"),  # six times the head's
+    ({"grad_encoder": 0.01, "grad_histone_encoder": 0.01}, "vanishing gradients"),
     ({"grad_histone_encoder": 1e-5}, "vanishing gradients"),
     ({"grad_histone_encoder": 0.0}, "a modality is dead"),
     ({"variance_ratio": 0.005}, "labels carry no signal about the inputs"),

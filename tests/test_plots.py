@@ -15,7 +15,10 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 from chromacc_lib import ChromaccError, plots, project_path
+from chromacc_lib.checks import Check
+from chromacc_lib.collapse import Diagnosis
 from chromacc_lib.matching import match_summary
+from chromacc_lib.zoo import confusion
 
 
 @pytest.fixture(autouse=True)
@@ -249,3 +252,45 @@ def test_what_the_monitor_watches_lies_within_the_axes(history, epochs):
     for ax in fig.axes:
         low, high = ax.get_ylim()
         assert ax.lines and all(low <= value <= high for line in ax.lines for value in line.get_ydata())
+
+
+def test_a_case_of_the_zoo_is_drawn_once_by_what_came_of_it():
+    table = pd.DataFrame({
+        "fault": ["healthy", "a", "a", "a"], "strength": [0, 1, 1, 3], "seed": [1, 1, 2, 1],
+        "planted": ["healthy", "A", "A", "A"], "named": ["healthy", "A", "B", "C"], "named_first": [True, True, False, False],
+        "alternatives": ["", "", "A; D", "D"],
+    })  # fmt: skip
+    fig = plots.plot_gallery(table)
+    drawn = {c.get_label(): c.get_offsets().tolist() for c in fig.axes[0].collections}
+    assert drawn == {"named first (2)": [[0, 0], [1, 1]], "named beside others (1)": [[2, 1]], "missed (1)": [[3, 1]]}
+    assert_labelled(fig)
+    fig = plots.plot_confusion(confusion(table))
+    assert [t.get_text() for t in fig.axes[0].texts if t.get_text()] == ["1", "1", "1", "1"]
+    assert fig.axes[0].get_xlabel() == "named cause" and fig.axes[0].get_ylabel() == "planted cause"
+
+
+def test_the_diagnosis_is_one_table_and_its_text_is_no_markup():
+    check = Check("power", "data", 0.1, "rule", "ok", "r < 0.1 & more")
+    found = Diagnosis("collapsed", "constant output", "low", "", ("r < 0.1 & more",), ("Not 'x': fine.",), ("a leak",), "Look.",
+                      True, (check,))  # fmt: skip
+    html = plots.diagnosis_table(found).to_html()
+    for text in ("constant output", "r &lt; 0.1 &amp; more", "1 other causes ruled out", "could also be", "a leak", "Look."):
+        assert text in html
+    assert plots.VERDICT_COLOURS["fail"] in html
+
+
+def test_inside_and_modalities_and_shifts_are_labelled():
+    layers = {"sequence 1": 0.9, "encoder 1": 0.5, "encoder 2": 0.6}
+    figures = [
+        plots.plot_inside(layers, layers, np.array([3.0, 1.0, 0.0])),
+        plots.plot_modality_drop({"tf": 0.1}, {"tf": 0.2}, {"tf": 0.3}),
+        plots.plot_offset_scan({"CTCF": {-100.0: 0.1, 0.0: 0.5}}, {"chr1": {0.0: 0.3}}),
+        plots.plot_label_signal({"label signal": (0.5, np.zeros(9))}, {"ridge": 0.1, "boosting": 0.2, "model": 0.3}),
+        plots.plot_checks(pd.DataFrame({"group": "data", "name": list("abc"), "verdict": ["ok", "fail", "not run"],
+                                        "value": [1.0, 2.0, np.nan]}), "three checks"),
+    ]  # fmt: skip
+    for fig in figures[:3]:
+        assert_labelled(fig)
+    assert "0.75" not in texts(figures[0]) and figures[0].axes[2].lines[0].get_ydata()[0] == 0.75
+    assert len(figures[2].axes) == 2 and len(figures[3].axes) == 2
+    assert {"a", "b", "c", "ok", "fail", "not run"} <= set(texts(figures[4]).split("\n"))
