@@ -52,8 +52,8 @@ def rankings(predictions: pd.DataFrame, names: Sequence[str]) -> dict[str, Ranki
     for name in names:
         options = [c for c in (AVERAGE_RANKS if name == "average" else (name, name + PROBABILITY)) if c in rows]
         gaps = [c for c in options if not np.isfinite(rows[c].to_numpy(np.float64)).all()]
-        if len(options) == 1:
-            chosen[name] = Ranking(options[0], "it has no other")
+        if len(options) < 2:  # none: a predictor that the validation rows lack ranks by its score
+            chosen[name] = Ranking(options[0] if options else name, "it has no other")
         elif n_classes < 2:
             chosen[name] = Ranking(options[0], f"labels of {where} are of {n_classes} class{'es' * (n_classes == 0)}, so "
                                                "that nothing could be chosen there: its score")

@@ -81,6 +81,8 @@ def _adjusted(against: Mapping[str, dict], won: Sequence[str]) -> str:
     text = f" Each interval stands for itself; with p adjusted for {len(p)} opponents (Benjamini and Hochberg), "
     if not lost:
         return text + "all that it beats in error stay beaten at 0.05."
+    if len(lost) == len(won) > 1:
+        return text + f"none of them stays beaten in error at 0.05 (lowest p = {min(p[name] for name in lost if name in p):.2g})."
     return text + (f"{_list([f'{_words(n)} (p = {p[n]:.2g})' for n in lost if n in p])} no longer "
                    f"count{'s' if len(lost) == 1 else ''} as beaten at 0.05.")
 

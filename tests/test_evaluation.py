@@ -802,6 +802,8 @@ def test_the_verdict_says_why_a_large_skill_is_not_told_whom_it_ranks_better_and
     small = wording.verdict(opponents(far={"model_skill": {"value": 0.1, "low": -0.1, "high": 0.3}},
                                       near={"model_skill_p_adjusted": 0.03}))
     assert "so large a skill" not in small and "all that it beats in error stay beaten at 0.05." in small
+    both = {"model_skill": {"value": 0.2, "low": 0.1, "high": 0.3}, "model_skill_p_adjusted": 0.06}
+    assert "none of them stays beaten in error at 0.05 (lowest p = 0.06)." in wording.verdict(opponents(near=both, far=both))
     ahead = {"pr_auc_difference": {"value": 0.1, "low": 0.05, "high": 0.2}}
     assert "By AUPRC it ranks better than every other baseline (" in wording.verdict(
         opponents(near=ahead, far=ahead, best=ahead))
