@@ -35,7 +35,7 @@ from chromacc_lib.model import MODALITIES, ChromaccModel
 from chromacc_lib.progress import progress
 from chromacc_lib.wording import count, estimate, may_be_none
 
-__all__ = ["EVERY", "EXPRESSION_ASSAY", "METRICS", "assay_worth", "shapley_values", "worth_table"]
+__all__ = ["EVERY", "EXPRESSION_ASSAY", "METRICS", "assay_worth", "shapley_values", "worth_summary", "worth_table"]
 
 EVERY = "all unseen cell types"  # the pooled scope
 EXPRESSION_ASSAY = "expression"
@@ -132,6 +132,26 @@ def worth_table(result: Mapping) -> pd.DataFrame:
                     row[f"{prefix}{metric}{suffix}"] = np.nan if value is None else value
         rows.append(row | {"sentence": entry["sentence"]})
     return pd.DataFrame(rows)
+
+
+def worth_summary(table: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str]]:
+    """Return what each assay adds last in each cell type, as a table of texts, and a sentence for each that stands.
+
+    table: of `worth_table`. Texts: value [low, high], and p adjusted over the assays of the cell type; "" where it was
+    not measured. An assay stands whose adjusted p is below 0.05; where none does in any cell type, a sentence says so.
+    """
+    ends = (metric, f"{metric}_low", f"{metric}_high", f"{metric}_p_adjusted")
+    told = table.assign(text=[
+        f"{value:+.3f}\u00a0[{low:+.3f},\u00a0{high:+.3f}] p\u00a0{p:.2g}" if np.isfinite([low, p]).all() else
+        f"{value:+.3f}" if np.isfinite(value) else "undefined"
+        for value, low, high, p in table[list(ends)].itertuples(index=False)])
+    order = {name: list(dict.fromkeys(table[name])) for name in ("assay", "cell_type")}
+    wide = told.pivot(index="assay", columns="cell_type", values="text").fillna("")
+    stands = table[table[f"{metric}_p_adjusted"] < 1 - iv.LEVEL]
+    n_assays = table.groupby("cell_type").size().max()
+    sentences = stands["sentence"].tolist() or [
+        f"No assay can be told from nothing in any cell type, with p adjusted for {count(int(n_assays), 'assay')} in each."]
+    return wide.loc[order["assay"], order["cell_type"]], sentences
 
 
 # --- what is scored ------------------------------------------------------------------------------------------
@@ -292,8 +312,8 @@ def _subsets(game: _Game, cells: tuple[str, ...]) -> list[dict]:
         values = game.value(cells, state)
         result.append({
             "shown": [name for name in MODALITIES if name in some],
-            "pr_auc": iv.interval(values["pr_auc"], game.plan(cells, "pr_auc"), (0, 1)),
-            "mse": iv.interval(values["mse"], plan, (0, np.inf)),
+            "pr_auc": iv.interval(values["pr_auc"], game.plan(cells, "pr_auc"), iv.SHARE),
+            "mse": iv.interval(values["mse"], plan, iv.POSITIVE),
             "skill": iv.skill_interval(values["skill"], plan),
         })  # fmt: skip
     return result

@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression
 
 from chromacc_lib import ChromaccError
 from chromacc_lib import intervals as iv
-from chromacc_lib.wording import estimate, may_be_none
+from chromacc_lib.wording import count, estimate, side
 
 __all__ = [
     "Plan", "Recalibration", "ScoreIntervals", "fit_recalibration", "fit_score_intervals", "measure_coverage",
@@ -37,6 +37,12 @@ N_BINS = 10  # of a reliability curve, of equal width
 ROWS_PER_GROUP, MAX_GROUPS = 100, 10  # of the conformal intervals; 39 rows are the fewest for finite ones at 90%
 LOWEST, HIGHEST = 1e-38, 1 - 2.0 ** -25  # float32 probabilities of 0 and 1, before their logit: order is kept
 FLAT = 1e-6  # logits that spread less than this are one value
+
+WORTH_IT = {  # by the side of 0 on which the change of the Brier score lies
+    -1: "below 0 is better, and it is better for them", 0: "below 0 is better, and this cannot be told from no change",
+    1: "below 0 is better, and it is worse for them: leave the probabilities as they are",
+    None: "below 0 is better, and whether it is cannot be told",
+}
 
 Plan = Callable[[pd.DataFrame], iv.Resampling]
 
@@ -178,26 +184,25 @@ def measure_recalibration(predictions: pd.DataFrame, rows: pd.DataFrame, plan_of
     after = rows.assign(predicted_probability=fitted.apply(rows["predicted_probability"].to_numpy()))
     plan, label = plan_of(rows), rows["label"].to_numpy(np.float64)
     brier = [iv.mse(plan, label, table["predicted_probability"].to_numpy(np.float64)) for table in (rows, after)]
-    change = iv.interval(brier[1] - brier[0], plan, (-1.0, 1.0))
+    change = iv.interval(brier[1] - brier[0], plan, iv.DIFFERENCE)
     per_cell = {str(name): _before_and_after(rows.loc[some.index], some, plan_of(some))
                 for name, some in after.groupby("cell_type", sort=True)}  # fmt: skip
     pooled = _before_and_after(rows, after, plan)
     ece = [estimate(pooled[when]["ece"], ".3f") for when in ("before", "after")]
     return asdict(fitted) | {
-        "brier_before": iv.interval(brier[0], plan, (0.0, 1.0)), "brier_after": iv.interval(brier[1], plan, (0.0, 1.0)),
+        "brier_before": iv.interval(brier[0], plan, iv.SHARE), "brier_after": iv.interval(brier[1], plan, iv.SHARE),
         "brier_change": change, "pooled": pooled, "per_cell_type": per_cell,
         "sentence": (
             f"Temperature {fitted.temperature:.2f} and offset {fitted.offset:+.2f} ({fitted.source}) take the expected "
             f"calibration error on unseen cell types from {ece[0]} to {ece[1]}, and the Brier score by "
-            f"{estimate(change, '+.4f', '95% interval ')}; below 0 is better"
-            + (", and this cannot be told from no change." if may_be_none(change) else ".")
+            f"{estimate(change, '+.4f', '95% interval ')}; {WORTH_IT[side(change)]}."
         ),
     }
 
 
 def _before_and_after(rows: pd.DataFrame, after: pd.DataFrame, plan: iv.Resampling) -> dict[str, dict]:
     """Return `reliability` of rows as predicted and recalibrated, with the interval of the calibration error."""
-    return {when: reliability(some) | {"ece": iv.interval(_calibration_error(some, plan), plan, (0.0, 1.0))}
+    return {when: reliability(some) | {"ece": iv.interval(_calibration_error(some, plan), plan, iv.SHARE)}
             for when, some in (("before", rows), ("after", after))}  # fmt: skip
 
 
@@ -294,12 +299,14 @@ def measure_coverage(predictions: pd.DataFrame, rows: pd.DataFrame, plan_of: Pla
     """Fit score intervals on validation rows, and return how many of the scores in `rows`, not seen there, they hold.
 
     rows: with a measured score; plan_of: draws the resampling of some rows, for the 95% intervals of coverage and
-    mean width. intervals: `ScoreIntervals.to_dict`. by_group: coverage by group of predicted score.
+    mean width. intervals: `ScoreIntervals.to_dict`. by_group: coverage by group of predicted score. below: cell types
+    whose coverage lies below the nominal with its whole interval.
     """
     known, where = validation_rows(predictions)
-    if not np.isfinite(known["score"]).any():
+    known = known[np.isfinite(known["score"])]
+    if known.empty:
         return {"undefined": f"no measured score in {where}, from which the intervals are fitted"}
-    fitted = fit_score_intervals(predictions)
+    fitted, n_cells = fit_score_intervals(predictions), known["cell_type"].nunique()
     low, high = fitted.apply(rows["predicted_score"].to_numpy())
     held = ((rows["score"] >= low) & (rows["score"] <= high)).to_numpy(np.float64)
     table = rows[["cell_type", "chrom", "start"]].assign(
@@ -307,17 +314,22 @@ def measure_coverage(predictions: pd.DataFrame, rows: pd.DataFrame, plan_of: Pla
     )
     pooled = _coverage(table, plan_of)
     per_cell = {str(name): _coverage(some, plan_of) for name, some in table.groupby("cell_type", sort=True)}
-    worst = min(per_cell, key=lambda name: per_cell[name]["coverage"]["value"])
-    coverage = pooled["coverage"]
+    coverage = {name: entry["coverage"] for name, entry in per_cell.items()}
+    worst = min(coverage, key=lambda name: coverage[name]["value"])
+    below = [name for name, entry in coverage.items() if entry["high"] < fitted.nominal]
     return {
         "nominal": fitted.nominal, "source": fitted.source, "intervals": fitted.to_dict(), "pooled": pooled,
-        "per_cell_type": per_cell,
+        "per_cell_type": per_cell, "below": below,
         "by_group": [{"group": int(g), "rows": len(some), "coverage": float(some["held"].mean())}
                      for g, some in table.groupby("group")],
         "sentence": (
             f"Intervals made to hold {fitted.nominal:.0%} of the scores ({fitted.source}) hold "
-            f"{estimate(coverage, '.1%', '95% interval ')} on unseen cell types, least in {worst}: "
-            f"{per_cell[worst]['coverage']['value']:.1%}; mean width {pooled['mean_width']['value']:.2f} arcsinh fold."
+            f"{estimate(pooled['coverage'], '.1%', '95% interval ')} on unseen cell types, least in {worst}: "
+            f"{coverage[worst]['value']:.1%}; mean width {pooled['mean_width']['value']:.2f} arcsinh fold. "
+            + (f"Too few, beyond chance of windows: {', '.join(below)}. " if below else
+               "In no cell type too few, beyond chance of windows. ")
+            + f"They were made as if all windows were drawn alike, but stand on {count(n_cells, 'cell type')}: what "
+              "differs between cell types is not in them."
         ),
     }
 
@@ -327,8 +339,8 @@ def _coverage(table: pd.DataFrame, plan_of: Plan) -> dict[str, object]:
     plan, width = plan_of(table), table["width"].to_numpy()
     bounded = np.isfinite(width).all()
     return {
-        "coverage": iv.interval(iv.mean(plan, table["held"].to_numpy()), plan, (0.0, 1.0)),
-        "mean_width": iv.interval(iv.mean(plan, width), plan, (0.0, np.inf)) if bounded
+        "coverage": iv.interval(iv.mean(plan, table["held"].to_numpy()), plan, iv.SHARE),
+        "mean_width": iv.interval(iv.mean(plan, width), plan, iv.POSITIVE) if bounded
         else {"value": np.inf, "low": np.nan, "high": np.nan},
         "rows": len(table),
     }

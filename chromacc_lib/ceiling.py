@@ -12,7 +12,7 @@ import pandas as pd
 
 from chromacc_lib import intervals as iv
 from chromacc_lib.calibration import Plan
-from chromacc_lib.comparison import CORRELATION_RANGE, residual
+from chromacc_lib.comparison import residual
 
 __all__ = ["ceiling", "replicate_table"]
 
@@ -38,18 +38,19 @@ def replicate_table(score_replicate: np.ndarray, cell_types: list[str]) -> pd.Da
 def ceiling(rows: pd.DataFrame, plan_of: Plan, replicates: pd.DataFrame | None) -> dict[str, object]:
     """Return the highest Pearson and skill that any model could reach, and what share of them the model reaches.
 
-    replicates: of `replicate_table`; the rows that it has are used, and counted. Keys: kind, sentence, and where a
+    The rows whose truth is known are used; where there are none, those with replicates (of `replicate_table`). Keys: kind, sentence, and where a
     ceiling is known rows, of_rows, pearson, skill, fraction_of_pearson, fraction_of_skill; concordance from replicates.
     """
-    if np.isfinite(rows["truth"].to_numpy(np.float64)).all():
-        return _from_truth(rows, plan_of(rows))
+    known = np.isfinite(rows["truth"].to_numpy(np.float64))
+    if known.any():
+        return _from_truth(rows[known], plan_of(rows[known]), len(rows))
     both = None if replicates is None else rows.merge(replicates, on=["cell_type", "window"])
     if both is None or both.empty:
         return {"kind": "none", "sentence": NOT_KNOWN}
     return _from_replicates(both, plan_of(both), len(rows))
 
 
-def _from_truth(rows: pd.DataFrame, plan: iv.Resampling) -> dict[str, object]:
+def _from_truth(rows: pd.DataFrame, plan: iv.Resampling, n_all: int) -> dict[str, object]:
     """Return the ceiling that noise-free truth sets.
 
     Background and depth of a file stretch and shift its scores, so a line a cell type puts the truth on their scale: of
@@ -58,7 +59,7 @@ def _from_truth(rows: pd.DataFrame, plan: iv.Resampling) -> dict[str, object]:
     measured, truth, average = (rows[c].to_numpy(np.float64) for c in ("score", "truth", "average_score"))
     on_scale = measured - residual(measured, truth, rows["cell_type"].to_numpy())
     top = iv.pearson(plan, measured, on_scale), iv.skill(plan, measured, on_scale, average)
-    return _entry("noise-free truth of the simulation", rows, len(rows), plan, *top)
+    return _entry("noise-free truth of the simulation", "whose truth is known", rows, n_all, plan, *top)
 
 
 def _from_replicates(rows: pd.DataFrame, plan: iv.Resampling, n_all: int) -> dict[str, object]:
@@ -83,25 +84,33 @@ def _from_replicates(rows: pd.DataFrame, plan: iv.Resampling, n_all: int) -> dic
         pair = np.isfinite(values[:, [i, j]]).all(axis=1)
         if pair.any():
             agreement.append(iv.pearson(plan.take(pair), *values[pair][:, [i, j]].T))
-    entry = _entry("replicate concordance (Spearman-Brown)", rows, n_all, plan, *top)
-    return entry | {"concordance": iv.interval(np.mean(agreement, axis=0), plan, CORRELATION_RANGE)}
+    entry = _entry("replicate concordance (Spearman-Brown)", "with two replicates or more", rows, n_all, plan, *top)
+    return entry | {"concordance": iv.interval(np.mean(agreement, axis=0), plan, iv.CORRELATION)}
 
 
-def _entry(kind: str, rows: pd.DataFrame, n_all: int, plan: iv.Resampling, pearson: np.ndarray, skill: np.ndarray
-           ) -> dict[str, object]:  # fmt: skip
-    """Return a ceiling, given under every weighting, and the model's share of it on the same rows."""
+def _entry(kind: str, which: str, rows: pd.DataFrame, n_all: int, plan: iv.Resampling, pearson: np.ndarray,
+           skill: np.ndarray) -> dict[str, object]:  # fmt: skip
+    """Return a ceiling, given under every weighting, and the model's share of it on the same rows; which: of them all."""
     measured, average, predicted = (rows[c].to_numpy(np.float64) for c in ("score", "average_score", "predicted_score"))
     reached = iv.pearson(plan, measured, predicted), iv.skill(plan, measured, predicted, average)
-    share = [iv.interval(r / np.where(top > 0, top, np.nan), plan)
-             for r, top in zip(reached, (pearson, skill), strict=True)]  # fmt: skip
-    where = "here" if len(rows) == n_all else f"on the {len(rows):,} of {n_all:,} rows with two replicates or more"
+    share = [_share(r / np.where(top > 0, top, np.nan), plan) for r, top in zip(reached, (pearson, skill), strict=True)]
+    where = "here" if len(rows) == n_all else f"on the {len(rows):,} of {n_all:,} rows {which}"
     return {
-        "kind": kind, "rows": len(rows), "of_rows": n_all, "pearson": iv.interval(pearson, plan, CORRELATION_RANGE),
+        "kind": kind, "rows": len(rows), "of_rows": n_all, "pearson": iv.interval(pearson, plan, iv.CORRELATION),
         "fraction_of_pearson": share[0], "skill": iv.skill_interval(skill, plan), "fraction_of_skill": share[1],
         "sentence": f"The highest Pearson that any model can reach {where} is {pearson[0]:.3f}, and the highest skill "
                     f"{skill[0]:.3f} ({kind}); the model reaches {_percent(share[0])} and {_percent(share[1])} of "
                     "them.",
     }
+
+
+def _share(values: np.ndarray, plan: iv.Resampling) -> dict[str, float]:
+    """Return a share of a ceiling with its interval, on the logit where it lies between 0 and 1 under every weighting.
+
+    A ceiling is an estimate itself: replicates can agree less than the model does, and a skill can be below 0.
+    """
+    inside = (values > 0) & (values < 1) | np.isnan(values)
+    return iv.interval(values, plan, iv.SHARE if inside.all() else iv.REAL)
 
 
 def _percent(share: dict[str, float]) -> str:

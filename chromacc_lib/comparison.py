@@ -7,20 +7,20 @@ scores a baseline). `plan_of` draws the resampling of some rows (`evaluation.eva
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 from sklearn import metrics as sk
 
 from chromacc_lib import intervals as iv
 from chromacc_lib.calibration import Plan, validation_rows
 
 __all__ = [
-    "CORRELATION_RANGE", "POSITIVE", "UNIT_RANGE", "baseline_metrics", "correlations", "rankings", "ranks_by",
-    "residual", "score_columns",
+    "Ranking", "baseline_metrics", "correlations", "rankings", "ranks_by", "residual", "score_columns",
 ]
 
-UNIT_RANGE, CORRELATION_RANGE, POSITIVE = (0.0, 1.0), (-1.0, 1.0), (0.0, np.inf)
 MIN_CELLS_ACROSS = 3           # fewer cell types give no correlation across cell types
 PROBABILITY = "_probability"   # NAME_probability: of a baseline that was also fitted on the labels
 AVERAGE_RANKS = ("average_score", "average_label")
@@ -32,32 +32,48 @@ def score_columns(baselines: pd.DataFrame) -> list[str]:
     return [c for c in columns if not (c.endswith(PROBABILITY) and c.removesuffix(PROBABILITY) in columns)]
 
 
-def rankings(predictions: pd.DataFrame, names: Sequence[str]) -> dict[str, str]:
-    """Return the column that ranks windows for each baseline: the one with the highest AUPRC on validation rows.
+class Ranking(NamedTuple):
+    """The column that ranks windows for a baseline, and why that one, in words."""
+
+    column: str
+    why: str
+
+
+def rankings(predictions: pd.DataFrame, names: Sequence[str]) -> dict[str, Ranking]:
+    """Return what ranks windows for each baseline: the column with the highest AUPRC on validation rows.
 
     predictions: the whole table. The average ranks by its score or by the share of open training cell types; a baseline
     by its score or, where it has one, by the probability of a classifier that was fitted on the labels. No test row has
     a say. The first stands where validation rows cannot tell: of one class, or without a value of the other.
     """
-    rows, _ = validation_rows(predictions)
+    rows, where = validation_rows(predictions)
     rows = rows[rows["label"] >= 0]
-    chosen = {}
+    n_classes, chosen = rows["label"].nunique(), {}
     for name in names:
-        options = AVERAGE_RANKS if name == "average" else (name, name + PROBABILITY)
-        known = [c for c in options if c in rows and np.isfinite(rows[c].to_numpy(np.float64)).all()]
-        if rows["label"].nunique() == 2 and len(known) == 2:
-            chosen[name] = max(known, key=lambda c: sk.average_precision_score(rows["label"], rows[c]))
+        options = [c for c in (AVERAGE_RANKS if name == "average" else (name, name + PROBABILITY)) if c in rows]
+        gaps = [c for c in options if not np.isfinite(rows[c].to_numpy(np.float64)).all()]
+        if len(options) < 2:  # none: a predictor that the validation rows lack ranks by its score
+            chosen[name] = Ranking(options[0] if options else name, "it has no other")
+        elif n_classes < 2:
+            chosen[name] = Ranking(options[0], f"labels of {where} are of {n_classes} class{'es' * (n_classes == 0)}, so "
+                                               "that nothing could be chosen there: its score")
+        elif gaps:
+            chosen[name] = Ranking(options[0], f"{' and '.join(gaps)} has gaps on {where}: its score")
         else:
-            chosen[name] = options[0]
+            area = {c: sk.average_precision_score(rows["label"], rows[c]) for c in options}
+            best = max(options, key=area.get)
+            told = ", ".join(f"{c} {value:.3f}" for c, value in area.items())
+            chosen[name] = Ranking(best, f"highest AUPRC on {where}: {told}")
     return chosen
 
 
-def ranks_by(rows: pd.DataFrame, name: str, ranked: Mapping[str, str]) -> str:
-    """Return the column that ranks these rows: the chosen one, or the score where that has gaps here."""
-    column = ranked.get(name, name)
-    if np.isfinite(rows[column].to_numpy(np.float64)).all():
-        return column
-    return "average_score" if name == "average" else name
+def ranks_by(rows: pd.DataFrame, name: str, ranked: Mapping[str, Ranking]) -> Ranking:
+    """Return what ranks these rows: the chosen column, or the score where that has gaps here."""
+    score = "average_score" if name == "average" else name
+    chosen = ranked.get(name, Ranking(score, "it has no other"))
+    if chosen.column == score or np.isfinite(rows[chosen.column].to_numpy(np.float64)).all():
+        return chosen
+    return Ranking(score, f"{chosen.column} has gaps in these rows: its score")
 
 
 # --- the model beside each baseline --------------------------------------------------------------------------
@@ -108,13 +124,17 @@ class _Rows:
 _CORRELATIONS = {"pearson": iv.pearson, "spearman": iv.spearman}
 
 
-def baseline_metrics(rows: pd.DataFrame, plan_of: Plan, names: Sequence[str], ranked: Mapping[str, str]
+def baseline_metrics(rows: pd.DataFrame, plan_of: Plan, names: Sequence[str], ranked: Mapping[str, Ranking]
                      ) -> dict[str, dict]:  # fmt: skip
     """Return for each baseline its skill, MSE, correlations, AUROC, AUPRC and how far the model is ahead of it, paired.
 
     model_skill = 1 - MSE(model) / MSE(baseline), pr_auc_difference = AUPRC(model) - AUPRC(baseline), and so with
     pearson_difference and spearman_difference: above 0 = the model is better. Both compare the two under the same
-    weightings, so that what is hard for both cancels. ranked: of `rankings`; ranked_by says what ranked here.
+    weightings, so that what is hard for both cancels. ranked: of `rankings`; ranked_by and ranked_because say
+    what ranked here, and why.
+
+    model_skill_p and pr_auc_difference_p: two-sided, of no difference; with _adjusted: over all opponents but the average.
+    model_skill_freedom: degrees of freedom of the interval.
 
     A baseline that is undefined in some rows is compared on the others, and so are model and average: rows, of_rows,
     cell_types_without (some of their rows), `partly` (a sentence) and same_rows {"model", "average"} say so. One that
@@ -130,44 +150,59 @@ def baseline_metrics(rows: pd.DataFrame, plan_of: Plan, names: Sequence[str], ra
             result[name] = _against(some, name, ranked) | _partly(some, rows[~defined], name, ranked)
         else:
             result[name] = {"undefined": f"{name} has no prediction in any of {len(rows):,} rows"}
+    _adjust([entry for name, entry in result.items() if name != "average" and "undefined" not in entry])
     return result
 
 
-def _against(some: _Rows, name: str, ranked: Mapping[str, str]) -> dict[str, object]:
+def _adjust(entries: Sequence[dict]) -> None:
+    """Add p_adjusted beside each p, over the opponents (Benjamini & Hochberg 1995), of error and of ranking apart.
+
+    The average is the one comparison that was asked for beforehand, and takes no part.
+    """
+    for name in ("model_skill_p", "pr_auc_difference_p"):
+        known = [entry for entry in entries if np.isfinite(entry.get(name, np.nan))]
+        adjusted = stats.false_discovery_control([entry[name] for entry in known]) if known else ()
+        for entry, p in zip(known, adjusted, strict=True):
+            entry[f"{name}_adjusted"] = float(p)
+
+
+def _against(some: _Rows, name: str, ranked: Mapping[str, Ranking]) -> dict[str, object]:
     """Return what one baseline reaches on rows where it is defined, and what the model is ahead of it."""
     plan, measured, predicted = some.plan, some.measured, some.column(name)
     skill = iv.skill(plan, measured, predicted, some.column("average_score"))
     ahead = iv.skill(plan, measured, some.column("predicted_score"), predicted)
     entry = {
         "skill": iv.skill_interval(skill, plan), "model_skill": iv.skill_interval(ahead, plan),
-        "mse": iv.interval(iv.mse(plan, measured, predicted), plan, POSITIVE),
+        "model_skill_p": iv.p_value(ahead, plan, iv.SKILL), "model_skill_freedom": iv.freedom(ahead, plan, iv.SKILL),
+        "mse": iv.interval(iv.mse(plan, measured, predicted), plan, iv.POSITIVE),
     }
     for kind, of in _CORRELATIONS.items():
         values = of(plan, measured, predicted)
         entry |= {
-            kind: iv.interval(values, plan, CORRELATION_RANGE),
-            f"{kind}_difference": iv.interval(some.reached[kind] - values, plan, (-2.0, 2.0)),
+            kind: iv.interval(values, plan, iv.CORRELATION),
+            f"{kind}_difference": iv.interval(some.reached[kind] - values, plan, iv.DIFFERENCE_OF_CORRELATIONS),
         }
     if some.known.any():
         by = ranks_by(some.table[some.known], name, ranked)
-        roc_auc, pr_auc = some.ranking(by)
+        roc_auc, pr_auc = some.ranking(by.column)
         entry |= {
-            "ranked_by": by, "roc_auc": iv.interval(roc_auc, some.labelled, UNIT_RANGE),
-            "pr_auc": iv.interval(pr_auc, some.labelled, UNIT_RANGE),
-            "pr_auc_difference": iv.interval(some.model_pr - pr_auc, some.labelled, (-1.0, 1.0)),
+            "ranked_by": by.column, "ranked_because": by.why, "roc_auc": iv.interval(roc_auc, some.labelled, iv.SHARE),
+            "pr_auc": iv.interval(pr_auc, some.labelled, iv.SHARE),
+            "pr_auc_difference": iv.interval(some.model_pr - pr_auc, some.labelled, iv.DIFFERENCE),
+            "pr_auc_difference_p": iv.p_value(some.model_pr - pr_auc, some.labelled),
         }
     return entry
 
 
-def _partly(some: _Rows, without: pd.DataFrame, name: str, ranked: Mapping[str, str]) -> dict[str, object]:
+def _partly(some: _Rows, without: pd.DataFrame, name: str, ranked: Mapping[str, Ranking]) -> dict[str, object]:
     """Return where a baseline is undefined, and what model and average reach on the other rows."""
     average = some.column("average_score")
     same = {"model": {"skill": iv.skill_interval(
         iv.skill(some.plan, some.measured, some.column("predicted_score"), average), some.plan)}, "average": {}}
     if some.known.any():
         by = ranks_by(some.table[some.known], "average", ranked)
-        for who, values in (("model", some.model_pr), ("average", some.ranking(by)[1])):
-            same[who]["pr_auc"] = iv.interval(values, some.labelled, UNIT_RANGE)
+        for who, values in (("model", some.model_pr), ("average", some.ranking(by.column)[1])):
+            same[who]["pr_auc"] = iv.interval(values, some.labelled, iv.SHARE)
     n, of = len(some.table), len(some.table) + len(without)
     cells = sorted(without["cell_type"].unique())
     return {
@@ -215,9 +250,9 @@ def correlations(rows: pd.DataFrame, columns: Sequence[str], varying: np.ndarray
         within = _mean_within_cell_types(plan, measured, predicted)
         rest = [residual(values, average, cell) for values in (measured, predicted)]
         result["model" if column == "predicted_score" else column] = {
-            "within_cell_type": iv.interval(within, plan, CORRELATION_RANGE),
+            "within_cell_type": iv.interval(within, plan, iv.CORRELATION),
             "across_cell_types": _across_cell_types(some[some["window"].isin(varying)], column, plan_of),
-            "residual": iv.interval(iv.pearson(plan, *rest), plan, CORRELATION_RANGE),
+            "residual": iv.interval(iv.pearson(plan, *rest), plan, iv.CORRELATION),
         }
     return result
 
@@ -257,4 +292,4 @@ def _across_cell_types(rows: pd.DataFrame, column: str, plan_of: Plan) -> dict[s
     r = np.where(varies, (x * y).sum(axis=1) / np.where(varies, spread, 1), 0.0)
     places = rows.drop_duplicates("window").set_index("window").loc[table.index[use]]
     plan = plan_of(places.assign(cell_type="all"))
-    return iv.interval(iv.mean(plan, r), plan, CORRELATION_RANGE) | {"n_windows": int(use.sum())}
+    return iv.interval(iv.mean(plan, r), plan, iv.CORRELATION) | {"n_windows": int(use.sum())}

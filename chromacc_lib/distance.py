@@ -9,6 +9,7 @@ of embeddings), of a training cell type that to its nearest other one. Accessibi
 """
 
 from dataclasses import dataclass
+from math import factorial
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from scipy import stats
 
 from chromacc_lib.dataset import Arrays
 from chromacc_lib.hub import track_figures
+from chromacc_lib.manifest import UNKNOWN_LINEAGE
 from chromacc_lib.wording import count
 
 __all__ = ["input_distance"]
@@ -24,6 +26,7 @@ MIN_SPREAD = 0.01       # z; training cell types that differ by less are alike, 
 MIN_SHARED = 0.5        # of the inputs shared with whoever shares most, to be somebody's nearest
 FEW_CELL_TYPES = 10     # fewer: whether distance tells error is hardly known
 N_PERMUTATIONS = 10_000  # of cell types; all of them where there are no more (up to 7 cell types)
+SIGNIFICANT = 0.05
 FIGURES = ("mean z", "mean |z|")
 
 
@@ -44,10 +47,13 @@ def input_distance(arrays: Arrays, predictions: pd.DataFrame) -> dict[str, objec
 
     predictions: of `inference.predict_dataset`; error: on unseen chromosomes (window_split "test"), where a score was
     measured and an average is known. Keys:
-    table: a dict a cell type: cell_type, split, distance, nearest, far, most_unusual, mse, skill (over the average);
-    distance NaN and far None where no input is shared with a training cell type;
-    threshold, rule: beyond which distance `far` is said, the largest of n training cell types; one like them lies
-    beyond it by chance about once in n + 1;
+    table: a dict a cell type: cell_type, split, distance, nearest, same_lineage (is the nearest of its own lineage?
+    None where one is not known), far, most_unusual, mse, skill (over the average); distance NaN and far None where no
+    input is shared with a training cell type;
+    threshold, rule: beyond which distance `far` is said, the largest of n training cell types; a cell type drawn as
+    they were, its distance exchangeable with theirs, would lie beyond it once in n + 1. That holds roughly at best:
+    held-out cell types are compared with n of them, each training cell type with n - 1; so `far` is a warning, no test;
+    lineages: of how many held-out cell types the nearest is of their lineage, in words;
     predicts_error: for "test", "validation" and "all" cell types, Spearman of distance with mse and with skill, p of
     a permutation test (exact for up to 7 cell types), n; rho and p NaN below 3 cell types;
     sentence: what that says in plain words, of test and of validation cell types apart: those chose the checkpoint.
@@ -62,12 +68,13 @@ def input_distance(arrays: Arrays, predictions: pd.DataFrame) -> dict[str, objec
     threshold = float(own.max()) if len(own) else np.nan
     rows = []
     for c, cell in enumerate(arrays.cell_types.itertuples()):
-        row = {"cell_type": cell.cell_type, "split": cell.split, "distance": np.nan, "nearest": None, "far": None,
-               "most_unusual": "no input shared with a training cell type"}
+        row = {"cell_type": cell.cell_type, "split": cell.split, "distance": np.nan, "nearest": None,
+               "same_lineage": None, "far": None, "most_unusual": "no input shared with a training cell type"}
         if known[c]:
             other = training[nearest[c]]
             row |= {"distance": float(distance[c]), "far": bool(distance[c] > threshold),
                     "nearest": str(arrays.cell_types["cell_type"].iloc[other]),
+                    "same_lineage": _same_lineage(cell.lineage, arrays.cell_types["lineage"].iloc[other]),
                     "most_unusual": _most_unusual(inputs, squares[c, nearest[c]], c, other, arrays)}
         rows.append(row)
     table = pd.DataFrame(rows).merge(_errors(predictions), on="cell_type", how="left")
@@ -79,8 +86,27 @@ def input_distance(arrays: Arrays, predictions: pd.DataFrame) -> dict[str, objec
         "rule": f"far: farther from its nearest training cell type than any of {len(own)} training cell types from its "
                 f"nearest other one ({threshold:.2f})" if len(own) else
                 "far cannot be said: no two training cell types share an input",
-        "predicts_error": relation, "sentence": _sentence(relation),
+        "predicts_error": relation, "lineages": _lineages(table, arrays.cell_types),
+        "sentence": _sentence(relation),
     }
+
+
+def _same_lineage(one: str, other: str) -> bool | None:
+    """Return whether two lineages are the same, None where one is not known."""
+    return None if {one, other} & {"", UNKNOWN_LINEAGE} else bool(one == other)
+
+
+def _lineages(table: pd.DataFrame, cell_types: pd.DataFrame) -> str:
+    """Say of how many held-out cell types the nearest training cell type is of their own lineage."""
+    lineage = cell_types.set_index("cell_type")["lineage"]
+    train = set(lineage[(cell_types["split"] == "train").to_numpy()])
+    held = table[(table["split"] != "train") & table["same_lineage"].notna()]
+    held = held[held["cell_type"].map(lineage).isin(train)]
+    if held.empty:
+        return "No held-out cell type has a lineage that a training cell type is known to have."
+    own = int(held["same_lineage"].astype(bool).sum())
+    return (f"Of {count(len(held), 'held-out cell type')} whose lineage is among the training cell types, {own} "
+            f"{'has' if own == 1 else 'have'} the nearest one in it.")
 
 
 def _inputs(arrays: Arrays) -> _Inputs:
@@ -178,9 +204,12 @@ def _of_split(found: dict[str, dict[str, float]], noun: str) -> str:
     for name, (what, more, less, short) in words.items():
         rho, p = found[name]["rho"], found[name]["p"]
         figures.append(f"Spearman {rho:+.2f} with {short}, permutation p = {p:.2g}")
-        if p < 0.05:
+        if p < SIGNIFICANT:
             told.append(f"the {more if rho > 0 else less} the {what}")
-    given = f"({'; '.join(figures)})"
+    given, least = f"({'; '.join(figures)})", 2 / factorial(n)
+    if least > SIGNIFICANT:
+        return (f"Whether distance tells the error cannot be known from {count(n, noun)}: even a perfect order has "
+                f"p = {least:.2g} {given}.")
     if told:
         return f"Over {count(n, noun)}: the farther the inputs, {' and '.join(told)} {given}."
     return f"Over {count(n, noun)}, distance tells neither error nor skill beyond chance {given}."

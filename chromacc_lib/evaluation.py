@@ -23,9 +23,7 @@ from chromacc_lib import intervals as iv
 from chromacc_lib.calibration import Plan, measure_coverage, measure_recalibration, validation_rows
 from chromacc_lib.ceiling import ceiling, replicate_table
 from chromacc_lib.comparison import (
-    CORRELATION_RANGE,
-    POSITIVE,
-    UNIT_RANGE,
+    Ranking,
     baseline_metrics,
     correlations,
     rankings,
@@ -202,8 +200,26 @@ def _label_metrics(label: np.ndarray, probability: np.ndarray, threshold: float,
 
 
 def chromosome_blocks(rows: pd.DataFrame, block_bp: int) -> np.ndarray:
-    """Return the chromosome block of each row, as text `chrom:number`."""
-    return (rows["chrom"].astype(str) + ":" + (rows["start"] // block_bp).astype(str)).to_numpy()
+    """Return the chromosome block of each row, as text `chrom:number`; rows: chrom, start (bp).
+
+    Blocks of equal length are joined from the left while they have fewer than half the windows of the median one, and
+    what is left at a chromosome's end joins the last: a rest of a few windows is no cluster of its own.
+    """
+    number = (rows["start"] // block_bp).rename("number")
+    windows = pd.concat([rows["chrom"].astype(str), number, rows["start"]], axis=1).drop_duplicates()
+    sizes = windows.groupby(["chrom", "number"]).size()
+    fewest, joined = sizes.median() / 2, {}
+    for chrom, of_chrom in sizes.groupby(level="chrom"):
+        block, n_windows = 0, 0
+        for (_, place), size in of_chrom.items():
+            joined[chrom, place] = block
+            n_windows += size
+            if n_windows >= fewest:
+                block, n_windows = block + 1, 0
+        last = max(block - 1, 0)
+        joined |= {key: min(joined[key], last) for key in of_chrom.index}
+    keys = zip(rows["chrom"].astype(str), number, strict=True)
+    return np.array([f"{key[0]}:{joined[key]}" for key in keys])
 
 
 def _plan(rows: pd.DataFrame, block_bp: int, n_bootstrap: int, seed: int) -> iv.Resampling:
@@ -211,7 +227,7 @@ def _plan(rows: pd.DataFrame, block_bp: int, n_bootstrap: int, seed: int) -> iv.
 
 
 def _model_metrics(
-    rows: pd.DataFrame, plan: iv.Resampling, threshold: float, ranked: Mapping[str, str], where: str
+    rows: pd.DataFrame, plan: iv.Resampling, threshold: float, ranked: Mapping[str, Ranking], where: str
 ) -> dict[str, dict]:
     """Return every metric of the model on these rows as {"value", "low", "high"}, with skill and gain in AUPRC.
 
@@ -222,32 +238,32 @@ def _model_metrics(
     point = metrics(measured, predicted, label, probability, threshold, where)
     result = {name: {"value": value, "low": np.nan, "high": np.nan} for name, value in point.items()}
 
-    def add(name: str, values: np.ndarray, bounds: tuple[float, float], of: iv.Resampling = plan) -> None:
+    def add(name: str, values: np.ndarray, scale: iv.Scale, of: iv.Resampling = plan) -> None:
         """Add a metric with its interval; of: the weightings of the rows that it is taken from."""
-        result[name] = iv.interval(values, of, bounds)
+        result[name] = iv.interval(values, of, scale)
 
     spread = [iv.standard_deviation(plan, v) for v in (predicted, measured)]
-    add("mse", iv.mse(plan, measured, predicted), POSITIVE)
-    add("prediction_std", spread[0], POSITIVE)
-    add("label_std", spread[1], POSITIVE)
-    add("std_ratio", spread[0] / np.where(spread[1] > 0, spread[1], np.nan), POSITIVE)
-    add("pearson", iv.pearson(plan, measured, predicted), CORRELATION_RANGE)
-    add("spearman", iv.spearman(plan, measured, predicted), CORRELATION_RANGE)
+    add("mse", iv.mse(plan, measured, predicted), iv.POSITIVE)
+    add("prediction_std", spread[0], iv.POSITIVE)
+    add("label_std", spread[1], iv.POSITIVE)
+    add("std_ratio", spread[0] / np.where(spread[1] > 0, spread[1], np.nan), iv.POSITIVE)
+    add("pearson", iv.pearson(plan, measured, predicted), iv.CORRELATION)
+    add("spearman", iv.spearman(plan, measured, predicted), iv.CORRELATION)
     result["skill"] = iv.skill_interval(iv.skill(plan, measured, predicted, average), plan)
     cell = rows["cell_type"].to_numpy()
     left = [residual(v, average, cell) for v in (measured, predicted)]
-    add("residual_pearson", iv.pearson(plan, *left), CORRELATION_RANGE)
+    add("residual_pearson", iv.pearson(plan, *left), iv.CORRELATION)
     known = label >= 0
     if known.any():
         some = plan.take(known)
         for name, values in iv.classification(some, label[known], probability[known] >= threshold).items():
             if name not in CALLED or np.isfinite(threshold):
-                add(name, values, UNIT_RANGE, some)
+                add(name, values, iv.SHARE, some)
         roc_auc, pr_auc = iv.ranking(some, label[known], probability[known])
-        add("roc_auc", roc_auc, UNIT_RANGE, some)
-        add("pr_auc", pr_auc, UNIT_RANGE, some)
-        average = rows.loc[known, ranks_by(rows[known], "average", ranked)].to_numpy(np.float64)
-        add("pr_auc_gain", pr_auc - iv.ranking(some, label[known], average)[1], (-1.0, 1.0), some)
+        add("roc_auc", roc_auc, iv.SHARE, some)
+        add("pr_auc", pr_auc, iv.SHARE, some)
+        average = rows.loc[known, ranks_by(rows[known], "average", ranked).column].to_numpy(np.float64)
+        add("pr_auc_gain", pr_auc - iv.ranking(some, label[known], average)[1], iv.DIFFERENCE, some)
     return result
 
 
@@ -256,14 +272,16 @@ def _model_metrics(
 
 def evaluate(
     predictions: pd.DataFrame, baselines: pd.DataFrame, simulated: bool, replicates: pd.DataFrame | None = None,
-    n_bootstrap: int = 1000, block_bp: int = 250_000, seed: int = 1,
+    n_bootstrap: int = 1000, block_bp: int = 250_000, seed: int = 1, of_windows: Mapping[str, int] | None = None,
 ) -> dict[str, object]:
     """Return everything of evaluation_metrics.json.
 
     predictions: columns `COLUMNS`, all windows x cell types; tss_distance and observed_tracks too, where known, for the
     strata. baselines: cell_type, window and one column of scores a baseline, for some NAME_probability too, for the
     same rows (`baselines.fit_predict`). replicates: from `replicate_table`, for the ceiling. block_bp: length of a
-    chromosome block, bp. Raises ChromaccError for bad tables and empty or one-class test sets; what else cannot be told
+    chromosome block, bp; nothing in the data says how long is long enough, so the headline's skill has intervals from
+    blocks of 2 and 4 times that length, too. of_windows: how many windows there are in each window split, where the
+    predictions are of a sample of them. Raises ChromaccError for bad tables and empty or one-class test sets; what else cannot be told
     (a threshold, a stratum, one cell type's labels) is undefined, in words, and the rest stands.
     """
     check_predictions(predictions)
@@ -277,8 +295,9 @@ def evaluate(
         rows = quadrant_rows(table, quadrant)
         plan = plan_of(rows)
         quadrants[quadrant] = _model_metrics(rows, plan, threshold, ranked, quadrant)
-        of_windows = table.loc[table["window_split"] == QUADRANTS[quadrant][1], "window"].nunique()
-        sizes[quadrant] = _sizes(rows, plan, of_windows) | {"rows_without_score": _n_unmeasured(table, quadrant)}
+        split = QUADRANTS[quadrant][1]
+        n_windows = (of_windows or {}).get(split, table.loc[table["window_split"] == split, "window"].nunique())
+        sizes[quadrant] = _sizes(rows, plan, n_windows) | {"rows_without_score": _n_unmeasured(table, quadrant)}
         for name, values in baseline_metrics(rows, plan_of, names, ranked).items():
             against[name][quadrant] = values
     rows = quadrant_rows(table, HEADLINE)
@@ -287,10 +306,13 @@ def evaluate(
     result = {
         "simulated": bool(simulated), "threshold": threshold, "threshold_source": source, "confidence": iv.LEVEL,
         "interval_method": iv.METHOD, **draw, "notes": [P_VALUE_NOTE, cluster_note(sizes[HEADLINE])],
-        "headline": _headline(quadrants[HEADLINE], sizes[HEADLINE], sorted(rows["cell_type"].unique())),
+        "headline": _headline(quadrants[HEADLINE], sizes[HEADLINE], sorted(rows["cell_type"].unique()))
+        | {"by_block_bp": _by_block_length(rows, **draw)},
         "quadrants": quadrants, "sizes": sizes,
         "per_cell_type": _per_cell_type(table, threshold, ranked, plan_of),
-        "baselines": against,
+        "baselines": against, "baselines_per_cell_type": {
+            str(name): baseline_metrics(_with_both_classes(some)[0], plan_of, names, ranked)
+            for name, some in rows.groupby("cell_type", sort=True)},
         "correlations": correlations(rows, ["predicted_score", *names], varying, plan_of),
         "ceiling": ceiling(rows, plan_of, replicates),
         "recalibration": measure_recalibration(table, rows, plan_of),
@@ -356,7 +378,20 @@ def _headline(quadrant: dict, size: dict, cell_types: list[str]) -> dict[str, ob
             "cell_types": cell_types, "size": size}
 
 
-def _per_cell_type(table: pd.DataFrame, threshold: float, ranked: Mapping[str, str], plan_of: Plan) -> dict[str, dict]:
+def _by_block_length(rows: pd.DataFrame, block_bp: int, n_bootstrap: int, seed: int) -> list[dict]:
+    """Return the skill with intervals from blocks of 1, 2 and 4 times a length: an interval that widens with it stood
+    on blocks that are not independent.
+    """
+    measured, predicted, average = (rows[c].to_numpy(np.float64) for c in ("score", "predicted_score", "average_score"))
+    result = []
+    for length in (block_bp, 2 * block_bp, 4 * block_bp):
+        plan = _plan(rows, length, n_bootstrap, seed)
+        skill = iv.skill_interval(iv.skill(plan, measured, predicted, average), plan)
+        result.append({"block_bp": length, "blocks": plan.n_blocks, "cell_types": plan.n_cells, "skill": skill})
+    return result
+
+
+def _per_cell_type(table: pd.DataFrame, threshold: float, ranked: Mapping[str, Ranking], plan_of: Plan) -> dict[str, dict]:
     """Return the model's metrics for every training and test cell type, on seen and on unseen chromosomes apart.
 
     Where its labels are of one class, what needs two is undefined, and `labels` says so.
@@ -391,7 +426,7 @@ def _whole(result: dict) -> dict[str, object]:
 
 
 def _stratum(
-    part: Stratum, rows: pd.DataFrame, name: str, by: tuple[Sequence[str], float, Mapping[str, str]], plan_of: Plan
+    part: Stratum, rows: pd.DataFrame, name: str, by: tuple[Sequence[str], float, Mapping[str, Ranking]], plan_of: Plan
 ) -> dict[str, object]:
     """Return the model's and the baselines' metrics on a stratum of the headline rows, or {"rule", "undefined"}.
 

@@ -25,6 +25,7 @@ import torch
 from scipy import stats
 
 from chromacc_lib import ChromaccError, project_path
+from chromacc_lib import intervals as iv
 from chromacc_lib.baselines import cached
 from chromacc_lib.curation import CurationParameters, curate
 from chromacc_lib.dataset import load_arrays, write_table
@@ -80,6 +81,9 @@ def leave_one_out(
     say: Callable[[str], object] = print,
 ) -> pd.DataFrame:  # fmt: skip
     """Test each cell type by a model of the others; returns and writes `out_dir`/folds.csv and folds.json.
+
+    `out_dir`/folds_summary.csv is for reading: of the stratum "all", a row an opponent, with the number of folds in which
+    the model is ahead of it, behind, and not to be told from it, by error and by AUPRC, and the mean with its interval.
 
     cell_types: those to hold out, each with the others of its donor; () = all. The rest only ever trains. parameters:
     of every fold but for test_cell_types; validation_cell_types is taken as it is, ("none",) included, and where it is
@@ -283,6 +287,7 @@ def _write(jobs: Mapping[str, _Job], rows: Mapping[str, list[dict]], out: Path) 
     table = table[[name for name in table if name not in last] + last]
     out.mkdir(parents=True, exist_ok=True)
     write_durably(out / "folds.csv", table.to_csv(index=False).rstrip("\n"))
+    write_durably(out / "folds_summary.csv", _summary(table).to_csv(index=False).rstrip("\n"))
     write_metrics({"folds": listed, "over_folds": over}, out / "folds.json")
     return table
 
@@ -302,19 +307,37 @@ def _over_folds(listed: list[dict]) -> list[dict]:
         words = ["fold", "stratum", "error", *(f"{split}_cell_types" for split in SPLITS)]
         numbers = table.drop(columns=words, errors="ignore")
         numbers = numbers.astype(float)
-        mean, error = numbers.mean(skipna=False), numbers.std(ddof=1, skipna=False) / np.sqrt(n)
-        half = stats.t.ppf(0.975, n - 1) * error
         row = {"fold": f"mean of {n} folds", "stratum": stratum}
         for name in numbers:
             if name in SUMS:
                 row[name] = numbers[name].sum() if name == "seconds" else int(numbers[name].sum())
-            elif name.endswith(("_low", "_high")):
-                figure, end = name.rsplit("_", 1)
-                row[name] = mean[figure] + (half[figure] if end == "high" else -half[figure])
-            else:
-                row[name] = mean[name]
+            elif not name.endswith(("_low", "_high")):
+                values = numbers[name].to_numpy()
+                ends = {end: f"{name}_{end}" for end in ("low", "high")}
+                row |= _mean_of(values, name, ends) if ends["low"] in numbers else {name: values.mean()}
         result.append(row | {"error": ""})
     return result
+
+
+def _mean_of(values: np.ndarray, name: str, ends: Mapping[str, str]) -> dict[str, float]:
+    """Return the mean over folds and its t-interval on a figure's scale (`intervals.Scale`); NaN where one is unknown.
+
+    Of a skill, the mean is that of log(1 - skill) turned back, 1 - the geometric mean of the ratios of losses: one fold
+    with a ratio far above 1 would otherwise outweigh all others, and the interval leave the range of a skill.
+    """
+    scale = _scale(name)
+    moved = scale.forth(values, 1_000_000)
+    middle = moved.mean()
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(moved)
+    low, mean, high = (float(v) for v in scale.back(np.array([middle - half, middle, middle + half])))
+    return {name: mean, ends["low"]: max(low, scale.low), ends["high"]: min(high, scale.high)}
+
+
+def _scale(name: str) -> iv.Scale:
+    """Return the scale of a column: of skills, of differences of AUPRC, or of AUPRC."""
+    if name.startswith(("skill", "model_skill")):
+        return iv.SKILL
+    return iv.DIFFERENCE if "difference" in name else iv.SHARE
 
 
 def _told(row: Mapping[str, Any]) -> str:
@@ -324,18 +347,50 @@ def _told(row: Mapping[str, Any]) -> str:
     return f"skill {skill} over the average, {row['windows']:,} windows, {row['seconds']:.0f} s"
 
 
+def _summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a row an opponent: in how many folds the model is ahead, behind, or not to be told, and the mean over them.
+
+    By "error" (model_skill) and by "AUPRC" (pr_auc_difference); rows of the stratum "all" of finished folds.
+    """
+    some = table[(table["stratum"] == "all") & (table["error"] == "")]
+    over = some["fold"].str.fullmatch(OVER_FOLDS)
+    rows = []
+    for name in (c.removeprefix("model_skill_") for c in table if re.fullmatch(r"model_skill_(?!.*_(low|high)$).*", c)):
+        for by, figure in (("error", f"model_skill_{name}"), ("AUPRC", f"pr_auc_difference_{name}")):
+            if figure not in some:
+                continue
+            low, high = (some.loc[~over, f"{figure}_{end}"].astype(float) for end in ("low", "high"))
+            row = {"opponent": name, "by": by, "folds": len(low), "ahead": int((low > 0).sum()),
+                   "behind": int((high < 0).sum()), "not_told": int(((low <= 0) & (high >= 0)).sum()),
+                   "unknown": int((low.isna() | high.isna()).sum())}
+            for end in ("", "_low", "_high"):
+                row[f"mean{end}"] = some.loc[over, f"{figure}{end}"].astype(float).iloc[0] if over.any() else np.nan
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def _verdict(table: pd.DataFrame) -> str:
-    """Say in how many folds the model is ahead of the average."""
-    over = table["fold"].str.fullmatch(OVER_FOLDS) & (table["stratum"] == "all")
-    rows = table[~table["fold"].str.fullmatch(OVER_FOLDS) & (table["stratum"] == "all")]
-    low, high = (rows[name].astype(float) for name in ("skill_low", "skill_high"))
-    ahead, behind = int((low > 0).sum()), int((high < 0).sum())
-    text = (f"ahead of the training-cell-type average in {ahead} of {len(rows)} folds, behind in {behind}, not to be "
-            f"told apart in {len(rows) - ahead - behind} (95% intervals from chromosome blocks, one cell type each)")
-    for row in table[over].to_dict("records"):
-        mean = {"value": row["skill"], "low": row["skill_low"], "high": row["skill_high"]}
-        text += f"; skill {estimate(mean, what='95% t-interval ')} on the mean of {count(len(rows), 'fold')}"
-        if len(rows) < FEW_FOLDS:
-            text += (f": {len(rows)} cell types say little about others, and the models of the folds share most of "
-                     "their training cell types, so that they are not independent")
+    """Say of the average and of every baseline in how many folds the model is ahead, and what the mean over them is."""
+    summary = _summary(table)
+    if summary.empty:
+        return "no fold is finished"
+    n = int(summary["folds"].max())
+    lines = [f"over {count(n, 'fold')} (of each, 95% intervals from chromosome blocks of one cell type; of the mean, "
+             "Student's t over the folds; no correction for the number of opponents):"]
+    for name, some in summary.groupby("opponent", sort=False):
+        told = "the training-cell-type average" if name == "average" else name.replace("_", " ")
+        lines.append(f"  {told}: " + "; ".join(_of_opponent(row) for row in some.to_dict("records")))
+    if 1 < n < FEW_FOLDS:
+        lines.append(f"  {n} cell types say little about others, and the models of the folds share most of their "
+                     "training cell types, so that they are not independent")
+    return "\n".join(lines)
+
+
+def _of_opponent(row: Mapping[str, Any]) -> str:
+    """Say how the model stands against one opponent, by error or by AUPRC."""
+    text = f"by {row['by']} ahead in {row['ahead']} of {row['folds']}, behind in {row['behind']}, not told apart in {row['not_told']}"
+    text += f", unknown in {row['unknown']}" if row["unknown"] else ""
+    if np.isfinite(row["mean"]):
+        mean = {"value": row["mean"], "low": row["mean_low"], "high": row["mean_high"]}
+        text += f"; mean {'skill over it' if row['by'] == 'error' else 'gain'} {estimate(mean)}"
     return text

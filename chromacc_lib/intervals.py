@@ -12,18 +12,31 @@ and its regulators. Two methods resample the two kinds of cluster together, and 
 
 With one cell type only blocks can be resampled; such an interval says nothing about other cell types.
 
+Student's t is symmetric, and most measures are not: near an end of their range, a symmetric interval is too long at one
+end and too short at the other, or leaves the range. So the jackknife is taken on a scale without ends and turned back:
+the logarithm for errors and ratios of them, Fisher's z for correlations, the logit for shares and areas under a curve.
+Differences stay as they are. Percentiles of a bootstrap are the same on every such scale.
+
+How often intervals of 95% held a known truth, in 2,000 simulated draws (tests/test_intervals.py; skill, Pearson, AUPRC
+difference): 3 cell types x 8 blocks whose error differs little (sd of its log 0.15), 93.7, 94.0, 98.4%; as the pilot's
+(0.26), 92.2, 92.3, 96.8%; by far more (0.5, and 0.3 between blocks), 87.5, 88.6, 85.8%; 1 cell type with 10 blocks,
+94.2, 94.2, 94.7%. So with three cell types that are very unlike, an interval is still too narrow.
+
 Every statistic here returns shape=(R,): its value under each of R weightings of the same rows. Row 0 is the data
 itself, then come the bootstrap draws, then each cell type left out, then each block left out (where there are two).
 So the difference of two such arrays is a paired comparison.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
+from scipy.special import expit, logit
 
 __all__ = [
-    "METHOD", "Resampling", "classification", "interval", "mean", "mse", "p_value", "pearson", "ranking", "resampling",
+    "CORRELATION", "DIFFERENCE", "DIFFERENCE_OF_CORRELATIONS", "METHOD", "POSITIVE", "REAL", "SHARE", "SKILL", "Resampling",
+    "Scale", "classification", "freedom", "interval", "mean", "mse", "p_value", "pearson", "ranking", "resampling",
     "skill", "skill_interval", "spearman", "standard_deviation",
 ]
 
@@ -31,11 +44,35 @@ LEVEL = 0.95
 METHOD = (
     "wider of two 95% intervals: percentiles of a pigeonhole bootstrap over whole cell types and chromosome blocks "
     "(Owen 2007), and a two-way cluster jackknife with Student's t and Satterthwaite's degrees of freedom "
-    "(for few clusters: Cameron, Gelbach & Miller 2008; MacKinnon, Nielsen & Webb 2023)"
+    "on the log of errors, Fisher's z of correlations and the logit of shares (for few clusters: Cameron, Gelbach & Miller 2008; MacKinnon, Nielsen & Webb 2023)"
 )
 # A statistic may be undefined in a draw, say AUROC without a positive. More than this share of such draws: no interval.
 MAX_UNDEFINED = 0.05
 MAX_GROUPS = 1024  # thresholds of a ranking under resampling
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The range of a statistic, and the scale without ends that its jackknife is taken on.
+
+    forth: (values, n) -> values there; n: rows behind the statistic, which say how near to an end of its range a share
+    can be told from it (1 / 2n). back: its inverse.
+    """
+
+    low: float
+    high: float
+    forth: Callable[[np.ndarray, int], np.ndarray] = lambda values, n: values
+    back: Callable[[np.ndarray], np.ndarray] = lambda values: values
+
+
+TINY = 1e-12
+REAL = Scale(-np.inf, np.inf)
+POSITIVE = Scale(0.0, np.inf, lambda v, n: np.log(np.maximum(v, 1e-300)), np.exp)
+CORRELATION = Scale(-1.0, 1.0, lambda v, n: np.arctanh(np.clip(v, TINY - 1, 1 - TINY)), np.tanh)
+SHARE = Scale(0.0, 1.0, lambda v, n: logit(np.clip(v, 0.5 / n, 1 - 0.5 / n)), expit)
+SKILL = Scale(-np.inf, 1.0, lambda v, n: -np.log(np.maximum(1 - v, 1e-300)), lambda v: 1 - np.exp(-v))
+DIFFERENCE = Scale(-1.0, 1.0)  # of two shares, cut to its range
+DIFFERENCE_OF_CORRELATIONS = Scale(-2.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -105,12 +142,10 @@ def _one_left_out(n: int) -> np.ndarray:
     return 1 - np.eye(n) if n > 1 else np.ones((0, 1))
 
 
-def interval(
-    values: np.ndarray, plan: Resampling, bounds: tuple[float, float] = (-np.inf, np.inf)
-) -> dict[str, float]:
+def interval(values: np.ndarray, plan: Resampling, scale: Scale = REAL) -> dict[str, float]:
     """Return {"value", "low", "high"} of a statistic given under every weighting, shape=(R,).
 
-    bounds: the range that the statistic can take; the interval is cut to it. low and high are NaN where no interval
+    scale: the range that the statistic can take, and how its jackknife is taken. low and high are NaN where no interval
     can be had: one cell type in one block, or a statistic that is undefined in more than 5% of the draws.
     """
     missing = {"value": float(values[0]), "low": np.nan, "high": np.nan}
@@ -120,28 +155,36 @@ def interval(
         return missing
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(draws[known], [tail, 100 - tail])
-    error, freedom = _jackknife(values, plan)
+    moved = scale.forth(values, len(plan.cell))
+    error, freedom = _jackknife(moved, plan)
     half = float(stats.t.ppf(0.5 + LEVEL / 2, freedom) * error) if error > 0 else error
     if not np.isfinite(half):
         return missing
-    low, high = min(low, values[0] - half), max(high, values[0] + half)
-    return {"value": float(values[0]), "low": float(max(low, bounds[0])), "high": float(min(high, bounds[1]))}
+    ends = [values[0]] if half == 0 else [values[0], *scale.back(moved[0] + np.array([-half, half]))]
+    low, high = min(low, *ends), max(high, *ends)
+    return {"value": float(values[0]), "low": float(max(low, scale.low)), "high": float(min(high, scale.high))}
 
 
-def p_value(values: np.ndarray, plan: Resampling) -> float:
+def p_value(values: np.ndarray, plan: Resampling, scale: Scale = REAL) -> float:
     """Return the two-sided p of no effect, of an effect given under every weighting, shape=(R,).
 
-    The larger of two, as `interval` takes the wider: the cluster jackknife's t-test, and twice the share of bootstrap
-    draws on the other side of 0. NaN where there is no interval.
+    The larger of two, as `interval` takes the wider: the cluster jackknife's t-test, on a scale that leaves 0 where it
+    is, and twice the share of bootstrap draws on the other side of 0. NaN where there is no interval.
     """
     if not np.isfinite(interval(values, plan)["low"]):
         return np.nan
     draws = values[1:1 + plan.n_bootstrap]
     draws = draws[np.isfinite(draws)]
     beyond = min((draws <= 0).sum(), (draws >= 0).sum())
-    error, freedom = _jackknife(values, plan)
-    by_t = 2 * stats.t.sf(abs(values[0]) / error, freedom) if error > 0 else float(values[0] == 0)
+    moved = scale.forth(values, len(plan.cell))
+    error, freedom = _jackknife(moved, plan)
+    by_t = 2 * stats.t.sf(abs(moved[0]) / error, freedom) if error > 0 else float(values[0] == 0)
     return float(min(1.0, max(by_t, 2 * (beyond + 1) / (len(draws) + 1))))
+
+
+def freedom(values: np.ndarray, plan: Resampling, scale: Scale = REAL) -> float:
+    """Return Satterthwaite's degrees of freedom of an interval; NaN where nothing varies, or none can be had."""
+    return _jackknife(scale.forth(values, len(plan.cell)), plan)[1]
 
 
 def skill_interval(values: np.ndarray, plan: Resampling) -> dict[str, float]:
@@ -150,10 +193,7 @@ def skill_interval(values: np.ndarray, plan: Resampling) -> dict[str, float]:
     The limits are taken on the logarithm of the ratio of losses and turned back: a ratio is skewed, and with three
     cell types a symmetric interval around it would be too long at one end and too short at the other.
     """
-    ratio = np.maximum(1 - values, 1e-300)  # 0: a perfect prediction
-    limits = interval(np.log(ratio), plan)
-    low, high = (float(1 - np.exp(limits[end])) for end in ("high", "low"))
-    return {"value": float(values[0]), "low": low, "high": high}
+    return interval(values, plan, SKILL)
 
 
 def _jackknife(values: np.ndarray, plan: Resampling) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import pandas as pd
 from chromacc_lib import ChromaccError
 from chromacc_lib.dataset import Arrays, locus_average
 
-__all__ = ["error_by_spread", "example_windows", "locus_tables"]
+__all__ = ["error_by_spread", "example_windows", "gains", "locus_tables"]
 
 
 def error_by_spread(rows: pd.DataFrame, predictions: pd.DataFrame, columns: Mapping[str, str], n_groups: int = 8
@@ -26,17 +26,23 @@ def error_by_spread(rows: pd.DataFrame, predictions: pd.DataFrame, columns: Mapp
     return pd.DataFrame(errors).set_index(spread.groupby(group).mean().rename("spread"))
 
 
+def gains(rows: pd.DataFrame) -> pd.Series:
+    """Return the gain of the model over the average in each window (id): squared error of the average minus the
+    model's, summed over the cell types in rows.
+    """
+    gain = (rows["average_score"] - rows["score"]) ** 2 - (rows["predicted_score"] - rows["score"]) ** 2
+    return gain.groupby(rows["window"]).sum().sort_index()
+
+
 def example_windows(rows: pd.DataFrame, windows: np.ndarray, seed: int) -> dict[str, int]:
     """Return three windows by rule: "best" and "worst" for the model against the average, and one "random".
 
-    Gain of a window = squared error of the average - squared error of the model, summed over the cell types in rows;
-    only `windows` (ids) take part. Raises ChromaccError when none of them is in rows.
+    Best and worst by `gains`; only `windows` (ids) take part. Raises ChromaccError when none of them is in rows.
     """
     here = rows[rows["window"].isin(windows)]
     if here.empty:
         raise ChromaccError("loci.example_windows: none of the windows asked for is among the rows")
-    gain = (here["average_score"] - here["score"]) ** 2 - (here["predicted_score"] - here["score"]) ** 2
-    gain = gain.groupby(here["window"]).sum().sort_index()
+    gain = gains(here)
     random = np.random.default_rng(seed).choice(gain.index.to_numpy())
     return {"best": int(gain.idxmax()), "random": int(random), "worst": int(gain.idxmin())}
 

@@ -31,6 +31,7 @@ from chromacc_lib.plots_curation import (
     plot_window_tracks,
 )  # fmt: skip
 from chromacc_lib.plots_evaluation import (
+    MAX_CELL_TYPES,
     plot_assay_worth,
     plot_calibration,
     plot_error_by_distance,
@@ -52,7 +53,7 @@ from chromacc_lib.plots_style import PALETTE, colour, show, use_style
 from chromacc_lib.plots_training import plot_branches, plot_learning, plot_pretraining, plot_vitals
 
 __all__ = [
-    "checks_table", "colour", "diagnosis_table", "PALETTE", "plot_assay_worth", "plot_attention_summary", "plot_branches",
+    "checks_table", "colour", "diagnosis_table", "MAX_CELL_TYPES", "PALETTE", "plot_assay_worth", "plot_attention_summary", "plot_branches",
     "plot_browser", "plot_calibration", "plot_cell_type_correlation", "plot_checks", "plot_confusion",
     "plot_contribution_track", "plot_error_by_distance", "plot_error_by_spread", "plot_gallery", "plot_input_distance",
     "plot_input_rise", "plot_inside", "plot_intervals", "plot_knockouts", "plot_label_signal", "plot_learning", "plot_loci",

@@ -13,13 +13,13 @@ from sklearn import metrics as sk
 from chromacc_lib.plots_style import PALETTE
 
 __all__ = [
-    "plot_assay_worth", "plot_calibration", "plot_error_by_distance", "plot_error_by_spread", "plot_intervals",
+    "MAX_CELL_TYPES", "plot_assay_worth", "plot_calibration", "plot_error_by_distance", "plot_error_by_spread", "plot_intervals",
     "plot_loci", "plot_predicted_measured", "plot_roc_pr",
 ]
 
 _PREDICTORS = {"model": "model", "average": "average", "training_mean": "mean", "gc_content": "mean", "kmer": "mean",
                "nearest": "nearest", "ridge": "ridge", "like_cell_types": "nearest", "boosting": "boosting",
-               "boosting_with_average": "boosting_with_average", "boosting_with_like_cell_types": "boosting_with_average"}
+               "boosting_with_average": "boosting_with_average", "boosting_with_like_cell_types": "boosting_with_like_cell_types"}
 MAX_CELL_TYPES = 4  # drawn side by side; further ones are in the tables
 _METRICS = {"pr_auc": "AUPRC", "mse": "MSE", "skill": "skill"}
 
@@ -67,7 +67,8 @@ def plot_predicted_measured(rows: pd.DataFrame) -> Figure:
 def plot_roc_pr(rows: pd.DataFrame) -> Figure:
     """ROC and precision-recall curves, pooled (thick) and for each cell type (thin), of the model and the average.
 
-    rows: cell_type, label (-1 is left out), predicted_probability, average_score. The dotted line is the base rate.
+    rows: cell_type, label (-1 is left out), predicted_probability, average_score. Dotted lines are the base rates,
+    pooled (thick) and of each cell type (thin).
     """
     rows = rows[rows["label"] >= 0]
     fig, (roc, pr) = plt.subplots(1, 2, figsize=(9.5, 4.2))
@@ -79,9 +80,12 @@ def plot_roc_pr(rows: pd.DataFrame) -> Figure:
             roc.plot(fpr, tpr, label=None if cell else f"{name}, AUROC {sk.auc(fpr, tpr):.3f}", **style)
             area = sk.average_precision_score(some["label"], some[column])
             pr.plot(recall, precision, label=None if cell else f"{name}, AUPRC {area:.3f}", **style)
-    base = rows["label"].mean()
+    base, by_cell = rows["label"].mean(), rows.groupby("cell_type")["label"].mean()
+    for rate in by_cell if len(by_cell) > 1 else ():
+        pr.axhline(rate, linestyle=":", linewidth=0.8, color=PALETTE["mean"])
+    told = f"base rate {base:.3f}" + (f" ({by_cell.min():.3f} to {by_cell.max():.3f})" if len(by_cell) > 1 else "")
     roc.plot([0, 1], [0, 1], ":", color=PALETTE["mean"], label="chance")
-    pr.axhline(base, linestyle=":", color=PALETTE["mean"], label=f"base rate {base:.3f}")
+    pr.axhline(base, linestyle=":", linewidth=2.2, color=PALETTE["mean"], label=told)
     roc.set(title="ROC", xlabel="false positive rate", ylabel="true positive rate")
     pr.set(title="Precision and recall", xlabel="recall", ylabel="precision", ylim=(0, 1.02))
     for ax in (roc, pr):
@@ -89,22 +93,27 @@ def plot_roc_pr(rows: pd.DataFrame) -> Figure:
     return fig
 
 
-def plot_intervals(panels: dict[str, dict[str, dict]], xlabels: dict[str, str], reference: float = 0.0) -> Figure:
+def plot_intervals(panels: dict[str, dict[str, dict]], xlabels: dict[str, str],
+                   reference: float | dict[str, float] = 0.0) -> Figure:
     """Points with 95% intervals, one panel an entry of `panels`, one line a name; a vertical line at `reference`.
+
+    reference: one for all panels, or {title: one}; a panel that has none spans what it shows.
 
     panels: {title: {name: {"value", "low", "high"}}}. xlabels: {title: label with unit}. A name whose value is
     undefined is written as such; without an interval the point stands alone.
     """
     names = list(dict.fromkeys(name for entries in panels.values() for name in entries))
-    size = (4.4 * len(panels) + 1.6, 0.42 * len(names) + 1.3)
+    size = ((4.4 if len(panels) < 4 else 3.2) * len(panels) + 1.6, 0.42 * len(names) + 1.3)
     fig, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True)
     for ax, (title, entries) in zip(axes[0], panels.items(), strict=True):
-        ax.axvline(reference, color=PALETTE["mean"], linewidth=1)
+        at = reference.get(title) if isinstance(reference, dict) else reference
+        if at is not None:
+            ax.axvline(at, color=PALETTE["mean"], linewidth=1)
         for name, entry in entries.items():
             y = names.index(name)
             value, low, high = (entry.get(key) for key in ("value", "low", "high"))
             if value is None or not np.isfinite(value):
-                ax.text(reference, y, " undefined", va="center", color=PALETTE["mean"], fontsize=9)
+                ax.text(at or 0.0, y, " undefined", va="center", color=PALETTE["mean"], fontsize=9)
                 continue
             ax.plot(value, y, "o", color=_predictor_colour(name))
             if low is not None and np.isfinite([low, high]).all():
@@ -219,7 +228,9 @@ def plot_loci(loci: dict[str, pd.DataFrame], tracks: dict[str, dict[str, np.ndar
         for row, cell in enumerate(cells):
             above, below = axes[2 * row, column], axes[2 * row + 1, column]
             _locus_profile(above, table[table["cell_type"] == cell])
-            above.set_ylim(0, 1.05 * table[["measured", "average", "model"]].to_numpy().max())
+            highest = max(t.loc[t["cell_type"] == cell, ["measured", "average", "model"]].to_numpy().max()
+                          for t in loci.values())  # one scale a row: loci can be compared
+            above.set_ylim(0, 1.05 * highest)
             above.set_title(f"{title}\n{cell}" if row == 0 else cell)
             ends = (0, table["bp"].max() + table["bp"].min(), len(track_names) - 0.5, -0.5)
             image = below.imshow(tracks[title][cell], aspect="auto", extent=ends, vmin=-3, vmax=3, cmap="PuOr_r",

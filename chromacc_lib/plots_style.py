@@ -21,6 +21,7 @@ PALETTE: dict[str, str] = {
     "truth": "#009E73",          # green: noise-free truth, simulated data only
     "boosting": "#CC79A7",       # purple: gradient boosting
     "boosting_with_average": "#882255",  # dark red: gradient boosting that also sees the average (Paul Tol)
+    "boosting_with_like_cell_types": "#332288",  # indigo: gradient boosting that also sees like cell types (Paul Tol)
     "ridge": "#D55E00",          # vermilion: ridge regression
     "nearest": "#56B4E9",        # sky blue: nearest training cell type
     "mean": "#999999",           # grey: what knows nothing of the cell type, base rates, reference lines

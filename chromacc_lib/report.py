@@ -283,7 +283,7 @@ def _forest(metrics: dict | None) -> list[dict]:
     of its width.
 
     The first row is the model; the others are the baselines, all in the headline's quadrant. A baseline that
-    is undefined there has no places but a sentence, `undefined`.
+    is undefined there has no places but a sentence, `undefined`; cut: the value lies left of the chart.
     """
     if metrics is None:
         return []
@@ -314,6 +314,7 @@ def _forest(metrics: dict | None) -> list[dict]:
                 "skill": skill,
                 "zero": place(0.0),
                 "at": place(skill["value"]),
+                "cut": skill["value"] < low,
                 "low": place(skill["low"]),
                 "high": place(skill["high"]),
             }

@@ -139,6 +139,12 @@ def _by_tracks(rows: pd.DataFrame) -> dict[str, Stratum]:
         low, high = levels[0]
         got = f"{low}" if low == high else f"{low} to {high}, few of them unlike the others"
         return {"observed_tracks": Stratum(rule, None, f"there is nothing to compare: all rows have {got} tracks")}
+    level = np.searchsorted([low for low, _ in levels], count, side="right")
+    if pd.Series(level).groupby(rows["chrom"].to_numpy()).nunique().max() == 1:
+        where = pd.Series(count).groupby(rows["chrom"].to_numpy()).unique()
+        told = ", ".join(f"{chrom} {'/'.join(map(str, sorted(n)))}" for chrom, n in where.items())
+        return {"observed_tracks": Stratum(rule, None, "the number of tracks and the chromosome coincide, so that "
+                                                       f"neither can be told from the other: {told}")}
     found = {}
     for low, high in levels:
         which = f"{low}" if low == high else f"{low}_to_{high}"

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-__all__ = ["cluster_note", "count", "count_table", "estimate", "interval_table", "may_be_none", "verdict"]
+__all__ = ["cluster_note", "count", "count_table", "estimate", "interval_table", "may_be_none", "side", "verdict"]
 
+LARGE = 0.2          # skill over an opponent: not told from none, it asks for a reason
 FEW_CELL_TYPES = 10  # fewer unseen ones: the verdict says what its intervals rest on
 
 
@@ -33,6 +34,7 @@ def verdict(result: dict) -> str:
     for names, what in ((open_, "It cannot be told from"), (lost, "It is worse than")):
         if names:
             text += f" {what} " + _list([f"{_words(n)} (skill over it {_range(defined[n])})" for n in names]) + "."
+    text += _why_not_told(open_, defined, against, size) + _opponents_ranking(against) + _adjusted(against, won)
     partly = [f"{v['rows']:,} of {v['of_rows']:,} rows with {_words(name)}, which has no prediction in the others "
               f"({', '.join(v['cell_types_without'])})" for name, v in against.items() if "partly" in v]
     text += f" Compared on a part alone: {_list(partly)}." if partly else ""
@@ -40,6 +42,49 @@ def verdict(result: dict) -> str:
     if undefined:
         text += f" Not compared, because undefined here: {_list([_words(name) for name in undefined])}."
     return text + (" " + cluster_note(size) if size["cell_types"] < FEW_CELL_TYPES else "")
+
+
+def _why_not_told(names: Sequence[str], defined: Mapping[str, dict], against: Mapping[str, dict], size: Mapping) -> str:
+    """Say what a large skill lacks that cannot be told from none: cell types that agree, and enough of them."""
+    large = [name for name in names if defined[name]["value"] >= LARGE and np.isfinite(defined[name]["low"])]
+    if not large:
+        return ""
+    clusters = count(size["cell_types"], "cell type") if size["cell_types"] > 1 else count(size["blocks"], "chromosome block")
+    freedom = _list([f"{against[name]['model_skill_freedom']:.1f}" for name in large])
+    return (f" That so large a skill as over {_list([_words(name) for name in large])} is not told from none is because "
+            f"the {clusters} disagree about it: Student's t with {freedom} degrees of freedom.")
+
+
+def _opponents_ranking(against: Mapping[str, dict]) -> str:
+    """Say whom the model ranks open windows better than, by AUPRC, whom not, and what cannot be told."""
+    gains = {name: entry["pr_auc_difference"] for name, entry in against.items() if "pr_auc_difference" in entry}
+    by_side = {at: [name for name, gain in gains.items() if side(gain) == at] for at in (1, 0, -1)}
+    parts = []
+    for at, words in ((1, "better than"), (0, "not tellably better or worse than"), (-1, "worse than")):
+        names = by_side[at]
+        if names and len(names) == len(gains) > 1:
+            parts.append(f"{words} every other baseline")
+        elif names:
+            parts.append(f"{words} {_list([_words(name) for name in names])}")
+    if not parts:
+        return ""
+    near = min(gains, key=lambda name: gains[name]["value"])
+    return f" By AUPRC it ranks {'; '.join(parts)} (least against {_words(near)}: {_range(gains[near])})."
+
+
+def _adjusted(against: Mapping[str, dict], won: Sequence[str]) -> str:
+    """Say which of the opponents called beaten stay so when p is adjusted over all of them."""
+    p = {name: entry["model_skill_p_adjusted"] for name, entry in against.items() if "model_skill_p_adjusted" in entry}
+    if len(p) < 2 or not won:
+        return ""
+    lost = [name for name in won if not p.get(name, 1.0) < 0.05]
+    text = f" Each interval stands for itself; with p adjusted for {len(p)} opponents (Benjamini and Hochberg), "
+    if not lost:
+        return text + "all that it beats in error stay beaten at 0.05."
+    if len(lost) == len(won) > 1:
+        return text + f"none of them stays beaten in error at 0.05 (lowest p = {min(p[name] for name in lost if name in p):.2g})."
+    return text + (f"{_list([f'{_words(n)} (p = {p[n]:.2g})' for n in lost if n in p])} no longer "
+                   f"count{'s' if len(lost) == 1 else ''} as beaten at 0.05.")
 
 
 def _ranking_verdict(gain: dict[str, float] | None, skill: dict[str, float]) -> str:
@@ -91,7 +136,15 @@ def estimate(entry: Mapping[str, float], form: str = "+.3f", what: str = "") -> 
 
 def may_be_none(entry: Mapping[str, float]) -> bool:
     """Return whether the interval of an effect holds 0; False where there is none."""
-    return entry["low"] <= 0 <= entry["high"]
+    return side(entry) == 0
+
+
+def side(entry: Mapping[str, float]) -> int | None:
+    """Return on which side of 0 the whole interval of an effect lies: 1 above, -1 below, 0 it holds 0; None: it has none."""
+    low, high = entry["low"], entry["high"]
+    if low is None or high is None or not np.isfinite([low, high]).all():
+        return None
+    return 1 if low > 0 else -1 if high < 0 else 0
 
 
 def count(n: int, noun: str) -> str:
@@ -108,7 +161,7 @@ def count_table(sizes: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
 def interval_table(
     entries: Mapping[str, Mapping[str, dict]], names: Sequence[str] | None = None, as_is: bool = False
 ) -> pd.DataFrame:
-    """Return a table of texts "value [low, high]": one row an entry, one column a metric.
+    """Return a table of texts "value [low, high]", in 3 decimals and on one line: one row an entry, one column a metric.
 
     entries: {row: {metric: {"value", "low", "high"}}}; what is no interval is passed over. names: the columns, all that
     occur if None. as_is: rows are names from outside, such as cell types, and stay as they are. "" where an entry lacks
@@ -124,9 +177,10 @@ def interval_table(
 
 
 def _cell(entry: Mapping[str, float] | None) -> str:
+    """Return the text of a table's cell: 3 decimals throughout, and spaces that do not break."""
     if entry is None:
         return ""
     if not np.isfinite(entry["value"]):
         return "undefined"
-    value = f"{entry['value']:.3g}"
-    return f"{value} [{entry['low']:.3g}, {entry['high']:.3g}]" if np.isfinite(entry["low"]) else value
+    value, low, high = (f"{entry[end]:.3f}" for end in ("value", "low", "high"))
+    return f"{value}\u00a0[{low},\u00a0{high}]" if np.isfinite(entry["low"]) else value

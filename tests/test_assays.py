@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score
 from torch import nn
 
 from chromacc_lib import ChromaccError, assays
-from chromacc_lib.assays import EVERY, METRICS, assay_worth, shapley_values, worth_table
+from chromacc_lib.assays import EVERY, METRICS, assay_worth, shapley_values, worth_summary, worth_table
 from chromacc_lib.batches import RegionData
 from chromacc_lib.dataset import Arrays
 from chromacc_lib.evaluation import write_metrics
@@ -394,3 +394,18 @@ def test_no_unseen_cell_type_is_an_error(world):
     arrays, model, predictions, _ = world
     with pytest.raises(ChromaccError, match="no rows in unseen_cell_type_x_unseen_chromosome"):
         assay_worth(model, arrays, predictions[predictions["cell_type_split"] != "test"], **FEW)
+
+
+def test_the_summary_of_worth_has_a_cell_an_assay_and_cell_type_and_says_what_stands():
+    def row(cell_type, assay, value, p):
+        """One line of `worth_table`."""
+        return {"cell_type": cell_type, "assay": assay, "pr_auc": value, "pr_auc_low": value - 0.1, "pr_auc_high": value + 0.1,
+                "pr_auc_p_adjusted": p, "sentence": f"{assay} in {cell_type}"}
+
+    rows = [row(EVERY, "CTCF", 0.2, 0.01), row(EVERY, "H3K27ac", 0.05, 0.5), row("a", "H3K27ac", 0.01, 0.9)]
+    table, sentences = worth_summary(pd.DataFrame(rows), "pr_auc")
+    assert table.index.tolist() == ["CTCF", "H3K27ac"] and table.columns.tolist() == [EVERY, "a"]
+    assert table.loc["CTCF"].tolist() == ["+0.200\u00a0[+0.100,\u00a0+0.300] p\u00a00.01", ""]
+    assert sentences == [f"CTCF in {EVERY}"]
+    assert worth_summary(pd.DataFrame(rows[1:]), "pr_auc")[1] == [
+        "No assay can be told from nothing in any cell type, with p adjusted for 1 assay in each."]

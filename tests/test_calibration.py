@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from chromacc_lib import ChromaccError
 from chromacc_lib import calibration as cal
 from chromacc_lib import intervals as iv
-from chromacc_lib.wording import may_be_none
+from chromacc_lib import wording
 
 
 def rows_of(probability: np.ndarray, label: np.ndarray, cell_split: str = "validation") -> pd.DataFrame:
@@ -241,7 +241,10 @@ def test_measured_coverage_shows_the_cell_type_that_is_not_exchangeable():
     cells = {name: entry["coverage"] for name, entry in got["per_cell_type"].items()}
     assert cells["alike"]["value"] == pytest.approx(0.9, abs=0.05)
     assert cells["shifted"]["high"] < 0.8
-    assert "least in shifted" in got["sentence"]
+    assert "least in shifted" in got["sentence"] and got["below"] == ["shifted"]
+    assert "Too few, beyond chance of windows: shifted." in got["sentence"] and "stand on 1 cell type:" in got["sentence"]
+    alike = cal.measure_coverage(validation, unseen[unseen["cell_type"] == "alike"], plan_of)
+    assert alike["below"] == [] and "In no cell type too few" in alike["sentence"]
     low, high = cal.ScoreIntervals.from_dict(got["intervals"]).apply(unseen["predicted_score"])
     assert got["pooled"]["coverage"]["value"] == pytest.approx(unseen["score"].between(low, high).mean())
     assert got["pooled"]["mean_width"]["value"] == pytest.approx((high - low).mean())
@@ -265,6 +268,30 @@ def test_validation_labels_of_one_class_leave_the_recalibration_undefined(sure):
     assert list(got) == ["undefined"] and "labels of 1 class," in got["undefined"]
 
 
-@pytest.mark.parametrize("low, high, told", [(-0.2, 0.1, True), (-0.2, -0.1, False), (0.1, 0.2, False)])
-def test_a_change_that_may_be_none_is_said_to_be(low, high, told):
-    assert may_be_none({"low": low, "high": high}) == told
+@pytest.mark.parametrize("scale, words, side", [
+    (3.0, "and it is better for them", -1), (0.6, "and it is worse for them: leave the probabilities as they are", 1),
+])
+def test_what_recalibration_does_to_unseen_cell_types_is_said(sure, scale, words, side):
+    """Validation rows are too sure by 3; unseen cell types are as sure as that, or not sure enough already."""
+    rng = np.random.default_rng(3)
+    true = rng.normal(0, 1.2, 3000)
+    probability = expit(scale * (true - 0.5 * (scale == 3)))
+    unseen = rows_of(probability, rng.binomial(1, expit(true)), "test").assign(cell_type=np.resize(["a", "b", "c"], 3000))
+    got = cal.measure_recalibration(sure, unseen, plan_of)
+    assert words in got["sentence"] and wording.side(got["brier_change"]) == side
+    assert sum(text in got["sentence"] for text in cal.WORTH_IT.values()) == 1
+
+
+def test_a_recalibration_that_changes_nothing_is_not_told_from_nothing():
+    rng = np.random.default_rng(3)
+    validation, unseen = (rows_of(expit(true), rng.binomial(1, expit(true)), split) for split, true in (
+        ("validation", rng.normal(0, 1.2, 3000)), ("test", rng.normal(0, 1.2, 3000))))
+    got = cal.measure_recalibration(validation, unseen.assign(cell_type=np.resize(["a", "b", "c"], 3000)), plan_of)
+    assert "and this cannot be told from no change." in got["sentence"]
+
+
+@pytest.mark.parametrize("low, high, side", [(-0.2, 0.1, 0), (0.0, 0.1, 0), (-0.2, -0.1, -1), (0.1, 0.2, 1),
+                                             (np.nan, np.nan, None), (None, None, None)])
+def test_the_side_of_an_effect(low, high, side):
+    assert wording.side({"low": low, "high": high}) == side
+    assert wording.may_be_none({"low": low, "high": high}) == (side == 0)

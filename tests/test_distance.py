@@ -10,6 +10,7 @@ from scipy import stats
 
 from chromacc_lib import distance
 from chromacc_lib.dataset import Arrays
+from chromacc_lib.manifest import UNKNOWN_LINEAGE
 
 CELLS = ["train"] * 6 + ["validation"] * 2 + ["test"] * 2
 N_WINDOWS, N_BINS = 120, 4
@@ -190,7 +191,29 @@ def test_the_exact_p_is_that_of_all_orders(arrays):
     tails = [np.mean(np.array(rho) >= observed - 1e-9), np.mean(np.array(rho) <= observed + 1e-9)]
     assert got["predicts_error"]["test"]["mse"] == pytest.approx(
         {"rho": observed, "p": min(1, 2 * min(tails)), "n": 4})
-    assert got["sentence"].startswith("Over 4 test cell types, distance tells neither error nor skill beyond chance (")
+    assert got["sentence"].startswith("Whether distance tells the error cannot be known from 4 test cell types: even a "
+                                      f"perfect order has p = 0.083 (Spearman {observed:+.2f} with MSE")
+
+
+@pytest.mark.parametrize("n_test, words", [
+    (3, "cannot be known from 3 test cell types: even a perfect order has p = 0.33 (Spearman +1.00 with MSE"),
+    (5, "Over 5 test cell types: the farther the inputs, the larger the error and the lower the skill"),
+])
+def test_a_perfect_order_of_few_cell_types_proves_nothing_and_that_is_said(arrays, n_test, words):
+    cells = arrays.cell_types.assign(split=["train"] * (10 - n_test) + ["test"] * n_test)
+    moved = dataclasses.replace(arrays, cell_types=cells)
+    away = pd.DataFrame(distance.input_distance(moved, predictions_of(arrays))["table"])["distance"]
+    assert words in distance.input_distance(moved, predictions_of(arrays, away.to_numpy()))["sentence"]
+
+
+def test_an_order_by_chance_of_enough_cell_types_tells_nothing(arrays):
+    cells = arrays.cell_types.assign(split=["train"] * 5 + ["test"] * 5)
+    moved = dataclasses.replace(arrays, cell_types=cells)
+    away = pd.DataFrame(distance.input_distance(moved, predictions_of(arrays))["table"])["distance"].to_numpy()
+    sd = np.ones(10)
+    sd[5 + np.argsort(away[5:])] = [0.6, 0.8, 0.5, 0.9, 0.7]
+    got = distance.input_distance(moved, predictions_of(arrays, sd))
+    assert got["sentence"].startswith("Over 5 test cell types, distance tells neither error nor skill beyond chance (")
 
 
 def test_two_held_out_cell_types_tell_nothing(arrays):
@@ -204,3 +227,18 @@ def test_without_expression_features_only_tracks_count(arrays):
     table = table_of(arrays, features=(), **none)
     assert table.equals(table_of(arrays, metadata_observed=np.zeros(len(CELLS), bool)))
     assert np.isfinite(table["distance"]).all()
+
+
+def test_whether_the_nearest_is_of_the_same_lineage_is_said_where_lineages_are_known(arrays):
+    """c9 is a copy of c3; c8's lineage is nobody's in training; c7's is not known."""
+    histone, tf, metadata = (getattr(arrays, name).copy() for name in ("histone", "tf", "metadata"))
+    histone[:, 9], tf[:, 9], metadata[9] = histone[:, 3], tf[:, 3], metadata[3]
+    lineage = ["blood", "blood", "brain", "liver", "brain", "blood", "gut", UNKNOWN_LINEAGE, "skin", "liver"]
+    cells = arrays.cell_types.assign(lineage=lineage, split=["train"] * 7 + ["test"] * 3)
+    changed = dataclasses.replace(arrays, histone=histone, tf=tf, metadata=metadata, cell_types=cells)
+    got = distance.input_distance(changed, predictions_of(arrays))
+    table = pd.DataFrame(got["table"]).set_index("cell_type")["same_lineage"]
+    assert table["c9"] is True and table["c8"] is False and table["c7"] is None
+    assert got["lineages"] == "Of 1 held-out cell type whose lineage is among the training cell types, 1 has the nearest one in it."
+    none = distance.input_distance(arrays, predictions_of(arrays))["lineages"]
+    assert none == "No held-out cell type has a lineage that a training cell type is known to have."

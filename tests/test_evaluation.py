@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 from chromacc_lib import ChromaccError
 from chromacc_lib import evaluation as ev
 from chromacc_lib import loci, strata, wording
-from chromacc_lib.comparison import rankings, residual
+from chromacc_lib.comparison import Ranking, rankings, ranks_by, residual
 
 SPLITS = ["train"] * 6 + ["validation"] * 2 + ["test"] * 3
 SHORT = {"n_bootstrap": 60, "block_bp": 100_000}
@@ -117,6 +117,40 @@ def test_a_constant_predictor_is_evaluated_and_found_wanting():
     assert "does worse than the training-cell-type average" in result["verdict"]
 
 
+# --- blocks --------------------------------------------------------------------------------------------------
+
+
+def test_blocks_of_few_windows_join_their_neighbours():
+    """chr1: 10, 10, 10 windows and a rest of 2; chr2: 3, 4, 10; chr3: 2 alone. Half of the median is 3.5 windows."""
+    starts = [10 * [b * 100] for b in range(3)] + [2 * [300], 3 * [0], 4 * [100], 10 * [200], 2 * [0]]
+    chrom = np.repeat(["chr1"] * 4 + ["chr2"] * 3 + ["chr3"], [len(some) for some in starts])
+    place = [start + i for some in starts for i, start in enumerate(some)]
+    rows = pd.DataFrame({"chrom": np.tile(chrom, 2), "start": np.tile(place, 2)})  # two cell types: windows count once
+    blocks = pd.Series(ev.chromosome_blocks(rows, 100)).value_counts().to_dict()
+    assert blocks == {"chr1:0": 20, "chr1:1": 20, "chr1:2": 24, "chr2:0": 14, "chr2:1": 20, "chr3:0": 4}
+    shuffled = rows.sample(frac=1, random_state=1)
+    assert pd.Series(ev.chromosome_blocks(shuffled, 100)).value_counts().to_dict() == blocks
+    even = rows.assign(start=np.arange(len(rows)) % 40 * 10, chrom="chr1")
+    assert set(ev.chromosome_blocks(even, 100)) == {f"chr1:{i}" for i in range(4)}
+
+
+def test_the_headline_has_intervals_from_longer_blocks_too(result):
+    by_length = result["headline"]["by_block_bp"]
+    assert [(entry["block_bp"], entry["blocks"]) for entry in by_length] == [(100_000, 10), (200_000, 6), (400_000, 2)]
+    assert by_length[0]["skill"] == result["headline"]["skill"]
+    assert all(entry["skill"]["low"] < entry["skill"]["value"] < entry["skill"]["high"] for entry in by_length)
+
+
+def test_what_varies_in_long_blocks_widens_the_interval_with_their_length():
+    """The model's error on the last two chromosomes is constant over 200 kb: blocks of 100 kb are no draws of their own."""
+    predictions, baselines = make_tables(splits=["train"] * 3 + ["test"])
+    stretch = predictions["start"] // 200_000 + 3 * predictions["chrom"].str.removeprefix("chr").astype(int)
+    error = np.random.default_rng(5).lognormal(-1, 0.8, 99)[stretch]
+    result = ev.evaluate(predictions.assign(predicted_score=predictions["score"] + error), baselines, simulated=True, **SHORT)
+    short, long, _ = (entry["skill"] for entry in result["headline"]["by_block_bp"])
+    assert long["high"] - long["low"] > 1.3 * (short["high"] - short["low"])
+
+
 # --- skill and baselines -------------------------------------------------------------------------------------
 
 
@@ -208,7 +242,10 @@ def test_a_baseline_ranks_by_its_classifier_where_that_is_better_on_validation_r
     baselines["weak_probability"] = np.where(held_out == better, 1 - right, right)
     table = predictions.merge(baselines, on=["cell_type", "window"])
     expected = "weak_probability" if better else "weak"
-    assert rankings(table, ["weak", "strong"]) == {"weak": expected, "strong": "strong"}
+    chosen = rankings(table, ["weak", "strong"])
+    assert {name: by.column for name, by in chosen.items()} == {"weak": expected, "strong": "strong"}
+    assert chosen["weak"].why.startswith("highest AUPRC on validation cell types x validation chromosomes: weak 0.")
+    assert chosen["strong"].why == "it has no other"
     result = ev.evaluate(predictions, baselines, simulated=True, **SHORT)
     assert list(result["baselines"]) == ["average", "weak", "strong"]  # a classifier is no baseline of its own
     rows = headline_rows(table)
@@ -227,9 +264,15 @@ def test_what_ranks_is_the_score_where_validation_rows_cannot_tell():
     baselines["weak_probability"] = 0.5
     table = predictions.merge(baselines, on=["cell_type", "window"])
     one_class = table.assign(label=np.where(validation, 1, table["label"]))
-    assert rankings(one_class, ["average", "weak"]) == {"average": "average_score", "weak": "weak"}
+    chosen = rankings(one_class, ["average", "weak"])
+    assert {name: by.column for name, by in chosen.items()} == {"average": "average_score", "weak": "weak"}
+    assert all("are of 1 class, so that nothing could be chosen there" in by.why for by in chosen.values())
     gaps = table.assign(weak_probability=np.where(validation, np.nan, 1.0))
-    assert rankings(gaps, ["weak"]) == {"weak": "weak"}
+    (by,) = rankings(gaps, ["weak"]).values()
+    assert by.column == "weak" and by.why.startswith("weak_probability has gaps on validation cell types")
+    here = gaps[gaps["window_split"] == "validation"]
+    fallen = ranks_by(here, "weak", {"weak": Ranking("weak_probability", "")})
+    assert fallen == ("weak", "weak_probability has gaps in these rows: its score")
 
 
 @pytest.mark.parametrize("strength, words", [
@@ -243,6 +286,19 @@ def test_the_verdict_says_so_in_either_direction(strength, words):
     assert "It ranks open windows" in verdict and "AUPRC" in verdict
     for word in words:
         assert word in verdict
+
+
+def test_p_of_many_opponents_is_adjusted(result):
+    entries = {name: values[ev.HEADLINE] for name, values in result["baselines"].items()}
+    for figure in ("model_skill_p", "pr_auc_difference_p"):
+        p = [entries[name][figure] for name in ("weak", "strong")]
+        adjusted = [entries[name][f"{figure}_adjusted"] for name in ("weak", "strong")]
+        assert adjusted == pytest.approx(stats.false_discovery_control(p)) and max(p) <= max(adjusted)
+        assert f"{figure}_adjusted" not in entries["average"]
+    for entry in entries.values():
+        side = entry["model_skill"]["low"] > 0 or entry["model_skill"]["high"] < 0
+        assert abs(entry["model_skill_p"] - 0.05) < 0.01 or side == (entry["model_skill_p"] < 0.05)
+        assert 1 <= entry["model_skill_freedom"] <= 2 + 9
 
 
 def test_real_data_is_called_real():
@@ -547,6 +603,15 @@ def test_the_ceiling_stands_on_the_rows_with_replicates_and_level_is_no_noise():
     assert got["pearson"]["value"] == pytest.approx(np.sqrt(1 - noise / some["score"].var(ddof=0)), abs=0.02)
 
 
+def test_a_ceiling_stands_on_the_rows_whose_truth_is_known():
+    predictions, baselines = make_tables()
+    gap = (predictions["cell_type"] == "cell09") & (predictions["chrom"] == "chr8")
+    predictions.loc[gap, "truth"] = np.nan
+    got = ev.evaluate(predictions, baselines, simulated=True, **SHORT)["ceiling"]
+    assert (got["rows"], got["of_rows"]) == (250, 300) and got["kind"] == "noise-free truth of the simulation"
+    assert "on the 250 of 300 rows whose truth is known" in got["sentence"]
+
+
 @pytest.mark.parametrize("replicates", [None, np.ones((400, 11, 1))])
 def test_no_ceiling_is_said_plainly_and_why(replicates):
     predictions, baselines = make_tables()
@@ -572,6 +637,7 @@ def test_example_windows_are_those_of_the_rule():
         "predicted_score": [0, 0, 2, 1, 1.0],
     })
     got = loci.example_windows(rows, np.array([1, 2, 3]), seed=1)
+    assert loci.gains(rows).to_dict() == {1: 2.0, 2: -3.0, 3: 0.0}
     assert (got["best"], got["worst"]) == (1, 2) and got["random"] in (1, 2, 3)
     assert loci.example_windows(rows, np.array([3]), seed=1) == {"best": 3, "random": 3, "worst": 3}
 
@@ -613,6 +679,9 @@ def test_windows_that_were_not_predicted_in_training_cell_types_are_counted():
     result = ev.evaluate(predictions[~left_out], baselines, simulated=True, **SHORT)
     size = result["sizes"]["seen_cell_type_x_seen_chromosome"]
     assert (size["windows"], size["of_windows"]) == (50, 200)
+    sample = predictions[(predictions["window_split"] == "test") | (predictions["window"] % 4 == 0)]
+    sizes = ev.evaluate(sample, baselines, simulated=True, **SHORT, of_windows={"train": 200, "test": 100})["sizes"]
+    assert [(size["windows"], size["of_windows"]) for size in sizes.values()] == [(50, 200), (100, 100)] * 2
     assert result["sizes"][ev.HEADLINE]["windows"] == result["sizes"][ev.HEADLINE]["of_windows"] == 100
     whole = ev.evaluate(predictions, baselines, simulated=True, **SHORT)
     assert result["headline"] == whole["headline"]
@@ -647,6 +716,17 @@ def test_every_cell_type_and_every_metric_is_there(result):
         assert seed_metrics <= set(entry)
         for name in seed_metrics - {"pearson_p", "spearman_p"}:
             assert entry[name]["low"] <= entry[name]["value"] <= entry[name]["high"]
+
+
+def test_unseen_cell_types_have_their_baselines_beside_them(result):
+    predictions, baselines = make_tables()
+    rows = headline_rows(predictions).merge(baselines, on=["cell_type", "window"])
+    assert set(result["baselines_per_cell_type"]) == set(rows["cell_type"])
+    for name, some in rows.groupby("cell_type"):
+        entry = result["baselines_per_cell_type"][name]["strong"]
+        mse = {c: sk.mean_squared_error(some["score"], some[c]) for c in ("strong", "average_score")}
+        assert entry["skill"]["value"] == pytest.approx(1 - mse["strong"] / mse["average_score"])
+        assert entry["pr_auc"]["value"] == pytest.approx(sk.average_precision_score(some["label"], some["strong"]))
 
 
 # --- errors --------------------------------------------------------------------------------------------------
@@ -700,11 +780,40 @@ def test_the_verdict_says_where_error_and_ranking_differ(gain, words):
     assert "not known" in wording._ranking_verdict(None, skill)
 
 
+def opponents(**change: dict) -> dict:
+    """Return a result of a model that is ahead of `near`, level with `far` and behind `best`."""
+    def entry(value, half, gain, p, freedom=2.3):
+        return {"model_skill": {"value": value, "low": value - half, "high": value + half}, "model_skill_p_adjusted": p,
+                "model_skill_freedom": freedom, "pr_auc_difference": {"value": gain, "low": gain - 0.05, "high": gain + 0.05}}
+    names = {"near": entry(0.2, 0.1, 0.1, 0.07), "far": entry(0.6, 0.9, 0.02, 0.3), "best": entry(-0.3, 0.1, -0.1, 0.01)}
+    skill = {"value": 0.5, "low": 0.2, "high": 0.7}
+    size = {"cell_types": 3, "blocks": 9}
+    return {"headline": {"skill": skill, "size": size, "quadrant": "q", "pr_auc_gain": skill}, "simulated": True,
+            "baselines": {name: {"q": values | change.get(name, {})} for name, values in names.items()}}
+
+
+def test_the_verdict_says_why_a_large_skill_is_not_told_whom_it_ranks_better_and_what_adjustment_leaves():
+    text = wording.verdict(opponents())
+    assert "That so large a skill as over far is not told from none is because the 3 cell types disagree" in text
+    assert "Student's t with 2.3 degrees of freedom." in text
+    assert ("By AUPRC it ranks better than near; not tellably better or worse than far; worse than best "
+            "(least against best: -0.100, -0.150 to -0.050).") in text
+    assert "adjusted for 3 opponents (Benjamini and Hochberg), near (p = 0.07) no longer counts as beaten" in text
+    small = wording.verdict(opponents(far={"model_skill": {"value": 0.1, "low": -0.1, "high": 0.3}},
+                                      near={"model_skill_p_adjusted": 0.03}))
+    assert "so large a skill" not in small and "all that it beats in error stay beaten at 0.05." in small
+    both = {"model_skill": {"value": 0.2, "low": 0.1, "high": 0.3}, "model_skill_p_adjusted": 0.06}
+    assert "none of them stays beaten in error at 0.05 (lowest p = 0.06)." in wording.verdict(opponents(near=both, far=both))
+    ahead = {"pr_auc_difference": {"value": 0.1, "low": 0.05, "high": 0.2}}
+    assert "By AUPRC it ranks better than every other baseline (" in wording.verdict(
+        opponents(near=ahead, far=ahead, best=ahead))
+
+
 def test_tables_for_people_keep_the_names_of_cell_types():
     entries = {"unseen_cell_type_x_seen_chromosome": {"pr_auc": {"value": 0.5, "low": 0.25, "high": 0.75}, "rows": 3}}
     table = wording.interval_table(entries)
     assert (table.index.tolist(), table.columns.tolist()) == (["unseen cell type x seen chromosome"], ["pr auc"])
-    assert table.iloc[0, 0] == "0.5 [0.25, 0.75]"
+    assert table.iloc[0, 0] == "0.500\u00a0[0.250,\u00a00.750]"
     assert wording.interval_table({"CD4_T": {"ece": {"value": np.nan}}}, as_is=True).loc["CD4_T", "ece"] == "undefined"
     counts = wording.count_table({"a_x_b": {"open_rows": 1_234}, "c": {"open_rows": 5}})
     assert counts.loc["open rows"].to_dict() == {"a x b": "1,234", "c": "5"}

@@ -47,12 +47,13 @@ def test_two_folds_one_fails_first_then_both_are_there_and_nothing_is_run_twice(
 
     assert run(project, scheduler) == 0
     told = capsys.readouterr().out
-    assert "of 2 folds" in told and "cell-type-specific" in told
+    assert "over 2 folds" in told and "cell-type-specific" in told
     assert {path: path.read_bytes() for path in (out / "D").glob("*.json")} == first, "not run again"
     assert not (out / "F" / "log.txt").read_text().count("Nothing has changed")
     table = pd.read_csv(out / "folds.csv")
     assert table["fold"].tolist() == ["D", "D", "F", "F", "mean of 2 folds", "mean of 2 folds"]
-    assert table["error"].isna().all() and "on the mean of 2 folds: 2 cell types say little" in told
+    assert table["error"].isna().all() and "  2 cell types say little" in told
+    assert (out / "folds_summary.csv").read_text().startswith("opponent,by,folds,ahead,behind,not_told,unknown,mean,")
     over = json.loads((out / "folds.json").read_text())["over_folds"]
     assert [row["skill"] for row in over] == table["skill"].tolist()[4:]
     table = table[:4]
@@ -125,20 +126,58 @@ def test_what_no_fold_could_run_with_is_refused_at_once(project, named, paramete
     assert not (project.folder / "out").exists()
 
 
+def three_folds(skills=(0.1, 0.3, 0.2), pr_auc=(0.5, None, 0.7)) -> list[dict]:
+    """Return rows of folds whose model is ahead of the average by these skills, each +-0.15, and behind boosting."""
+    return [{"fold": name, "stratum": "all", "test_cell_types": name, "windows": 100, "skill": skill,
+             "skill_low": skill - 0.15, "skill_high": skill + 0.15, "pr_auc": area, "pr_auc_low": area, "pr_auc_high": area,
+             **{f"model_skill_{name}{end}": sign * (skill + add) for name, sign in (("average", 1), ("boosting", -1))
+                for end, add in (("", 0), ("_low", -0.15 * sign), ("_high", 0.15 * sign))},
+             "pr_auc_difference_boosting": 0.9 * skill, "pr_auc_difference_boosting_low": -0.1,
+             "pr_auc_difference_boosting_high": 0.4, "seconds": 2.0, "error": ""}
+            for name, skill, area in zip("ABC", skills, pr_auc)]  # fmt: skip
+
+
+FAILED = {"fold": "D", "stratum": "all", "seconds": np.nan, "error": "no file"}
+
+
 def test_the_mean_over_folds_has_students_t_over_folds_and_says_how_few_there_are():
-    listed = [{"fold": name, "stratum": "all", "test_cell_types": name, "windows": 100, "skill": skill,
-               "skill_low": skill - 0.1, "skill_high": skill + 0.1, "pr_auc": pr_auc, "seconds": 2.0, "error": ""}
-              for name, skill, pr_auc in (("A", 0.1, 0.5), ("B", 0.3, None), ("C", 0.2, 0.7))]  # fmt: skip
-    failed = {"fold": "D", "stratum": "all", "seconds": np.nan, "error": "no file"}
-    (row,) = folds._over_folds([*listed, failed])
-    low, high = stats.t.interval(0.95, 2, loc=0.2, scale=stats.sem([0.1, 0.3, 0.2]))
+    listed = three_folds()
+    (row,) = folds._over_folds([*listed, FAILED])
+    left = np.log1p(-np.array([0.1, 0.3, 0.2]))
+    low, high = 1 - np.exp(stats.t.interval(0.95, 2, loc=left.mean(), scale=stats.sem(left))[::-1])
     assert (row["fold"], row["windows"], row["seconds"], row["error"]) == ("mean of 3 folds", 300, 6.0, "")
-    assert [row[name] for name in ("skill", "skill_low", "skill_high")] == pytest.approx([0.2, low, high])
+    assert [row[name] for name in ("skill", "skill_low", "skill_high")] == pytest.approx(
+        [1 - np.exp(left.mean()), low, high])
     assert np.isnan(row["pr_auc"])  # unknown in one of them
-    assert folds._over_folds([listed[0], failed]) == []
-    text = folds._verdict(pd.DataFrame([*listed, row]))
-    assert "in 2 of 3 folds" in text and f"skill +0.200 (95% t-interval {low:+.3f} to {high:+.3f})" in text
+    assert folds._over_folds([listed[0], FAILED]) == []
+
+
+def test_the_mean_over_folds_keeps_to_the_range_of_each_figure():
+    """Skills that differ much, and AUPRC near 1: a plain t-interval would leave both ranges."""
+    skills, areas = np.array([0.9, 0.2, 0.7]), np.array([0.99, 0.7, 0.95])
+    assert stats.t.interval(0.95, 2, skills.mean(), stats.sem(skills))[1] > 1
+    (row,) = folds._over_folds(three_folds(skills, areas))
+    assert row["skill_low"] < row["skill"] < row["skill_high"] < 1
+    assert 0 < row["pr_auc_low"] < row["pr_auc"] < row["pr_auc_high"] < 1
+    assert row["pr_auc_difference_boosting"] == pytest.approx(0.54)
+    assert row["pr_auc_difference_boosting_high"] <= 1 and row["pr_auc_difference_boosting_low"] >= -1
+
+
+def test_every_opponent_has_its_sentence_and_its_row_over_the_folds():
+    listed = three_folds()
+    table = pd.DataFrame([*listed, FAILED, *folds._over_folds(listed)])
+    summary = folds._summary(table).set_index(["opponent", "by"])
+    assert list(summary.index) == [("average", "error"), ("boosting", "error"), ("boosting", "AUPRC")]
+    assert summary.loc[("average", "error"), ["folds", "ahead", "behind", "not_told"]].tolist() == [3, 2, 0, 1]
+    assert summary.loc[("boosting", "error"), ["folds", "ahead", "behind", "not_told"]].tolist() == [3, 0, 2, 1]
+    assert summary.loc[("boosting", "AUPRC"), ["ahead", "behind", "not_told"]].tolist() == [0, 0, 3]
+    text = folds._verdict(table)
+    assert "the training-cell-type average: by error ahead in 2 of 3, behind in 0, not told apart in 1; mean skill" in text
+    assert "boosting: by error ahead in 0 of 3, behind in 2" in text and "by AUPRC ahead in 0 of 3" in text
     assert "3 cell types say little about others" in text
+    assert folds._verdict(pd.DataFrame([FAILED])) == "no fold is finished"
+    one = folds._verdict(pd.DataFrame(listed[:1]))
+    assert "over 1 fold " in one and "mean" not in one.split("\n", 1)[1]
 
 
 def test_cell_types_that_are_not_named_only_ever_train(project):

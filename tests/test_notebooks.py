@@ -11,6 +11,9 @@ from test_fetch import large, stream  # noqa: F401
 from test_report import Links, assert_offline
 from test_structure import NOTEBOOKS
 
+from chromacc_lib import project_path
+from chromacc_lib.dataset import load_arrays
+from chromacc_lib.parameters import read_profile
 from chromacc_lib.pipeline import run
 
 PREDICTION_COLUMNS = {
@@ -85,14 +88,20 @@ def test_nothing_half_written_is_left(smoke):
     ] == []
 
 
-def test_predictions_hold_every_window_and_cell_type(smoke):
+def test_predictions_hold_test_chromosomes_whole_and_of_the_others_what_they_serve(smoke, places):
+    """Of training chromosomes a sample, in every cell type; validation chromosomes in validation cell types alone."""
     table = pd.read_parquet(smoke / "predictions.parquet")
     assert set(table.columns) == PREDICTION_COLUMNS
-    seen = (table["cell_type_split"] != "test") & (table["window_split"] == "train")
-    assert len(table[~seen]) == (table["window"].nunique() * table["cell_type"].nunique()
-                                 - table.loc[table["window_split"] == "train", "window"].nunique()
-                                 * table.loc[table["cell_type_split"] != "test", "cell_type"].nunique())  # fmt: skip
-    assert seen.any() and not table.duplicated(["window", "cell_type"]).any()
+    arrays = load_arrays(places[1].removeprefix("dataset_dir="))
+    windows, cells = (some["split"].value_counts() for some in (arrays.windows, arrays.cell_types))
+    seen = read_profile("smoke", project_path("notebooks/profiles"))[1]["seen_windows"].value
+    assert seen < windows["train"], "a sample"
+    assert table["window_split"].value_counts().to_dict() == {
+        "test": windows["test"] * cells.sum(), "train": seen * cells.sum(),
+        "validation": windows["validation"] * cells["validation"],
+    }  # fmt: skip
+    assert set(table.loc[table["window_split"] == "validation", "cell_type_split"]) == {"validation"}
+    assert not table.duplicated(["window", "cell_type"]).any()
     assert table["predicted_score"].notna().all()
 
 

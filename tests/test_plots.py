@@ -123,6 +123,12 @@ def test_intervals_draw_points_and_say_undefined():
     assert_labelled(fig)
 
 
+def test_a_panel_without_a_reference_spans_what_it_shows():
+    panels = {name: {"model": {"value": 0.9, "low": 0.85, "high": 0.95}} for name in ("Skill", "Pearson")}
+    fig = plots.plot_intervals(panels, {"Skill": "1 - MSE / MSE", "Pearson": "correlation"}, {"Skill": 0.0})
+    assert fig.axes[0].get_xlim()[0] < 0 and fig.axes[1].get_xlim()[0] > 0.8
+
+
 def test_error_by_spread_has_a_line_a_predictor():
     table = pd.DataFrame({"model": [0.1, 0.2], "average": [0.1, 0.5]}, index=[0.2, 0.9])
     fig = plots.plot_error_by_spread(table)
@@ -188,6 +194,15 @@ def test_loci_have_a_profile_and_tracks_a_cell_type():
     assert len(fig.axes) == 5  # two profiles, two heat maps, one colour bar
     assert "best: chr1:0-300\na" in texts(fig) and "H3K27ac" in texts(fig)
     assert_labelled(fig)
+
+
+def test_loci_of_a_row_share_their_scale():
+    low, high = (pd.DataFrame({"cell_type": "a", "bp": [50, 150], "measured": top, "average": 0.1, "model": 0.1})
+                 for top in (0.5, 3.0))
+    tracks = {name: {"a": np.zeros((1, 2))} for name in ("best", "worst")}
+    fig = plots.plot_loci({"best": low, "worst": high}, tracks, ["CTCF"])
+    tops = [ax.get_ylim()[1] for ax in fig.axes if ax.get_title().endswith("a")]
+    assert tops == pytest.approx([3.15, 3.15])
 
 
 def test_assay_worth_has_a_panel_a_cell_type_and_says_what_is_undefined():

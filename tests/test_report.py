@@ -225,6 +225,12 @@ def test_index_says_what_is_missing(bare):
     assert Links(text).scripts == 0
 
 
+def test_a_value_left_of_the_chart_is_an_arrow_and_no_mark(finished):
+    assert [row.get("cut") for row in report._forest(metrics())] == [False, False, True, False, None]
+    text = report.write_index(finished).read_text()
+    assert text.count("<polygon") == 1 and text.count('y1="3" y2="17"') == 3
+
+
 def test_real_data_is_called_real(finished):
     (finished / "evaluation_metrics.json").write_text(json.dumps(metrics(simulated=False)))
     text = report.write_index(finished).read_text()

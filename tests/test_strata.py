@@ -15,7 +15,7 @@ def table_of(fold: np.ndarray, splits: list[str] = SPLITS, **columns: np.ndarray
     n_windows, n_cells = fold.shape
     return pd.DataFrame({
         "window": np.repeat(np.arange(n_windows), n_cells), "cell_type": np.tile(list("ABCD")[:n_cells], n_windows),
-        "cell_type_split": np.tile(splits, n_windows), "score": np.arcsinh(fold).ravel(),
+        "cell_type_split": np.tile(splits, n_windows), "score": np.arcsinh(fold).ravel(), "chrom": "chr1",
     }).assign(**columns)
 
 
@@ -117,6 +117,18 @@ def test_strata_by_observed_tracks():
     assert same.rows is None and "all rows have 8 tracks" in same.undefined
     older = strata(table.drop(columns="observed_tracks"), table.drop(columns="observed_tracks"))["observed_tracks"]
     assert "older version" in older.undefined
+
+
+def test_a_level_of_tracks_that_is_a_chromosome_is_undefined():
+    """As with one cell type whose TF tracks lack a chromosome: what looks like an effect of tracks may be its loci."""
+    fold = np.random.default_rng(2).uniform(0, 5, (40, 4))
+    chrom = np.repeat(["chr17", "chr20"], 80)
+    coinciding = table_of(fold, chrom=chrom, observed_tracks=np.repeat([16, 15], 80))
+    found = strata(coinciding, coinciding)
+    assert found["observed_tracks"].rows is None and "observed_tracks_15" not in found
+    assert "coincide" in found["observed_tracks"].undefined and "chr17 16, chr20 15" in found["observed_tracks"].undefined
+    apart = table_of(fold, chrom=chrom, observed_tracks=np.tile([16, 15], 80))
+    assert strata(apart, apart)["observed_tracks_15"].rows.sum() == 80
 
 
 def test_one_training_cell_type_is_refused():

@@ -4,6 +4,7 @@ No more than that.
 """
 
 import ast
+import importlib
 import subprocess
 
 import nbformat
@@ -128,6 +129,7 @@ LONGEST_FUNCTION = 60  # lines, docstring left out
 
 MODULES = sorted(path for path in project_path("chromacc_lib").glob("*.py") if path.stem != "__init__")
 NOT_PLOTS = [path for path in MODULES if path.stem != "plots" and not path.stem.startswith("plots_")]
+LIBRARY = {f"chromacc_lib.{path.stem}" for path in MODULES}
 PATHS = sorted(project_path("notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
@@ -242,6 +244,22 @@ def test_notebook_holds_the_story_and_the_library_the_code(path):
     for source, _ in code_cells(path):
         for node in ast.walk(ast.parse(source)):
             assert not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)), source
+
+
+@pytest.mark.parametrize("path", PATHS, ids=by_stem)
+def test_what_a_notebook_takes_from_the_library_is_there(path):
+    taken, missing = {}, []
+    for tree in (ast.parse(source) for source, _ in code_cells(path)):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("chromacc_lib"):
+                library = importlib.import_module(node.module)
+                missing += [alias.name for alias in node.names
+                            if not hasattr(library, alias.name) and f"{node.module}.{alias.name}" not in LIBRARY]
+                taken |= {alias.asname or alias.name: importlib.import_module(f"{node.module}.{alias.name}")
+                          for alias in node.names if f"{node.module}.{alias.name}" in LIBRARY}  # fmt: skip
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in taken:
+                missing += [] if hasattr(taken[node.value.id], node.attr) else [f"{node.value.id}.{node.attr}"]
+    assert taken and missing == []
 
 
 @pytest.mark.parametrize("path", PATHS, ids=by_stem)
