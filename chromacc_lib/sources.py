@@ -26,16 +26,19 @@ from chromacc_lib.problems import FileProblem, Problem
 from chromacc_lib.progress import progress
 
 __all__ = [
-    "ByteSource", "LocalFile", "cache_folder", "download", "download_all", "file_md5", "is_url", "open_source",
-    "place_of", "require_file", "text_lines",
+    "ByteSource", "LocalFile", "cache_folder", "data_lines", "download", "download_all", "file_md5", "is_url",
+    "open_source", "place_of", "require_file", "text_lines",
 ]
 
 
 # --- local --------------------------------------------------------------------------------------------------
 def require_file(path: Path) -> None:
     """Raise FileProblem unless `path` is a readable file with something in it."""
-    if not path.is_file():
-        got = "a folder" if path.is_dir() else "nothing there"
+    try:
+        found, got = path.is_file(), "a folder" if path.is_dir() else "something else" if path.exists() else "nothing there"
+    except OSError as error:  # such as a name that is too long
+        found, got = False, error.strerror
+    if not found:
         raise FileProblem(
             Problem(str(path), 0, "missing file", got, "a file", "Correct the path, or fetch the file."))
     if not os.access(path, os.R_OK):
@@ -62,6 +65,12 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     except UnicodeDecodeError as error:
         raise FileProblem(Problem(str(path), 0, "not a text file", f"byte {error.object[error.start]:#04x}",
                                   "UTF-8 text", "Check that this is the file that you meant.")) from error
+
+
+def data_lines(path: Path) -> list[tuple[int, str]]:
+    """Return `text_lines` without comments (#), blank lines, and `track` and `browser` lines."""
+    skip = re.compile(r"\s*(#|track\b|browser\b|$)")
+    return [(i, line) for i, line in text_lines(path) if not skip.match(line)]
 
 
 def file_md5(path: str | Path) -> str:

@@ -22,6 +22,7 @@ ORDER = [
     "bigwig",
     "genes",
     "reference",
+    "bed",
     "manifest",
     "fetch",
     "portal",
