@@ -325,17 +325,18 @@ def _review(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     """Check a manifest; print every problem and every note. Notes alone leave it usable."""
-    from chromacc_lib.fetch import fetch
-    from chromacc_lib.manifest import check_manifest, read_manifest
+    from chromacc_lib.curation import CurationParameters
+    from chromacc_lib.intake import take_in
     from chromacc_lib.reference import blacklist_path, genome_path
 
-    problems = check_manifest(
-        fetch(read_manifest(options.manifest)),
+    problems = take_in(
+        options.manifest,
         genome_path(options.genome_fasta),
-        options.blacklist and blacklist_path(options.blacklist),
+        CurationParameters(gene_names=str(options.gene_names or "")),
+        blacklist=blacklist_path(options.blacklist or ""),
         for_training=not options.for_prediction,
-        gene_names=options.gene_names or "",
-    )
+        split_later=True,
+    ).problems
     for problem in problems:
         print(problem, file=sys.stderr)
     fatal = sum(problem.fatal for problem in problems)

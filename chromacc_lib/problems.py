@@ -5,14 +5,15 @@ from dataclasses import dataclass
 
 from chromacc_lib import ChromaccError
 
-__all__ = ["FileProblem", "Problem", "require_no_problems"]
+__all__ = ["FileProblem", "Problem", "problem_of", "require_no_problems"]
 
 
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with one file. `row`: 1-based line in `file`, 0 where no line can be named.
 
-    `fatal` False is a note: the data are used all the same, and the reader should know how.
+    `fatal` False is a note: the data are used all the same, and the reader should know how. Where `needed` is "",
+    `what` is a whole message.
     """
 
     file: str
@@ -26,6 +27,8 @@ class Problem:
     def __str__(self) -> str:
         place = f"{self.file}, line {self.row}" if self.row else self.file
         level = "" if self.fatal else "note: "
+        if not self.needed:
+            return f"{level}{place}: {self.what}"
         return f"{level}{place}: {self.what}; got {self.got}; needed {self.needed}. {self.remedy}"
 
 
@@ -35,6 +38,11 @@ class FileProblem(ChromaccError):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
         self.problem = problem
+
+
+def problem_of(error: ChromaccError, where: str, fatal: bool = True) -> Problem:
+    """Return what an error says as a Problem, so that it can be listed beside others; where: what it is about."""
+    return error.problem if isinstance(error, FileProblem) else Problem(where, 0, str(error), "", "", "", fatal)
 
 
 def require_no_problems(problems: Sequence[Problem]) -> None:

@@ -408,4 +408,4 @@ def code_hashes() -> tuple[str, ...]:
 
 
 _SOURCES = ("__init__", "network", "cache", "sources", "genome", "bigwig", "genes", "bed", "manifest", "fetch",
-            "matching", "windows", "signals", "normalization", "regions", "dataset", "curation")
+            "matching", "windows", "intake", "signals", "normalization", "regions", "dataset", "curation")

@@ -26,8 +26,8 @@ from chromacc_lib.problems import FileProblem, Problem
 from chromacc_lib.progress import progress
 
 __all__ = [
-    "ByteSource", "LocalFile", "cache_folder", "data_lines", "download", "download_all", "file_md5", "is_url",
-    "open_source", "place_of", "require_file", "text_lines",
+    "ByteSource", "DownloadsFailed", "LocalFile", "cache_folder", "data_lines", "download", "download_all",
+    "file_md5", "is_url", "open_source", "place_of", "require_file", "text_lines",
 ]
 
 
@@ -155,6 +155,15 @@ def open_source(entry: str | Path) -> ByteSource:
 def cache_folder() -> Path:
     """Return the folder of the block cache: CHROMACC_CACHE, or data/cache in the project."""
     return Path(os.environ.get("CHROMACC_CACHE") or project_path("data/cache"))
+
+
+class DownloadsFailed(ChromaccError):
+    """Raised where some of several files could not be fetched; `errors`: {URL: what went wrong}."""
+
+    def __init__(self, errors: dict[str, ChromaccError], n_files: int) -> None:
+        listing = "\n".join(f"  {i}. {error}" for i, error in enumerate(errors.values(), start=1))
+        super().__init__(f"{len(errors)} of {n_files} file(s) could not be fetched:\n{listing}")
+        self.errors = errors
 
 
 # --- whole files --------------------------------------------------------------------------------------------
@@ -289,7 +298,7 @@ def download_all(files: Sequence[tuple[str, str, int]], folder: str | Path, work
     """`download` each (url, md5, bytes), `workers` at a time, showing progress; return paths in order (`place_of`).
 
     md5 "" and bytes 0 = not known. say: gets a line with the number of bytes before the first is asked for, unless
-    all files are there. Raises one ChromaccError that lists all that failed; files that are whole stay.
+    all files are there. Raises DownloadsFailed that lists all that failed; files that are whole stay.
     """
     session, places = http_session(), [place_of(url, folder) for url, *_ in files]
     there = sum(_bytes_there(url, place) for (url, *_), place in zip(files, places))
@@ -300,13 +309,12 @@ def download_all(files: Sequence[tuple[str, str, int]], folder: str | Path, work
         jobs = [pool.submit(download, url, place.parent, md5, size, session, bar.update)
                 for (url, md5, size), place in zip(files, places)]
         errors = [job.exception() for job in jobs]
-    failed = [error for error in errors if error is not None]
-    unexpected = next((error for error in failed if not isinstance(error, ChromaccError)), None)
+    failed = {url: error for (url, *_), error in zip(files, errors) if error is not None}
+    unexpected = next((error for error in failed.values() if not isinstance(error, ChromaccError)), None)
     if unexpected is not None:
         raise unexpected
     if failed:
-        listing = "\n".join(f"  {i}. {error}" for i, error in enumerate(failed, start=1))
-        raise ChromaccError(f"{len(failed)} of {len(files)} file(s) could not be fetched:\n{listing}") from failed[0]
+        raise DownloadsFailed(failed, len(files)) from next(iter(failed.values()))
     return [job.result() for job in jobs]
 
 

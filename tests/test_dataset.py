@@ -510,7 +510,7 @@ def test_tracks_can_be_chosen_and_unknown_ones_are_refused(project):
     arrays = load_arrays(curate_project(project, replace(PARAMETERS, histone_marks=("H3K4me3",))).path)
     assert arrays.histone_marks == ("H3K4me3",)
     with pytest.raises(ChromaccError,
-                       match="H3K9me3 are asked for, but not in the manifest; it has: H3K27ac, H3K4me3"):
+                       match="histone_marks: 1 of 1 unknown; got H3K9me3; needed histone tracks of the manifest: H3K27ac, H3K4me3"):
         curate_project(project, replace(PARAMETERS, histone_marks=("H3K9me3",)))
 
 

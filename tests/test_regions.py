@@ -264,7 +264,7 @@ def test_windows_come_from_the_chromosomes_that_are_asked_for(project):
     kept, of = count["kept"], count["of"]
     assert 0 < kept < of and f"{of - kept:,} lie elsewhere" in line
     assert read_normalization(path)["fitted_on"]["chromosomes"]
-    with pytest.raises(ChromaccError, match="the genome has none called chr9; it has: chrT1, chrT2"):
+    with pytest.raises(ChromaccError, match="parameter chromosomes: 1 of 2 unknown; got chr9; needed chromosomes of the genome: chrT1, chrT2"):
         curate_to(project, "dataset", parameters=replace(PARAMETERS, chromosomes=("chrT1", "chr9")))
 
 

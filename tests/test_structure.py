@@ -31,6 +31,7 @@ ORDER = [
     "simulate",
     "matching",
     "windows",
+    "intake",
     "signals",
     "normalization",
     "regions",
