@@ -21,7 +21,9 @@ import requests
 
 from chromacc_lib import ChromaccError, project_path
 from chromacc_lib.cache import shared_remote
-from chromacc_lib.network import CHUNK_BYTES, TRIES, http_session, request, require_from, require_http, require_ok
+from chromacc_lib.network import (
+    TRIES, ConnectionDropped, http_session, packets, request, require_from, require_http, require_ok,
+)
 from chromacc_lib.problems import FileProblem, Problem
 from chromacc_lib.progress import progress
 
@@ -240,7 +242,7 @@ def _resume(session: requests.Session, url: str, part: Path, size: int,
     """Fetch what `part` lacks of a file, appending; a server without ranges, or with another version of the file
     than the one that `part` began with, is read from the start.
     """
-    tries, version = 0, _version_of(part)
+    tries, version, furthest = 0, _version_of(part), 0
     while tries < TRIES:
         have = part.stat().st_size if part.exists() else 0
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
@@ -264,7 +266,8 @@ def _resume(session: requests.Session, url: str, part: Path, size: int,
             version.unlink(missing_ok=True)
             if _version(answer):
                 version.write_text(_version(answer))
-        total = have + int(answer.headers.get("Content-Length", -have - 1))
+        length = answer.headers.get("Content-Length", "")
+        total = have + int(length) if length.isdecimal() else -1  # -1 = not told
         if size and total >= 0 and total != size:
             answer.close()
             raise ChromaccError(f"{url}: the server has {total:,} bytes, and the manifest says {size:,}; "
@@ -272,7 +275,8 @@ def _resume(session: requests.Session, url: str, part: Path, size: int,
         came, dropped = _append(answer, part, have, advance)
         if have + came == total or (total < 0 and not dropped):
             return
-        tries = 0 if came else tries + 1
+        tries = 0 if have + came > furthest else tries + 1  # without ranges, each try begins anew
+        furthest = max(furthest, have + came)
     raise ChromaccError(f"{url}: the connection dropped {TRIES} times; run again: what came is kept")
 
 
@@ -283,12 +287,11 @@ def _append(answer: requests.Response, part: Path, have: int, advance: Callable[
     with open(part, "r+b" if have else "wb") as handle:
         handle.seek(have)
         try:
-            for packet in answer.iter_content(CHUNK_BYTES):
+            for packet in packets(answer):
                 handle.write(packet)
                 came += len(packet)
                 advance(len(packet))
-        except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ConnectionError):
-            answer.close()
+        except ConnectionDropped:
             return came, True
     return came, False
 
