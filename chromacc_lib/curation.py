@@ -101,7 +101,9 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
     """
     require_method(parameters.normalization)
     target, before = project_path(dataset_dir), fetched_here()
-    with _alone(target):
+    with _alone(target) as can_write:
+        if not (target / "dataset.zarr").is_dir():
+            _require_writable(target, can_write, {})
         table, truth, problems = take_in(manifest, genome_fasta, parameters, blacklist=blacklist,
                                          truth_manifest=truth_manifest, remote_tracks=remote_tracks, say=say)
         for problem in problems:
@@ -118,6 +120,7 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
             fetched = f" {fetched_here() - before:,} bytes of remote tracks were fetched." if done["streamed"] else ""
             say(f"Nothing has changed since {target} was curated; it is used as it is.{fetched}")
             return Curation(target, done, fresh=False)
+        _require_writable(target, can_write, done)
         dataset, plan, label, counts, match, mappability = _plan(table, truth, genome_fasta, blacklist, parameters,
                                                                  partial / "dataset.zarr", say)
         dataset.attrs |= {"dataset_id": target.parent.name if target.name == "dataset" else target.name,
@@ -148,11 +151,22 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
         return Curation(target, summary, fresh=True)
 
 
-def _alone(target: Path) -> AbstractContextManager[None]:
-    """Keep other curations, of this process or another, from a dataset's folder while this one lasts."""
+def _alone(target: Path) -> AbstractContextManager[bool]:
+    """Keep other curations, of this process or another, from a dataset's folder while this one lasts.
+
+    False: it lies where nobody can write, and can only be used as it is.
+    """
     return file_lock(target.with_name(f".{target.name}.curating"), "give a dataset_dir",
                      f"{target}: another curation is writing there. Wait until it is done, which this one can then "
-                     "use, or give another dataset_dir")
+                     "use, or give another dataset_dir", to_read=True)
+
+
+def _require_writable(target: Path, can_write: bool, done: dict) -> None:
+    """Raise ChromaccError where there is something to do in a folder that cannot be written. done: curation.json."""
+    if not can_write:
+        is_there = "a dataset of other input, parameters or code" if done else "no finished dataset"
+        raise ChromaccError(f"{target.parent}: cannot be written, and {target.name} there is {is_there}; give a "
+                            "dataset_dir where that is possible, or exactly what the dataset was curated from")
 
 
 def _recover(partial: Path, target: Path, fingerprint: str, say: Callable[[str], None]) -> None:

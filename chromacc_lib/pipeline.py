@@ -281,17 +281,17 @@ def _locked(folder: Path, dataset_dir: str | None) -> Iterator[None]:
     Raises ChromaccError when another process holds one of them. The lock goes with the process, however it
     ends.
     """
-    files = [folder / ".lock"]
+    files = {folder / ".lock": False}  # and whether it may do without a lock: a dataset that nobody can write to
     if dataset_dir:
         dataset = project_path(dataset_dir)
-        files.append(dataset.parent / f".{dataset.name}.lock")
+        files[dataset.parent / f".{dataset.name}.lock"] = dataset.is_dir()
     with contextlib.ExitStack() as stack:
-        for path in files:
+        for path, to_read in files.items():
             busy = (
                 f"{path.parent}: another chromacc run is writing there ({path.name} is locked). "
                 "Wait for it, or give this run its own place with --run-id"
             )
-            stack.enter_context(file_lock(path, "put reports and data", busy))
+            stack.enter_context(file_lock(path, "put reports and data", busy, to_read))
         yield
 
 
