@@ -22,7 +22,7 @@ from chromacc_lib import ChromaccError
 from chromacc_lib.problems import FileProblem, Problem
 from chromacc_lib.sources import ByteSource, open_source
 
-__all__ = ["BigWig", "inflater", "merge_ranges", "open_bigwig", "read_bins"]
+__all__ = ["BigWig", "inflater", "merge_ranges", "open_bigwig", "read_bins", "require_written"]
 
 BIGWIG_MAGIC, BIGBED_MAGIC, CHROM_TREE_MAGIC, RTREE_MAGIC = 0x888FFC26, 0x8789F2EB, 0x78CA8C91, 0x2468ACE0
 GZIP_MAGIC = b"\x1f\x8b"
@@ -128,6 +128,17 @@ def open_bigwig(entry: str | Path) -> BigWig:
     except BaseException:
         source.close()
         raise
+
+
+def require_written(path: Path) -> None:
+    """Raise ChromaccError unless a bigWig that was just written is whole: pyBigWig closes one in silence on a full disk."""
+    try:
+        with open_bigwig(path) as bigwig:
+            bigwig.require_whole()
+            bigwig.require_sound(path.stat().st_size)
+    except FileProblem as error:
+        raise ChromaccError(f"{path}: the bigWig that was written is not whole ({error.problem.what}); most often the "
+                            "disk is full, or a quota is reached: free some, and start again") from error
 
 
 def _read_header(source: ByteSource) -> BigWig:

@@ -210,19 +210,26 @@ class _PlainFasta(_BgzippedFasta):
 
 
 def _open_fasta(path: Path) -> Genome:
+    places = _index_places(path)
+    index = [Path(places.get("indexname", f"{path}.fai")), Path(places.get("gzi_indexname", f"{path}.gzi"))]
+    there = [one.exists() for one in index]
     try:
-        fasta = pyfaidx.Fasta(str(path), as_raw=True, **_index_places(path))
-        _date_index(fasta.faidx, path)
+        fasta = pyfaidx.Fasta(str(path), as_raw=True, **places)
     except (pyfaidx.FastaIndexingError, pyfaidx.UnsupportedCompressionFormat, OSError, ValueError, RuntimeError,
             EOFError, struct.error, zlib.error) as error:
+        for one, was_there in zip(index, there):
+            if not was_there:
+                one.unlink(missing_ok=True)  # an index that was not written to its end
+        cause = error.__context__ if isinstance(error, OSError) and error.__context__ else error
         raise FileProblem(Problem(
-            str(path), 0, "FASTA cannot be indexed", str(error).partition("Please")[0] or type(error).__name__,
+            str(path), 0, "FASTA cannot be indexed", str(cause).partition("Please")[0] or type(cause).__name__,
             "a whole plain or bgzipped FASTA: lines of one length, no blank ones between them, each name once",
             "If it is gzipped: gunzip it, or recompress it with bgzip. If it may be damaged: fetch it again. If its "
             "index (.fai) is: remove that, and it is built again.")) from error
     if not len(fasta.keys()):
         raise FileProblem(Problem(str(path), 0, "no sequence", "no line that starts with >", "a FASTA file",
                                   "Give the genome's FASTA."))
+    _date_index(index, path)
     return (_BgzippedFasta if _is_bgzipped(path) else _PlainFasta)(path, fasta)
 
 
@@ -246,13 +253,14 @@ def _index_places(path: Path) -> dict[str, str]:
     return dict(list(places.items())[:len(beside)])
 
 
-def _date_index(index: pyfaidx.Faidx, path: Path) -> None:
+def _date_index(index: list[Path], path: Path) -> None:
     """Give an index that was just built the FASTA's time where that lies in the future: else each opening would build it
     again.
     """
-    for name in (index.indexname, getattr(index, "gzi_indexname", "")):
-        if name and os.path.exists(name) and os.stat(name).st_mtime_ns < path.stat().st_mtime_ns:
-            os.utime(name, ns=(path.stat().st_mtime_ns,) * 2)
+    time_ns = path.stat().st_mtime_ns
+    for one in index:
+        if one.exists() and one.stat().st_mtime_ns < time_ns:
+            os.utime(one, ns=(time_ns, time_ns))
 
 
 # --- .2bit --------------------------------------------------------------------------------------------------

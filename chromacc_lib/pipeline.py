@@ -36,6 +36,7 @@ from chromacc_lib.parameters import (
     parse_overrides,
     read_profile,
 )
+from chromacc_lib.problems import machine_remedy
 from chromacc_lib.provenance import (
     dependency_versions,
     digest,
@@ -500,7 +501,9 @@ def _failure(this: _Run, stage: Stage, error: Exception) -> str:
         )
     else:
         line = error.source.strip().splitlines()
-        what = f"in cell {error.exec_count}, {line[0] if line else ''}\n{error.ename}: {error.evalue}"
+        told = f"{error.ename}: {error.evalue}"
+        remedy = machine_remedy(told)
+        what = f"in cell {error.exec_count}, {line[0] if line else ''}\n{told}" + (f"\n{remedy}" if remedy else "")
     return (
         f"stage {stage.name} failed: {what}\nThe notebook as far as it came: {kept}. "
         "Stages that are done are not run again"

@@ -1,11 +1,23 @@
 """Problems: what is wrong with a file, said so that all of them can be listed at once, each with its remedy."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chromacc_lib import ChromaccError
 
-__all__ = ["FileProblem", "Problem", "problem_of", "require_no_problems"]
+__all__ = ["FileProblem", "Problem", "machine_remedy", "problem_of", "require_no_problems"]
+
+
+MACHINE = {  # what an error of the machine is called by Python, numpy, torch, zarr, safetensors and arrow: its remedy
+    r"No space left|File too large|Disk quota|Errno (27|28|122)\b|StorageFull|FileTooLarge": (
+        "the disk is full, or a quota is reached: free some, and start again; what was finished is kept"),
+    r"MemoryError|OutOfMemoryError|out of memory|can't allocate memory|Cannot allocate memory|Errno 12\b": (
+        "memory ran out: lower batch_windows (0: as many as fit), or train from disk with stream_windows; with fewer "
+        "windows (max_positive_windows) all stages need less"),
+    r"Read-only file system|Permission denied|Errno (13|30)\b": (
+        "needed permission to read it, or to write there: change it, or choose another folder"),
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,14 @@ class FileProblem(ChromaccError):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
         self.problem = problem
+
+
+def machine_remedy(text: str) -> str:
+    """Return what to do about an error of the machine, by its type and message: no space, no memory, no permission.
+
+    "" = it is none.
+    """
+    return next((remedy for words, remedy in MACHINE.items() if re.search(words, text)), "")
 
 
 def problem_of(error: ChromaccError, where: str, fatal: bool = True) -> Problem:
