@@ -135,7 +135,9 @@ def require_written(path: Path) -> None:
     try:
         with open_bigwig(path) as bigwig:
             bigwig.require_whole()
-            bigwig.require_sound(path.stat().st_size)
+            bigwig.require_sound(bigwig.source.size)
+            if bigwig.source.read(bigwig.source.size - 4, 4) != struct.pack("<I", BIGWIG_MAGIC):  # what is written last
+                raise _truncated(bigwig.source)
     except FileProblem as error:
         raise ChromaccError(f"{path}: the bigWig that was written is not whole ({error.problem.what}); most often the "
                             "disk is full, or a quota is reached: free some, and start again") from error

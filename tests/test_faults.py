@@ -202,7 +202,8 @@ def test_a_run_that_is_terminated_stops_its_kernel_and_goes_on(three_stages):
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143 and "chromacc: stopped." in errors and "Traceback" not in errors, errors
+    assert process.returncode == 143 and errors.splitlines()[-1].startswith("chromacc: stopped."), errors
+    assert "chromacc_lib" not in errors, errors  # the kernel may complain of its closed sockets
     assert record(three_stages)["stages"]["02_second"]["state"] == "failed"
     assert not Path(f"/proc/{kernel.read_text()}").exists()
     (three_stages / "data" / "tiny" / "dataset" / "go").touch()
