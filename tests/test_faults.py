@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import PARAMETERS, write_manifest
 from safetensors import safe_open
 from test_fit import FILES, SMALL, settings, straight, trained  # noqa: F401
@@ -126,8 +128,6 @@ def three_stages(tmp_path):
 @pytest.mark.parametrize("code, remedy", [
     ("import resource, numpy\nresource.setrlimit(resource.RLIMIT_AS, (4 << 30,) * 2)\nnumpy.ones(1 << 33)",
      "memory ran out: lower batch_windows"),
-    ("import resource, torch\nresource.setrlimit(resource.RLIMIT_AS, (8 << 30,) * 2)\ntorch.ones(1 << 33)",
-     "memory ran out: lower batch_windows"),
     ("import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\nfrom pathlib import Path\n"
      "Path(run_dir, 'count.txt').write_text('x' * 60_000)", "the disk is full"),
 ])
@@ -136,6 +136,16 @@ def test_a_stage_without_memory_or_space_is_named_with_what_to_do(three_stages, 
     with pytest.raises(ChromaccError, match=f"(?s)stage 02_second failed: in cell .*{remedy}.*Stages that are done are not"):
         run("tiny", root=three_stages)
     assert record(three_stages)["stages"]["01_first"]["state"] == "done"
+
+
+def test_what_libraries_call_a_lack_of_memory_is_known():
+    """The errors are the libraries' own, of more than any machine has."""
+    for ask in (lambda: torch.empty(1 << 60), lambda: np.empty(1 << 58), lambda: bytearray(1 << 60)):
+        with pytest.raises((RuntimeError, MemoryError)) as caught:
+            ask()
+        assert "batch_windows" in machine_remedy(f"{caught.type.__name__}: {caught.value}"), caught.value
+    assert "batch_windows" in machine_remedy("OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB")
+    assert machine_remedy("ValueError: windows of two lengths") == ""
 
 
 # --- a loss that is not finite ------------------------------------------------------------------------------
@@ -212,18 +222,15 @@ def test_a_run_that_is_terminated_stops_its_kernel_and_goes_on(three_stages):
 
 
 # --- kill -9 at random moments ------------------------------------------------------------------------------
-TIMES = 10
-
-
-def killed(stage, project_folder, out, *rest):
+def killed(stage, project_folder, out, *rest, times=10):
     """Run kill_trials.py; return the folder of the undisturbed run, and those of all that came to their end."""
     script = project_path("tests") / "kill_trials.py"
-    given = [str(one) for one in (stage, project_folder, out, TIMES, *rest)]
+    given = [str(one) for one in (stage, project_folder, out, times, *rest)]
     environment = os.environ | {"PYTHONPATH": f"{project_path('')}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, str(script), *given], capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-4000:]
     kills, whole = map(int, done.stdout.split()[-2:])
-    assert kills == TIMES and whole > 1
+    assert kills == times and whole > 1
     return Path(f"{out}-0"), [Path(f"{out}-{number}") for number in range(1, whole)]
 
 
@@ -259,8 +266,10 @@ def test_a_prediction_killed_at_random_ends_with_the_same_files(project, model_f
 
 
 def test_a_run_killed_at_random_ends_with_the_same_results(three_stages, tmp_path):
-    """The process of `chromacc run` is killed; its kernel finds itself alone and ends."""
-    undisturbed, others = killed("run", three_stages, tmp_path / "out")
+    """The process of `chromacc run` is killed; its kernel finds itself alone and ends. The six notebooks themselves take
+    longer: tests/benchmarks/kill_notebooks.py kills them.
+    """
+    undisturbed, others = killed("run", three_stages, tmp_path / "out", times=4)
     for other in others:
         for name in ("report/count.txt", "report/copy.txt", "dataset/numbers.txt"):
             assert (undisturbed / name).read_bytes() == (other / name).read_bytes()
@@ -277,10 +286,10 @@ def test_two_trainings_or_predictions_of_one_folder_do_not_meet(curated, model_f
         def on_epoch(self, state):
             with pytest.raises(ChromaccError, match="model: another training is writing there. Wait until it is done"):
                 trained(curated[1], tmp_path / "model", [])
-            refused.append(state.epoch)
+            refused.append(len(state.history))
 
     trained(curated[1], tmp_path / "model", [], callbacks=[Second()])
-    assert refused == [1, 2]
+    assert len(refused) == 2
     trained(curated[1], tmp_path / "model", [], changed={"epochs": 1})  # free again
 
     rows, told = rows_of(model_folder, CELL), []
@@ -298,13 +307,13 @@ def test_two_trainings_or_predictions_of_one_folder_do_not_meet(curated, model_f
 
 
 # --- another clock ------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("years", [-30, 30])
-def test_files_dated_long_ago_or_in_the_future_change_nothing(three_stages, capsys, years):
+def test_files_dated_long_ago_or_in_the_future_change_nothing(three_stages, capsys):
     """What a stage is made from is known by its content; a clock that jumped makes no stage run again."""
     run("tiny", root=three_stages)
-    jump = time.time() + years * 365 * 86_400
-    for path in [*(three_stages / "reports").rglob("*"), *(three_stages / "data").rglob("*")]:
-        os.utime(path, (jump, jump))
-    capsys.readouterr()
-    run("tiny", root=three_stages)
-    assert capsys.readouterr().out.count("up to date") == 3
+    for years in (-30, 30):
+        jump = time.time() + years * 365 * 86_400
+        for path in [*(three_stages / "reports").rglob("*"), *(three_stages / "data").rglob("*")]:
+            os.utime(path, (jump, jump))
+        capsys.readouterr()
+        run("tiny", root=three_stages)
+        assert capsys.readouterr().out.count("up to date") == 3
