@@ -127,10 +127,13 @@ def mask_accessibility(
     """
     b, c, t = target.profile.shape
     whole = rng.random((b, c, 1)) < fully_masked
-    shown = torch.from_numpy(~whole & (rng.random((b, c, t)) >= partly_masked)) & target.profile.isfinite()
-    return replace(
-        batch, accessibility=torch.where(shown, target.profile, torch.zeros(())), accessibility_observed=shown
-    )
+    return reveal(batch, target.profile, torch.from_numpy(~whole & (rng.random((b, c, t)) >= partly_masked)))
+
+
+def reveal(batch: Batch, profile: Tensor, shown: Tensor) -> Batch:
+    """Show the model what was measured, profile (B, C, T), where `shown`, bool (B, C, T), and where it is known."""
+    shown = shown & profile.isfinite()
+    return replace(batch, accessibility=torch.where(shown, profile, torch.zeros(())), accessibility_observed=shown)
 
 
 def shift_bins(batch: Batch, target: Target, bins: int) -> tuple[Batch, Target]:

@@ -251,8 +251,8 @@ def _read_node(source: ByteSource, node: int, span: int) -> tuple[np.ndarray, bo
 def _touches(entries: np.ndarray, chrom: int, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Return a bool mask: the entry shares a base with one of the sorted intervals of a chromosome."""
     first, last = entries["start_chrom"], entries["end_chrom"]
-    low = np.where(first < chrom, 0, entries["start"]).astype(np.int64)
-    high = np.where(last > chrom, np.iinfo(np.int64).max, entries["end"]).astype(np.int64)
+    low = np.where(first < chrom, 0, entries["start"].astype(np.int64))
+    high = np.where(last > chrom, np.iinfo(np.int64).max, entries["end"].astype(np.int64))
     reach = np.maximum.accumulate(ends)  # the first interval that may end after `low` ...
     candidate = np.searchsorted(reach, low, side="right")
     begins = np.append(starts, np.iinfo(np.int64).max)[candidate]  # ... must begin before `high`

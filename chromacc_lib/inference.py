@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from chromacc_lib import ChromaccError
-from chromacc_lib.batches import RegionData
+from chromacc_lib.batches import RegionData, reveal
 from chromacc_lib.dataset import Arrays, locus_average
 from chromacc_lib.model import Batch, ChromaccModel, ModelConfig, Output
 from chromacc_lib.progress import progress
 
-__all__ = ["evaluating", "load_model", "predict_batch", "predict_dataset", "predict_scores", "read_model_config"]
+__all__ = ["complete_profiles", "evaluating", "load_model", "predict_batch", "predict_dataset", "predict_scores", "read_model_config"]
 
 
 def read_model_config(model_dir: str | Path) -> dict:
@@ -116,13 +116,42 @@ def predict_scores(
     return torch.cat(scores).numpy(), torch.cat(logits).sigmoid().numpy()
 
 
+@torch.no_grad()
+def complete_profiles(
+    model: ChromaccModel, data: RegionData, windows: np.ndarray, cell_types: np.ndarray, known: np.ndarray,
+    batch_windows: int = 12,
+) -> np.ndarray:
+    """Accessibility of cell types of which part is measured: float32 (len(windows), len(cell_types), T), arcsinh fold.
+
+    known: bool, the same shape, which bins the model is shown; those that were not measured stay hidden. What is shown
+    comes back as it was measured, the rest as predicted from it and from all other inputs, the mean over both strands.
+    Raises ChromaccError for another shape.
+    """
+    wanted = (len(windows), len(cell_types), data.accessibility.shape[2])
+    if known.shape != wanted or known.dtype != bool:
+        raise ChromaccError(
+            f"complete_profiles: known is {known.dtype} of shape {known.shape}; needed: bool of shape {wanted}, (windows, "
+            "cell types, bins)."
+        )
+    device, profiles = next(model.parameters()).device, []
+    chunks = np.array_split(np.arange(len(windows)), max(1, -(-len(windows) // batch_windows)))
+    with evaluating(model):
+        for chunk in chunks:
+            profile = data.target(windows[chunk], cell_types).profile
+            batch = reveal(data.batch(windows[chunk], cell_types), profile, torch.from_numpy(known[chunk]))
+            predicted = predict_batch(model, batch.to(device)).profile.cpu()
+            profiles.append(torch.where(batch.accessibility_observed, profile, predicted))
+    return torch.cat(profiles).numpy()
+
+
 def predict_dataset(
     model: ChromaccModel, arrays: Arrays, batch_windows: int = 6, seen_windows: int = 0
 ) -> pd.DataFrame:
     """One row a (window, cell type): what was measured, what is predicted, the locus average, the truth.
 
-    seen_windows: of training chromosomes, evenly spaced, that are predicted in every cell type; 0 = all. The other
-    training windows have rows in test cell types alone; every other chromosome is whole.
+    seen_windows: of training chromosomes, evenly spaced, that are predicted; 0 = every window in every cell type. Else
+    windows of validation chromosomes are predicted in validation cell types alone (in training cell types where there
+    are none): what is chosen on them is chosen there. Test chromosomes are always whole.
 
     Columns as in the project's run contract: cell_type, cell_type_split, window, chrom, start, end (0-based half-open),
     window_split, kind, gc, tss_distance (bp, NaN = unknown), score, label, predicted_score, predicted_probability,
@@ -158,10 +187,13 @@ def predict_dataset(
 def _wanted(arrays: Arrays, seen_windows: int) -> np.ndarray:
     """Return which windows are predicted in which cell types: bool (W, C)."""
     wanted = np.ones(arrays.score.shape, dtype=bool)
+    if seen_windows == 0:
+        return wanted
     places = arrays.windows.reset_index(drop=True).sort_values(["chrom", "start"])
     seen = places.index[places["split"] == "train"].to_numpy()
-    if 0 < seen_windows < len(seen):
-        kept = seen[np.linspace(0, len(seen) - 1, seen_windows).round().astype(int)]
-        test = (arrays.cell_types["split"] == "test").to_numpy()
-        wanted[np.ix_(np.setdiff1d(seen, kept), ~test)] = False
+    kept = seen[np.linspace(0, len(seen) - 1, min(seen_windows, len(seen))).round().astype(int)]
+    wanted[np.setdiff1d(seen, kept)] = False
+    split = arrays.cell_types["split"].to_numpy()
+    choosing = split == ("validation" if (split == "validation").any() else "train")
+    wanted[np.ix_((arrays.windows["split"] == "validation").to_numpy(), ~choosing)] = False
     return wanted

@@ -43,7 +43,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(d_model, 3 * d_model)
-        self.out = nn.Linear(d_model, d_model)
+        self.out, self.softmax = nn.Linear(d_model, d_model), nn.Softmax(-1)
 
     def forward(self, x: Tensor, return_weights: bool = False) -> tuple[Tensor, Tensor | None]:
         """x (N, T, d) -> (N, T, d), and weights (N, heads, T, T) or None."""
@@ -55,7 +55,7 @@ class Attention(nn.Module):
         filled = -t % LANES
         k, v = F.pad(k, (0, 0, 0, filled)), F.pad(v, (0, 0, 0, filled))
         mask = F.pad(x.new_zeros(t), (0, filled), value=float("-inf"))
-        weights = (q @ k.transpose(-2, -1) / math.sqrt(d // self.heads) + mask).softmax(-1)  # (N, H, T, T + filled)
+        weights = self.softmax(q @ k.transpose(-2, -1) / math.sqrt(d // self.heads) + mask)  # (N, H, T, T + filled)
         attended = (weights @ v).transpose(1, 2).reshape(n, t, d)  # (N, H, T, d/H) -> (N, T, d)
         return self.out(attended), weights[..., :t] if return_weights else None
 

@@ -200,6 +200,7 @@ class SequenceEncoder(nn.Module):
             self.patch_bp = patch_bp = config.window_bp // config.n_bins
             self.scan = nn.Conv1d(4, config.d_model, config.motif_kernel_bp, padding=config.motif_kernel_bp // 2)
             self.best_forward, self.best_backward = nn.MaxPool1d(patch_bp), nn.MaxPool1d(patch_bp)
+            self.best_strand = nn.MaxPool2d((2, 1))
         self.match_norm = SharedBatchNorm(config.d_model)
         self.activation = nn.GELU()
         self.embed = nn.Linear(config.d_model, config.d_model)
@@ -211,13 +212,12 @@ class SequenceEncoder(nn.Module):
     def forward(self, sequence: Tensor, return_weights: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
         """Codes (B, L) or one-hot (B, L, 4) -> motif matches (B, T, d), tokens (B, T, d), attention weights or None."""
         codes = sequence.dtype == torch.uint8
-        if codes:
-            table = torch.eye(5, 4, device=sequence.device)  # N is a row of zeros
-            sequence = F.embedding(sequence.int(), table)
-        if self.kmers:
-            found = self.kmers(sequence)
+        if codes and not sequence.is_cuda and self.scan:
+            found = self._best_matches(sequence)
         else:
-            found = self._best_matches(sequence) if codes and not sequence.is_cuda else self._pooled_scan(sequence)
+            table = torch.eye(5, 4, device=sequence.device)  # N is a row of zeros
+            one_hot = F.embedding(sequence.int(), table) if codes else sequence
+            found = self.kmers(one_hot) if self.kmers else self._pooled_scan(one_hot)
         matches = self.activation(self.match_norm(found)).transpose(1, 2)  # (B, d, T) -> (B, T, d)
         return matches, *self.stack(self.embed(matches), return_weights)
 
@@ -229,34 +229,38 @@ class SequenceEncoder(nn.Module):
         x = sequence.transpose(1, 2)  # (B, L, 4) -> (B, 4, L)
         flipped = F.conv1d(x, self.scan.weight.flip(1, 2), self.scan.bias, padding=self.scan.padding)
         # The best match of each patch, (B, d, L) -> (B, d, T), then of the two strands: small before they meet.
-        return torch.maximum(self.best_forward(self.scan(x)), self.best_backward(flipped))
+        strands = torch.stack([self.best_forward(self.scan(x)), self.best_backward(flipped)], 2)  # (B, d, 2, T)
+        return self.best_strand(strands).squeeze(2)
 
     @torch.compiler.disable  # torch 2.13's compiler takes strides for others than they are, and refuses a view
-    def _best_matches(self, sequence: Tensor) -> Tensor:
-        """The same as `_pooled_scan`, faster on CPUs.
+    def _best_matches(self, codes: Tensor) -> Tensor:
+        """Codes (B, L) -> the same as `_pooled_scan`, faster on CPUs.
 
-        Only the best match has a gradient: it is looked for without one, and what was found is scored once more.
+        Only the best match has a gradient: it is looked for without one, and what was found is scored once more, as
+        the sum of what the kernel has for each of its bases.
         """
-        weight, (d, _, width) = self.scan.weight, self.scan.weight.shape
-        x = F.pad(sequence, (0, 0, width // 2, width // 2))
-        best, at = self._search(x)
+        (b, _), (d, _, width) = codes.shape, self.scan.weight.shape
+        codes = F.pad(codes, (width // 2, width // 2), value=4)
+        best, at = self._search(codes)
         if not torch.is_grad_enabled():
             return torch.maximum(best[:, :d], best[:, d:]) + self.scan.bias[:, None]
-        strands = torch.cat([x, x.flip(1, 2)], 1)
+        other = torch.where(codes < 4, 3 - codes, codes).flip(1)
+        strands = torch.cat([codes, other], 1)  # a match on the other strand is read there from its own first base
         start = torch.where(best[:, :d] >= best[:, d:], at[:, :d], strands.shape[1] - width - at[:, d:])
-        window = torch.arange(len(x), device=x.device)[:, None]
-        bases = strands.unfold(1, width, 1).transpose(2, 3)  # (B, starts, width, 4)
-        found = bases[window, start.transpose(0, 1).contiguous()]  # (d, B, T, width, 4)
-        score = torch.bmm(found.reshape(d, -1, 4 * width), weight.transpose(1, 2).reshape(d, -1, 1))
-        by_window = score.view(d, len(x), -1).transpose(0, 1).contiguous()  # (d, B, T) -> (B, d, T)
-        return by_window + self.scan.bias[:, None]
+        # Rows of a kernel's table are (place, base), the N of each place 0; which of them a match at each start takes:
+        rows = strands.unfold(1, width, 1) + 5 * torch.arange(width, dtype=torch.int16)  # (B, starts, width)
+        first = rows.shape[1] * torch.arange(b)[:, None, None]
+        found = rows.flatten(0, 1).index_select(0, (first + start).transpose(0, 1).flatten()).view(d, -1)
+        table = F.pad(self.scan.weight.transpose(1, 2), (0, 1)).flatten(1)  # (d, 4, width) -> (d, width * 5)
+        score = table.gather(1, found.long()).view(d, b, -1, width).sum(3)
+        return score.transpose(0, 1) + self.scan.bias[:, None]
 
     @torch.no_grad()
-    def _search(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _search(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Best score and its first base in each patch, of the kernels and then of their reverse complements (B, 2d, T)."""
+        x, found = F.embedding(codes.int(), torch.eye(5, 4)), []  # N is a row of zeros
         kernels = torch.cat([self.scan.weight, self.scan.weight.flip(1, 2)]).flatten(1)
-        found = []
-        for part in x.split(4 if x.device.type == "cpu" else len(x)):  # on CPUs, their scores must fit the cache
+        for part in x.split(4):  # their scores must fit the cache
             scores = F.linear(part.unfold(1, self.scan.weight.shape[2], 1).flatten(2), kernels)  # (n, L, 2d)
             pooled = F.max_pool2d(scores[:, :, None].permute(0, 3, 1, 2), (self.patch_bp, 1), return_indices=True)
             found.append([one.squeeze(3) for one in pooled])  # (n, 2d, T)
@@ -336,6 +340,7 @@ class Fusion(nn.Module):
         self.kind = nn.Parameter(0.02 * torch.randn(len(MODALITIES) + 1, d))  # the last one is the null key
         self.norm_query, self.norm_key = nn.LayerNorm(d), nn.LayerNorm(d)
         self.query, self.key_value, self.out = nn.Linear(d, d), nn.Linear(d, 2 * d), nn.Linear(d, d)
+        self.softmax = nn.Softmax(0)
 
     def forward(self, query: Tensor, modalities: list[Tensor], observed: Tensor) -> tuple[Tensor, Tensor]:
         """query (N, T, d), five tokens (N, T, d), observed (N, 5) -> tokens (N, T, d), weights (N, T, heads, 6).
@@ -351,7 +356,7 @@ class Fusion(nn.Module):
             logits.append((q * k).unflatten(2, by_head).sum(-1))  # (N, T, d) -> (N, T, H)
             values.append(v.unflatten(2, by_head))
         present = torch.cat([observed, observed.new_ones(n, 1)], 1).T[:, :, None, None]  # (6, N, 1, 1)
-        weights = torch.stack(logits).masked_fill(~present, float("-inf")).softmax(0)
+        weights = self.softmax(torch.stack(logits).masked_fill(~present, float("-inf")))
         fused = sum(weight[..., None] * value for weight, value in zip(weights, values))  # (N, T, H, d/H)
         return query + self.out(fused.flatten(2)), weights.permute(1, 2, 3, 0)
 

@@ -27,6 +27,7 @@ from chromacc_lib import ChromaccError
 from chromacc_lib.cache import file_lock
 from chromacc_lib.dataset import Arrays, load_arrays
 from chromacc_lib.model import ModelConfig
+from chromacc_lib.provenance import reached_sources
 from chromacc_lib.training import FROM_DATA, TrainingConfig, choose_device, device_words, start_fabric, train
 from chromacc_lib.workers import ALONE, gpu_of_worker, side_by_side
 
@@ -105,7 +106,8 @@ def run_sweep(
 
     Columns: setting, seed, the figures of FIGURES at the best epoch (seconds: of all epochs), best_epoch, epochs,
     parameters, error (a run that fails has its message here and no figures), key. A run that stands in the table
-    already, of the same settings, seed and dataset, is not trained again, so an interrupted sweep goes on. workers: runs
+    already, of the same settings (defaults too), seed, dataset and code, is not trained again, so an interrupted sweep
+    goes on. workers: runs
     at a time, None = one a GPU, or on CPUs one a core, each with its share of the threads. dask_address: of a scheduler
     whose workers have this project installed and see dataset_dir. Raises ChromaccError while another sweep writes there.
     """
@@ -120,10 +122,10 @@ def _run_sweep(
 ) -> pd.DataFrame:  # fmt: skip
     """Do what `run_sweep` says, in a folder that is locked."""
     dataset = json.loads((Path(dataset_dir) / "curation.json").read_text())["fingerprint"]
-    jobs = {}
+    shared, jobs = [sweep.windows, dataset, reached_sources("import chromacc_lib.training")], {}
     for name, seed in itertools.product(sweep.settings, sweep.seeds):
         given = {**sweep.base, **sweep.settings[name], "seed": seed}
-        key = hashlib.sha256(json.dumps([given, sweep.windows, dataset], sort_keys=True).encode()).hexdigest()[:16]
+        key = hashlib.sha256(json.dumps([given, shared], sort_keys=True).encode()).hexdigest()[:16]
         jobs[name, seed] = key, given
     rows = pd.read_csv(table_path).to_dict("records") if table_path.is_file() else []
     done = {row["key"] for row in rows if not isinstance(row["error"], str)}

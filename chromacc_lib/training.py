@@ -62,7 +62,7 @@ class TrainingConfig:
     cells_per_window: int = 7
     optimiser: str = "adamw"  # or "adam"
     learning_rate: float = 1e-3
-    weight_decay: float = 0.01
+    weight_decay: float = 0.01  # AdamW's; with "adam" it is an L2 penalty, far stronger: 0 for Adam as it is known
     warmup_share: float = 0.05  # of all steps, linear; then cosine to zero
     clip_norm: float = 1.0
     ema_share: float = 0.1  # of all steps: over about so many, weights are averaged, validated and kept; 0 = the raw ones

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from chromacc_lib import ChromaccError
 from chromacc_lib.batches import RegionData, Target
@@ -389,25 +390,39 @@ def test_kernels_started_from_a_motif_find_it_on_both_strands():
 
 def test_the_scan_is_a_convolution_on_both_strands_and_a_maximum_over_each_patch():
     """In its values and in its gradients, and without a gradient too."""
-    encoder, codes = make_model().sequence_encoder, random_batch().sequence
+    encoder, codes = make_model().sequence_encoder, random_batch().sequence.clone()
     torch.nn.init.normal_(encoder.scan.bias)
-    found, pooled, expected = [], [], []
-    for scores in (found, pooled, expected):
-        x = torch.nn.functional.one_hot(codes.long(), 4).float().requires_grad_()
-        if scores is found:
-            best = encoder._best_matches(x)
-        elif scores is pooled:
-            best = encoder._pooled_scan(x)
-        else:
-            strands = [encoder.scan(y.transpose(1, 2)) for y in (x, x.flip(1, 2))]
-            best = torch.maximum(strands[0], strands[1].flip(2)).unflatten(2, (10, 20)).amax(3)
+    codes[0, :25] = 4  # a patch of N alone, and one that begins with it
+
+    def with_gradients(best):
+        """What was found, and the gradients of kernels and biases."""
         encoder.zero_grad()
         (best**2).sum().backward()
-        scores += [best, x.grad, encoder.scan.weight.grad, encoder.scan.bias.grad]
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(pooled, expected, atol=1e-5, rtol=1e-5)
+        return best, encoder.scan.weight.grad, encoder.scan.bias.grad
+
+    x = torch.eye(5, 4)[codes.long()]
+    strands = [encoder.scan(y.transpose(1, 2)) for y in (x, x.flip(1, 2))]
+    expected = with_gradients(torch.maximum(strands[0], strands[1].flip(2)).unflatten(2, (10, 20)).amax(3))
+    for best in (encoder._best_matches(codes), encoder._pooled_scan(x)):
+        torch.testing.assert_close(with_gradients(best), expected, atol=1e-5, rtol=1e-5)
     with torch.no_grad():
-        torch.testing.assert_close(encoder._best_matches(x), expected[0])
+        torch.testing.assert_close(encoder._best_matches(codes), expected[0])
+
+
+@pytest.mark.parametrize("width", [51, 53, 61])
+def test_the_scan_takes_kernels_of_any_length(width):
+    config = ModelConfig(("a",), ("b",), ("c",), d_model=32, motif_kernel_bp=width, sequence_layers=1, encoder_layers=1)
+    encoder, codes = make_model(config).sequence_encoder, random_batch(config).sequence
+    expected = encoder._pooled_scan(torch.eye(5, 4)[codes.long()])
+    torch.testing.assert_close(encoder._best_matches(codes), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_without_the_state_prior_how_like_cell_types_depart_has_no_say():
+    batch = random_batch()
+    other = replace(batch, prior=torch.cat([batch.prior[..., :2], batch.prior[..., 2:] + 1], -1))
+    for state_prior in (True, False):
+        model = make_model(replace(CONFIG, state_prior=state_prior))
+        assert torch.equal(outputs(model, batch), outputs(model, other)) != state_prior
 
 
 @pytest.mark.parametrize("tokens", [10, 16, 17])
@@ -447,20 +462,39 @@ def test_twice_the_depth_starts_at_the_same_scale():
     assert 0.5 < scales[1] / scales[0] < 2
 
 
+class NonlinearOps(TorchDispatchMode):
+    """Notes each non-linear operation, and the innermost module that it runs in."""
+
+    NAMES = ("gelu", "softmax", "max_pool", "maximum", "relu", "sigmoid", "tanh", "amax", "exp", "abs")
+
+    def __init__(self):
+        super().__init__()
+        self.inside, self.met = [], []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.__name__.split(".")[0]
+        if any(part in name for part in self.NAMES) and args[0].is_floating_point() and "expand" not in name:
+            self.met.append((name, self.inside[-1]))
+        return func(*args, **(kwargs or {}))
+
+
 @ARCHITECTURES
 def test_every_nonlinearity_is_a_module_that_is_called_once(config):
-    """DeepLIFT needs it: one call of each activation and pooling in a forward pass of one-hot DNA, which it is given."""
-    model, calls = make_model(config), {}
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.GELU, nn.MaxPool1d)):
-            calls[name] = 0
-            module.register_forward_hook(lambda m, args, out, name=name: calls.__setitem__(name, calls[name] + 1))
-    batch = random_batch(config)
-    outputs(model, replace(batch, sequence=torch.eye(5, 4)[batch.sequence.long()]))
-    blocks = config.sequence_layers + config.encoder_layers
-    pools = 2 if config.sequence_tokens == "patch" else 0
+    """DeepLIFT and hooks need it, in a forward pass of one-hot DNA, which they are given."""
+    model, batch, ops = make_model(config), random_batch(config), NonlinearOps()
+    for module in model.modules():
+        module.register_forward_pre_hook(lambda m, args: ops.inside.append(m))
+        module.register_forward_hook(lambda m, args, out: ops.inside.pop() and None)
+    kinds = nn.GELU | nn.Softmax | nn.MaxPool1d | nn.MaxPool2d
+    with torch.no_grad(), ops:
+        model(replace(batch, sequence=torch.eye(5, 4)[batch.sequence.long()]))
+    # whether a window has any base, which masks it, is asked of the sequence outside of every module that learns
+    met = [(name, module) for name, module in ops.met if not (name == "amax" and module is model)]
+    assert met and all(isinstance(module, kinds) for _, module in met), [(n, type(m)) for n, m in met]
+    callers = [id(module) for _, module in met]
+    blocks, pools = config.sequence_layers + config.encoder_layers, 3 if config.sequence_tokens == "patch" else 0
     heads_and_encoders = 2 + config.histone_blocks + 1 + 1  # score and label; histone, TF and sequence encoders
-    assert len(calls) == blocks + pools + heads_and_encoders and set(calls.values()) == {1}
+    assert len(callers) == len(set(callers)) == 2 * blocks + pools + heads_and_encoders + 1  # and the fusion's softmax
 
 
 def test_the_loss_starts_where_theory_puts_it():

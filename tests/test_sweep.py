@@ -52,6 +52,14 @@ def test_what_is_trained_already_is_not_trained_again_and_a_failed_run_is_told(c
     assert more["validation_skill"][0] == table["validation_skill"][0] != more["validation_skill"][1]
 
 
+def test_a_run_of_other_code_is_trained_again(curated, tmp_path, monkeypatch):
+    said, sweep = [], Sweep({"default": {}}, (1,), TINY)
+    run_sweep(curated[1], sweep, tmp_path, 1, device="cpu", say=said.append)
+    monkeypatch.setattr("chromacc_lib.sweep.reached_sources", lambda code: {"training": "changed"})
+    run_sweep(curated[1], sweep, tmp_path, 1, device="cpu", say=said.append)
+    assert sum("0 done before" in line for line in said) == 2 and sum("validation skill" in line for line in said) == 2
+
+
 def test_the_command_prints_the_comparison(curated, tmp_path, capsys):
     base = ", ".join(f"{name}: {value}" for name, value in TINY.items())
     path = write(tmp_path, f"seeds: [1]\nwindows: 20\nbase: {{{base}}}\nsettings:\n  default:\n  no motifs: {{motif_prior: false}}\n")

@@ -15,9 +15,9 @@ from chromacc_lib import ChromaccError
 from chromacc_lib.batches import RegionData, drop_inputs, mask_accessibility, region_batches, shift_bins
 from chromacc_lib.callbacks import Callback, Checkpoint, EarlyStopping, EpochLine, History
 from chromacc_lib.dataset import load_arrays
-from chromacc_lib.inference import load_model, predict_dataset, predict_scores
+from chromacc_lib.inference import complete_profiles, load_model, predict_dataset, predict_scores
 from chromacc_lib.training import (
-    _ahead, _learning_rate, _require_enough, _require_same_place, TrainingConfig, averaged, build_model,
+    _ahead, _learning_rate, _require_enough, _require_same_place, _Step, start_fabric, TrainingConfig, averaged, build_model,
     choose_device, choose_precision, device_words, save_model, train,
 )  # fmt: skip
 
@@ -341,6 +341,82 @@ def test_the_history_is_on_disk_after_every_epoch(arrays, tmp_path):
 
 
 # --- saving, loading, predicting -------------------------------------------------------------------------------
+
+
+# --- what a step is made of ------------------------------------------------------------------------------------
+
+
+def prepared(arrays, **settings):
+    """A function (epoch, index) -> batch and target of 40 windows x 6 cell types, as a step of three epochs of ten reads them."""
+    config = replace(CONFIG, epochs=3, drop_assay=0.0, drop_modality=0.0, metadata_noise=0.0, **settings)
+    model, _ = build_model(arrays, motif_prior=False, sizes=SIZES)
+    step, data = _Step(start_fabric("cpu", "32-true"), model, model, None, config), RegionData(arrays)
+    cells = np.tile(np.arange(6), (40, 1))
+    return lambda epoch, index: step.prepare(data, epoch, index, np.arange(40), cells, 10)
+
+
+def test_ever_more_samples_are_fully_masked_from_the_first_step_to_the_last(arrays):
+    read = prepared(arrays, first_fully_masked=0.2, partly_masked=0.0)
+    shares = [
+        np.mean([1 - read(epoch, i)[0].accessibility_observed.any(2).float().mean() for i in steps])
+        for epoch, steps in ((1, range(3)), (2, range(4, 7)), (3, range(7, 10)))
+    ]
+    unknown = 1 - RegionData(arrays).target(np.arange(40), np.arange(6)).profile.isfinite().any(2).float().mean()
+    expected = [1 - (1 - unknown) * (1 - whole) for whole in (0.2 + 0.8 / 30, 0.2 + 0.8 / 2, 0.2 + 0.8 * 28 / 30)]
+    assert np.allclose(shares, expected, atol=0.06) and shares[0] < shares[1] < shares[2]
+
+
+def test_half_of_the_batches_are_read_on_the_other_strand_unless_told_otherwise(arrays):
+    plain = RegionData(arrays).batch(np.arange(40), np.arange(6)).sequence
+    flipped = lambda read: [not torch.equal(read(1, i)[0].sequence, plain) for i in range(60)]
+    assert 0.3 < np.mean(flipped(prepared(arrays))) < 0.7
+    assert not any(flipped(prepared(arrays, reverse_complement=False)))
+
+
+def test_windows_are_shifted_by_as_much_as_is_asked_and_no_more(arrays):
+    read = prepared(arrays, reverse_complement=False, shift_bins=2)
+    plain, bp = RegionData(arrays).batch(np.arange(40), np.arange(6)).sequence, arrays.sequence.shape[1] // arrays.accessibility.shape[2]
+    found = set()
+    for i in range(60):
+        sequence = read(1, i)[0].sequence
+        by = [n for n in range(-2, 3) if torch.equal(sequence[:, max(0, n * bp) : sequence.shape[1] + min(0, n * bp)],
+                                                     plain[:, max(0, -n * bp) : plain.shape[1] + min(0, -n * bp)])]  # fmt: skip
+        assert len(by) == 1
+        found |= set(by)
+    assert found == {-2, -1, 0, 1, 2}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the compiler looks for it
+def test_training_is_the_same_through_the_compiler(arrays, monkeypatch):
+    """As the graph that torch.compile takes of the model, run as it is: what its kernels make of it is for GPUs."""
+    compile_, compiled = torch.compile, []
+    monkeypatch.setattr(torch, "compile", lambda model, **_: compiled.append(model) or compile_(model, backend="eager"))
+    config = replace(CONFIG, epochs=1, precision="32-true")
+    plain, graph = (train(arrays, replace(config, compile=c), device="cpu", sizes=SIZES) for c in (False, True))
+    assert compiled
+    torch.testing.assert_close(weights(graph), weights(plain), atol=1e-5, rtol=1e-4)
+
+
+# --- a cell type that is measured in part ----------------------------------------------------------------------
+
+
+def test_what_is_known_of_a_cell_type_stays_and_moves_the_rest(arrays, result):
+    test = np.flatnonzero(arrays.cell_types["split"] == "test")[0]
+    data, windows, cells = RegionData(arrays), np.arange(8), np.array([0, test])
+    none = np.zeros((8, 2, arrays.accessibility.shape[2]), bool)
+    half = none.copy()
+    half[:, :, ::2] = True
+    hidden, shown = (complete_profiles(result.model, data, windows, cells, known, batch_windows=3) for known in (none, half))
+    measured = arrays.accessibility[np.ix_(windows, cells)]
+    kept = half & np.isfinite(measured)
+    assert kept.any() and np.array_equal(shown[kept], measured[kept]) and np.isfinite(shown).all()
+    assert np.abs(shown - hidden)[:, :, 1::2].max() > 1e-6
+    other = replace(arrays, accessibility=arrays.accessibility.copy())
+    other.accessibility[:8, test, 1::2] = 9.0  # what is hidden of it has no say
+    again = complete_profiles(result.model, RegionData(other), windows, cells, half)
+    assert np.array_equal(again[:, 1, 1::2], shown[:, 1, 1::2])
+    with pytest.raises(ChromaccError, match="needed: bool of shape"):
+        complete_profiles(result.model, data, windows, cells, half[:4])
 
 
 def test_a_saved_model_predicts_the_same(arrays, result, tmp_path):

@@ -66,15 +66,18 @@ def random_arrays(n_bins: int) -> Arrays:
 class Ours:
     """This project's training step, fed `windows` a step and `cells` cell types for each of them."""
 
-    def __init__(self, windows: int, cells: int, precision: str, n_bins: int = 15) -> None:
-        arrays, fabric = random_arrays(n_bins), start_fabric("cpu", precision)
+    def __init__(
+        self, windows: int, cells: int, precision: str, n_bins: int = 15, device: str = "cpu", compiled: bool = False
+    ) -> None:
+        arrays, fabric = random_arrays(n_bins), start_fabric(device, precision)
         self.config = TrainingConfig(batch_windows=windows, cells_per_window=cells, epochs=1000)
         torch.manual_seed(0)
         self.model, _ = build_model(arrays, motif_prior=False)
         optimiser = OPTIMISERS[self.config.optimiser](
             self.model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
-        self.wrapped, self.optimiser = fabric.setup(self.model, optimiser)
+        self.wrapped, self.optimiser = fabric.setup(torch.compile(self.model) if compiled else self.model, optimiser)
+        self.in_thread, self.waited = fabric.device.type == "cuda", 0.0
         self.average = averaged(self.model, self.config, WINDOWS)
         self.step, self.data = _Step(fabric, self.model, self.wrapped, self.optimiser, self.config), RegionData(arrays)
         self.samples, self.done = windows * cells, 0
@@ -95,8 +98,9 @@ class Ours:
         return self.step.prepare(self.data, 1, *job, 1000)
 
     def __call__(self, n: int) -> None:
-        """n steps, as `training.train` makes them."""
-        for ready, _ in _ahead(self.prepare, self.jobs(n), in_thread=False):
+        """n steps, as `training.train` makes them; `waited` grows by the seconds spent waiting for data."""
+        for ready, waited in _ahead(self.prepare, self.jobs(n), self.in_thread):
+            self.waited += waited
             self.step(1, self.done, 1000, *ready)
             self.average.update_parameters(self.model)
             self.done += 1
