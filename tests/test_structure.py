@@ -14,6 +14,7 @@ from chromacc_lib.parameters import check_settings, declared_parameters, read_pr
 # A module imports only from modules before it, in the order that the data flows.
 ORDER = [
     "problems",
+    "provenance",
     "progress",
     "network",
     "cache",
@@ -78,7 +79,6 @@ ORDER = [
     "cell_inputs",
     "prediction",
     "plots",
-    "provenance",
     "report",
     "parameters",
     "pipeline",
