@@ -22,7 +22,7 @@ from chromacc_lib import ChromaccError
 from chromacc_lib.problems import FileProblem, Problem
 from chromacc_lib.sources import ByteSource, open_source
 
-__all__ = ["BigWig", "inflater", "merge_ranges", "open_bigwig", "read_bins"]
+__all__ = ["BigWig", "inflater", "merge_ranges", "open_bigwig", "read_bins", "require_written"]
 
 BIGWIG_MAGIC, BIGBED_MAGIC, CHROM_TREE_MAGIC, RTREE_MAGIC = 0x888FFC26, 0x8789F2EB, 0x78CA8C91, 0x2468ACE0
 GZIP_MAGIC = b"\x1f\x8b"
@@ -93,6 +93,23 @@ class BigWig:
         for offset in (self.index_offset, *self.zoom_indexes):
             _rtree_leaves(self.source, offset)
 
+    def require_sound(self, most_bytes: int) -> None:
+        """Inflate blocks from all over the file, and compare each with what the index says of it.
+
+        most_bytes: of the blocks as they lie in the file; one of no more is looked at whole. Raises FileProblem that
+        names the first bad block.
+        """
+        blocks, names = self.blocks(), list(self.chroms)
+        every = max(1, -(-int(blocks["size"].sum()) // most_bytes))
+        with _Reducer(self) as reducer:
+            for block in blocks[::every]:
+                offset, size = int(block["offset"]), int(block["size"])
+                raw = np.frombuffer(self.source.read(offset, size), dtype=np.uint8)
+                (words,) = reducer.inflated(raw, np.array([0]), np.array([size]))
+                if words is None or len(words) < 6 or words[:3].tolist() != [
+                        block["start_chrom"], block["start"], block["end"]]:
+                    raise reducer.problem(names[block["start_chrom"]], offset, CORRUPT)
+
     def chroms_with_data(self) -> tuple[str, ...]:
         """Return the chromosomes on which the file has at least one interval."""
         present = np.zeros(len(self.chroms), dtype=bool)
@@ -111,6 +128,19 @@ def open_bigwig(entry: str | Path) -> BigWig:
     except BaseException:
         source.close()
         raise
+
+
+def require_written(path: Path) -> None:
+    """Raise ChromaccError unless a bigWig that was just written is whole: pyBigWig closes one in silence on a full disk."""
+    try:
+        with open_bigwig(path) as bigwig:
+            bigwig.require_whole()
+            bigwig.require_sound(bigwig.source.size)
+            if bigwig.source.read(bigwig.source.size - 4, 4) != struct.pack("<I", BIGWIG_MAGIC):  # what is written last
+                raise _truncated(bigwig.source)
+    except FileProblem as error:
+        raise ChromaccError(f"{path}: the bigWig that was written is not whole ({error.problem.what}); most often the "
+                            "disk is full, or a quota is reached: free some, and start again") from error
 
 
 def _read_header(source: ByteSource) -> BigWig:
@@ -379,14 +409,14 @@ class _Reducer:
             row, code = _add_deflated(self.functions.inflate, self.state, raw, offsets, sizes, self.buffer, chrom,
                                       starts, edges, sums)
             return None if code == SOUND else (row, code)
-        for row, block in enumerate(self._inflated(raw, offsets, sizes)):
+        for row, block in enumerate(self.inflated(raw, offsets, sizes)):
             code = CORRUPT if block is None else _add_block(block, block.view(np.float32), 4 * len(block), chrom,
                                                             starts, edges, sums)
             if code != SOUND:
                 return row, code
         return None
 
-    def _inflated(self, raw: np.ndarray, offsets: np.ndarray, sizes: np.ndarray
+    def inflated(self, raw: np.ndarray, offsets: np.ndarray, sizes: np.ndarray
                   ) -> Iterator[np.ndarray | None]:
         """Yield each block as uint32 words, through Python's zlib; None where it is corrupt."""
         for offset, size in zip(offsets.tolist(), sizes.tolist()):

@@ -7,6 +7,7 @@ a lock, so that nothing is fetched for each of them. Bytes are brought to the di
 after a power cut, as after a kill, the journal may lack what is there, and never has what is not.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -285,14 +286,23 @@ def shared_remote(url: str, cache: Path) -> RemoteFile:
 
 # --- the disk -----------------------------------------------------------------------------------------------
 @contextmanager
-def file_lock(path: Path, remedy: str, busy: str = "") -> Iterator[None]:
+def file_lock(path: Path, remedy: str, busy: str = "", to_read: bool = False) -> Iterator[bool]:
     """Hold a lock that is seen by every thread and process that shares the folder; a killed one lets go of it.
 
     remedy: how to choose another folder. busy: message of the ChromaccError where another holds the lock; "" = wait.
-    Raises ChromaccError as well where there can be no lock.
+    to_read: go on without a lock, and yield False, where the folder cannot be written: nobody writes there. Raises
+    ChromaccError as well where there can be no lock.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as handle:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(path, "ab")
+    except OSError as error:
+        if to_read and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            yield False
+            return
+        raise ChromaccError(f"{path.parent}: cannot be written ({error.strerror}); needed a folder to write in: {remedy} "
+                            "where that is possible") from error
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError as error:
@@ -300,7 +310,7 @@ def file_lock(path: Path, remedy: str, busy: str = "") -> Iterator[None]:
         except OSError as error:
             raise ChromaccError(f"{path}: cannot be locked ({error}); needed a file system with locks: {remedy} on "
                                 "one") from error
-        yield
+        yield True
 
 
 def sync(path: Path) -> None:

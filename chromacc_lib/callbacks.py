@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -161,6 +164,9 @@ class Checkpoint(Callback):
     renamed, so a kill at any moment leaves the last whole one. It is read as tensors and plain values only. A
     checkpoint of another configuration, model or dataset is refused by name.
 
+    `at_signals` is for the time of training in one process: Ctrl-C and SIGTERM then wait for the step that is running,
+    which is saved; a second one does not wait. A file that cannot be written leaves the last whole one.
+
     `identity` is anything plain that tells datasets apart. `resumed` says, after the start, what was found, and `say`
     is told of it.
     """
@@ -171,6 +177,28 @@ class Checkpoint(Callback):
         self, path: str | Path, identity: dict, every_steps: int = 100, say: Callable[[str], object] = lambda text: None
     ) -> None:
         self.path, self.identity, self.every_steps, self.say, self.resumed = Path(path), identity, every_steps, say, ""
+        self._asked = 0  # the signal that asked to stop
+
+    @contextmanager
+    def at_signals(self) -> Iterator[None]:
+        """While this lasts, let a step end, and save it, before a signal does what it does otherwise."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            asked, self._asked = self._asked, 0
+            if asked:
+                signal.raise_signal(asked)
+
+    def _ask(self, number: int, _: object) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = number
 
     def settings(self) -> dict:
         """The settings that the file's training was begun with; {} without a file."""
@@ -213,13 +241,21 @@ class Checkpoint(Callback):
             self._save(state)
 
     def on_step(self, state: TrainingState) -> None:
-        """Save every so many steps."""
-        if len(state.steps) % self.every_steps == 0:
+        """Save every so many steps, and where a signal asks to stop."""
+        if len(state.steps) % self.every_steps == 0 or self._asked:
             self._save(state)
+        self._stop_if_asked(state)
 
     def on_epoch(self, state: TrainingState) -> None:
         """Save."""
         self._save(state)
+        self._stop_if_asked(state)
+
+    def _stop_if_asked(self, state: TrainingState) -> None:
+        if self._asked:
+            self.say(f"stopped by {signal.Signals(self._asked).name} after step {len(state.steps)} of epoch {state.epoch}; "
+                     "the same command goes on from there")  # fmt: skip
+            raise KeyboardInterrupt
 
     def _save(self, state: TrainingState) -> None:
         if not state.is_first_process:
@@ -231,10 +267,17 @@ class Checkpoint(Callback):
         }  # fmt: skip
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = self.path.with_name(self.path.name + ".new")
-        with new.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with new.open("wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:  # RuntimeError: how torch tells of a write that failed
+            new.unlink(missing_ok=True)
+            raise ChromaccError(
+                f"{self.path}: the checkpoint cannot be written ({error}); most often the disk is full: free some, and "
+                "start again. The last whole checkpoint is kept."
+            ) from error
         new.replace(self.path)
 
     def _fingerprint(self, state: TrainingState) -> str:

@@ -1,29 +1,58 @@
 """The `chromacc` command: run a profile, find and check data, predict a new cell type, rebuild a report."""
 
 import argparse
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from chromacc_lib import ChromaccError, __version__
+from chromacc_lib.problems import machine_remedy
 
 __all__ = ["main"]
 
+STOPPED = "stopped. The same command goes on: what was finished is kept, and a training from its last checkpoint"
 GENES_HELP = "TSV (gene_id, gene_name), GTF or GFF3 for expression by Ensembl id; by default the human TFs"
 GENOME_HELP = "path of a plain or bgzipped FASTA or a .2bit file; or hg38, fetched once into the cache (0.8 GB)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status: 0 done, 1 the user has to act, 2 wrong usage.
+    """Run the command line and return the exit status: 0 done, 1 the user has to act, 2 wrong usage, 130 or 143 stopped.
 
-    A ChromaccError prints its message alone; any other error keeps its traceback, for it is ours.
+    A ChromaccError prints its message alone, and so does what the machine lacks (space, memory, permission); any other
+    error keeps its traceback, for it is ours. Ctrl-C and SIGTERM stop in good order.
     """
     options = _parser().parse_args(arguments)
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _terminate) if in_main else None
     try:
         return options.command(options)
     except ChromaccError as error:
-        print(f"chromacc: {error}", file=sys.stderr)
-        return 1
+        message, status = str(error), 1
+    except _Terminated:
+        message, status = STOPPED, 143
+    except KeyboardInterrupt:
+        message, status = STOPPED, 130
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        if not machine_remedy(told):
+            raise
+        message, status = f"{told}\n{machine_remedy(told)}", 1
+    finally:
+        if in_main:
+            signal.signal(signal.SIGTERM, before)
+    print(f"chromacc: {message}", file=sys.stderr)
+    return status
+
+
+class _Terminated(KeyboardInterrupt):
+    """Raised by SIGTERM; event loops and notebooks let this kind through, and wind up."""
+
+
+def _terminate(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it at once
+    raise _Terminated("SIGTERM")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -342,17 +371,18 @@ def _review(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     """Check a manifest; print every problem and every note. Notes alone leave it usable."""
-    from chromacc_lib.fetch import fetch
-    from chromacc_lib.manifest import check_manifest, read_manifest
+    from chromacc_lib.curation import CurationParameters
+    from chromacc_lib.intake import take_in
     from chromacc_lib.reference import blacklist_path, genome_path
 
-    problems = check_manifest(
-        fetch(read_manifest(options.manifest)),
+    problems = take_in(
+        options.manifest,
         genome_path(options.genome_fasta),
-        options.blacklist and blacklist_path(options.blacklist),
+        CurationParameters(gene_names=str(options.gene_names or "")),
+        blacklist=blacklist_path(options.blacklist or ""),
         for_training=not options.for_prediction,
-        gene_names=options.gene_names or "",
-    )
+        split_later=True,
+    ).problems
     for problem in problems:
         print(problem, file=sys.stderr)
     fatal = sum(problem.fatal for problem in problems)

@@ -20,19 +20,9 @@ from chromacc_lib import ChromaccError, project_path
 from chromacc_lib.bigwig import open_bigwig
 from chromacc_lib.cache import fetched_here, file_lock
 from chromacc_lib.dataset import open_dataset, replace_folder, window_table
-from chromacc_lib.fetch import fetch
 from chromacc_lib.genes import read_gene_names
-from chromacc_lib.manifest import (
-    check_files,
-    check_manifest,
-    genome_sizes,
-    is_simulated,
-    keep_cell_types,
-    lineages_of,
-    lock_table,
-    read_expression,
-    read_manifest,
-)
+from chromacc_lib.intake import cell_type_table, take_in
+from chromacc_lib.manifest import genome_sizes, is_simulated, lock_table, read_expression
 from chromacc_lib.matching import MatchChoice, bp_to_tss
 from chromacc_lib.normalization import fit_normalization, require_method
 from chromacc_lib.problems import require_no_problems
@@ -54,18 +44,8 @@ from chromacc_lib.regions import (
 from chromacc_lib.signals import STATISTICS, bytes_to_fetch, chroms_with_data, genome_mean
 from chromacc_lib.sources import is_url, require_file
 from chromacc_lib.windows import (
-    Count,
-    Selection,
-    background_windows,
-    cap_windows,
-    label_windows,
-    observed_assays,
-    peak_windows,
-    read_peaks,
-    require_placement,
-    split_cell_types,
-    split_chromosomes,
-    tiled_windows,
+    Count, Selection, background_windows, cap_windows, label_windows, peak_windows, read_peaks, require_placement,
+    split_chromosomes, tiled_windows,
 )
 
 __all__ = ["Curation", "CurationParameters", "curate"]
@@ -132,10 +112,15 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
     """
     require_method(parameters.normalization)
     target, before = project_path(dataset_dir), fetched_here()
-    with _alone(target):
-        table = fetch(keep_cell_types(read_manifest(manifest), parameters.cell_types), remote_tracks, say=say)
-        truth = read_manifest(truth_manifest) if truth_manifest else None
-        _require_valid(table, truth, genome_fasta, blacklist, say, parameters.gene_names)
+    with _alone(target) as can_write:
+        if not (target / "dataset.zarr").is_dir():
+            _require_writable(target, can_write, {})
+        table, truth, problems = take_in(manifest, genome_fasta, parameters, blacklist=blacklist,
+                                         truth_manifest=truth_manifest, remote_tracks=remote_tracks, say=say)
+        for problem in problems:
+            if not problem.fatal:
+                say(str(problem))
+        require_no_problems(problems)
         references = _references(genome_fasta, blacklist, manifest, truth, parameters)
         lock = lock_table(table, references)
         fingerprint = _fingerprint(parameters, lock)
@@ -146,6 +131,7 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
             fetched = f" {fetched_here() - before:,} bytes of remote tracks were fetched." if done["streamed"] else ""
             say(f"Nothing has changed since {target} was curated; it is used as it is.{fetched}")
             return Curation(target, done, fresh=False)
+        _require_writable(target, can_write, done)
         dataset, plan, label, counts, match, mappability = _plan(table, truth, genome_fasta, blacklist, parameters,
                                                                  partial / "dataset.zarr", say)
         dataset.attrs |= {"dataset_id": target.parent.name if target.name == "dataset" else target.name,
@@ -176,11 +162,22 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
         return Curation(target, summary, fresh=True)
 
 
-def _alone(target: Path) -> AbstractContextManager[None]:
-    """Keep other curations, of this process or another, from a dataset's folder while this one lasts."""
+def _alone(target: Path) -> AbstractContextManager[bool]:
+    """Keep other curations, of this process or another, from a dataset's folder while this one lasts.
+
+    False: it lies where nobody can write, and can only be used as it is.
+    """
     return file_lock(target.with_name(f".{target.name}.curating"), "give a dataset_dir",
                      f"{target}: another curation is writing there. Wait until it is done, which this one can then "
-                     "use, or give another dataset_dir")
+                     "use, or give another dataset_dir", to_read=True)
+
+
+def _require_writable(target: Path, can_write: bool, done: dict) -> None:
+    """Raise ChromaccError where there is something to do in a folder that cannot be written. done: curation.json."""
+    if not can_write:
+        is_there = "a dataset of other input, parameters or code" if done else "no finished dataset"
+        raise ChromaccError(f"{target.parent}: cannot be written, and {target.name} there is {is_there}; give a "
+                            "dataset_dir where that is possible, or exactly what the dataset was curated from")
 
 
 def _recover(partial: Path, target: Path, fingerprint: str, say: Callable[[str], None]) -> None:
@@ -217,17 +214,6 @@ def _begin(partial: Path, dataset: xr.Dataset, plan: Plan, fingerprint: str, per
     lay_out(dataset, plan, fingerprint, per_region)
 
 
-def _require_valid(table: pd.DataFrame, truth: pd.DataFrame | None, genome_fasta: str | Path,
-                   blacklist: str | Path, say: Callable[[str], None], gene_names: str) -> None:
-    problems = check_manifest(table, genome_fasta, blacklist or None, gene_names=gene_names)
-    if truth is not None:
-        problems += check_files(truth, genome_fasta)
-    for problem in problems:
-        if not problem.fatal:
-            say(str(problem))
-    require_no_problems(problems)
-
-
 def _references(genome_fasta: str | Path, blacklist: str | Path, manifest: str | Path,
                 truth: pd.DataFrame | None, parameters: CurationParameters) -> dict[str, str | Path]:
     """Further files that the result depends on, by kind, for the lock."""
@@ -260,9 +246,9 @@ def _plan(table: pd.DataFrame, truth: pd.DataFrame | None, genome_fasta: str | P
 
     Cell types are split first: windows see only the training ones.
     """
-    cells = _cell_types(table, parameters)
+    cells = cell_type_table(table, parameters)
     sizes = genome_sizes(genome_fasta)
-    peaks, elsewhere = _keep_chromosomes(_read_all_peaks(table, sizes), sizes, parameters.chromosomes)
+    peaks, elsewhere = _keep_chromosomes(_read_all_peaks(table, sizes), parameters.chromosomes)
     windows, counts, match, mappability = _choose_windows(cells, peaks, genome_fasta, blacklist, parameters, say)
     coverage = {path: chroms_with_data(path) for path in _bigwigs(table)["path_or_url"]}
     tracks, left_out = _choose_tracks(table, cells, windows, coverage, parameters)
@@ -285,25 +271,6 @@ def _plan(table: pd.DataFrame, truth: pd.DataFrame | None, genome_fasta: str | P
     return dataset, plan, _labels(windows, names, peaks, parameters.min_overlap_bp), counts, match, mappability
 
 
-def _cell_types(table: pd.DataFrame, parameters: CurationParameters) -> pd.DataFrame:
-    """Return cell_type, split, lineage (see `lineages_of`), donor; one row each, in the manifest's order."""
-    lineages = lineages_of(table)
-    pairs = table[["cell_type", "donor", "lineage"]].drop_duplicates()
-    split = split_cell_types(pairs, parameters.seed, parameters.test_cell_types,
-                             parameters.validation_cell_types, observed_assays(table))
-    rows = [{"cell_type": name, "split": split[name],
-             "lineage": lineages[name],
-             "donor": ";".join(sorted(set(group["donor"]) - {""}))}
-            for name, group in pairs.groupby("cell_type", sort=False)]
-    cells = pd.DataFrame(rows)
-    n_train = int((cells["split"] == "train").sum())
-    if n_train < 2:
-        raise ChromaccError(
-            f"{n_train} training cell type of {len(cells)}; at least 2 are needed, since each is "
-            "compared with the average of the others. Hold out fewer, or add cell types")
-    return cells
-
-
 def _read_all_peaks(table: pd.DataFrame, sizes: Mapping[str, int]) -> dict[str, pd.DataFrame]:
     """Return {cell type: its peaks}, several files pooled."""
     rows = table[table["kind"] == "accessibility_peaks"]
@@ -311,14 +278,11 @@ def _read_all_peaks(table: pd.DataFrame, sizes: Mapping[str, int]) -> dict[str, 
             for name, group in rows.groupby("cell_type", sort=False)}
 
 
-def _keep_chromosomes(peaks: Mapping[str, pd.DataFrame], sizes: Mapping[str, int], chromosomes: Sequence[str]
+def _keep_chromosomes(peaks: Mapping[str, pd.DataFrame], chromosomes: Sequence[str]
                       ) -> tuple[dict[str, pd.DataFrame], list[Count]]:
     """Return the peaks on these chromosomes (() = all), and a count of those that lie elsewhere."""
     if not chromosomes:
         return dict(peaks), []
-    unknown = [name for name in chromosomes if name not in sizes]
-    if unknown:
-        raise ChromaccError(f"chromosomes: the genome has none called {', '.join(unknown)}; it has: {', '.join(sizes)}")
     kept = {name: table[table["chrom"].isin(list(chromosomes))] for name, table in peaks.items()}
     n_kept, n_all = (sum(map(len, tables.values())) for tables in (kept, peaks))
     return kept, [Count("peaks of all cell types", n_kept, n_all,
@@ -393,11 +357,6 @@ def _choose_tracks(table: pd.DataFrame, cells: pd.DataFrame, windows: pd.DataFra
     tracks, counts = {}, []
     for kind, asked in (("histone", parameters.histone_marks), ("tf", parameters.tfs)):
         rows = table[table["kind"] == kind]
-        unknown = [name for name in asked if name not in set(rows["target"])]
-        if unknown:
-            raise ChromaccError(
-                f"{kind} tracks {', '.join(unknown)} are asked for, but not in the manifest; it has: "
-                f"{', '.join(dict.fromkeys(rows['target'])) or 'none'}")
         names = list(asked or dict.fromkeys(rows["target"]))
         taught = {row["target"] for _, row in rows.iterrows()
                   if row["cell_type"] in training and chroms & set(coverage[row["path_or_url"]])}

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from chromacc_lib import ChromaccError, __version__, project_path
+from chromacc_lib.bigwig import require_written
 from chromacc_lib.dataset import Arrays, load_arrays, open_dataset, replace_folder
 from chromacc_lib.genome import genome_sizes
 from chromacc_lib.regions import CHUNK_WINDOWS
@@ -334,6 +335,7 @@ def _write_bigwig(path: Path, sizes: Mapping[str, int], windows: pd.DataFrame, s
         handle.addHeader(list(sizes.items()))
         handle.addEntries(windows["chrom"].tolist(), windows["start"].tolist(), ends=windows["end"].tolist(),
                           values=score.astype(float).tolist())
+    require_written(path)
 
 
 FORMATS: dict[str, Callable[[str | Path, str | Path], Path]] = {

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-import torch
 from lightning_fabric import Fabric
 
 from chromacc_lib import ChromaccError, project_path
 from chromacc_lib.batches import RegionData
+from chromacc_lib.cache import file_lock
 from chromacc_lib.callbacks import Callback, Checkpoint, EarlyStopping, History, Progress
 from chromacc_lib.dataset import Arrays
 from chromacc_lib.hub import complete_model_folder, model_card
@@ -22,14 +23,14 @@ from chromacc_lib.memory import fitting_batch
 from chromacc_lib.monitor import Monitor
 from chromacc_lib.streaming import StreamedRegionData
 from chromacc_lib.training import (
-    TrainingConfig, TrainingResult, choose_precision, model_config, save_model, start_fabric, train,
+    NonFiniteLoss, TrainingConfig, TrainingResult, choose_precision, device_words, model_config, save_model, start_fabric, train,
 )  # fmt: skip
 from chromacc_lib.windows import SPLITS
 
 __all__ = ["EPOCH_LINE", "PRETRAINING_LINE", "Fitted", "fit", "training_settings"]
 
 SIZES = ("sequence_layers", "encoder_layers", "d_model", "dropout")  # parameters that are fields of ModelConfig
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, BAD_BATCH = "checkpoint.pt", "bad_batch.safetensors"
 EPOCH_LINE = (
     "epoch {epoch:2d}: training MSE {train_score:.4f}, validation MSE {validation_mse:.4f}, "
     "skill {validation_skill:+.3f}, {samples_per_second:.0f} samples/s, {seconds:.0f} s"
@@ -73,7 +74,8 @@ def fit(
     folder that `chromacc train` wrote, "" = train here. gpu: index of the one to take, None = the first. A training
     that was interrupted goes on where it stopped: its state is in `checkpoint.pt` of the folder until the model is
     saved. Every process that torchrun started calls this alike; only the first one writes and talks. Raises
-    `ChromaccError` for a checkpoint or a model of other settings.
+    `ChromaccError` for a checkpoint or a model of other settings, while another training writes to the folder, and at
+    a loss that is not finite, whose batch is then in `bad_batch.safetensors`.
     """
     folder, identity = project_path(model_dir), {"dataset": _fingerprint(dataset_dir)}
     if trained_model:
@@ -82,6 +84,20 @@ def fit(
         _write(fitted, folder, dataset_dir, arrays, identity)
         return fitted
     fabric = start_fabric(device, config.precision, gpu)
+    busy = (f"{folder}: another training is writing there. Wait until it is done, stop it, or give this one another "
+            "folder")  # fmt: skip
+    lock = file_lock(folder.with_name(f".{folder.name}.training"), "give a model folder", busy)
+    with lock if fabric.is_global_zero else nullcontext():
+        return _train_here(dataset_dir, folder, arrays, data, config, sizes, identity, patience, stop_on_collapse, callbacks,
+                           fabric, say)  # fmt: skip
+
+
+def _train_here(
+    dataset_dir: str | Path, folder: Path, arrays: Arrays, data: RegionData | StreamedRegionData, config: TrainingConfig,
+    sizes: dict, identity: dict, patience: int, stop_on_collapse: bool, callbacks: Sequence[Callback], fabric: Fabric,
+    say: Callable[[str], object],
+) -> Fitted:  # fmt: skip
+    """Train, or go on with it, in all processes of `fabric`, and write the folder, which is locked."""
     tell = say if fabric.is_global_zero else (lambda text: None)
     tell(_where(fabric, config.precision))
     if isinstance(data, StreamedRegionData):
@@ -91,7 +107,13 @@ def fit(
         config = replace(config, batch_windows=_batch_windows(checkpoint, arrays, data, config, sizes, fabric, tell))
     watching = [Progress(), Monitor(tell, stop_on_collapse), *([EarlyStopping(patience)] if patience else [])]
     watching += [checkpoint, History(folder / "history.csv"), *callbacks]
-    result = train(arrays, config, sizes=sizes, callbacks=watching, fabric=fabric, data=data)
+    try:
+        with checkpoint.at_signals() if fabric.world_size == 1 else nullcontext():
+            result = train(arrays, config, sizes=sizes, callbacks=watching, fabric=fabric, data=data)
+    except NonFiniteLoss as error:
+        bad = folder / (BAD_BATCH if fabric.world_size == 1 else f"{fabric.global_rank}.{BAD_BATCH}")
+        error.save(bad)
+        raise ChromaccError(f"{error} The batch of that step is in {bad}, as the model read it.") from error
     if result.stopped:
         tell(f"stopped early: {result.stopped}")
     fitted = Fitted(result, config)
@@ -105,10 +127,8 @@ def fit(
 
 def _where(fabric: Fabric, precision: str) -> str:
     """Device, precision and number of processes, in words."""
-    gpu = fabric.device.type == "cuda"
-    name = torch.cuda.get_device_name(fabric.device) if gpu else "CPU (no GPU is used)"
     together = f"; {fabric.world_size} processes share each batch" if fabric.world_size > 1 else ""
-    return f"device: {name}; precision: {choose_precision(precision, fabric.device.type)}{together}"
+    return f"{device_words(fabric.device)}; precision: {choose_precision(precision, fabric.device.type)}{together}"
 
 
 def _batch_windows(

@@ -27,6 +27,7 @@ from scipy import stats
 from chromacc_lib import ChromaccError, project_path
 from chromacc_lib import intervals as iv
 from chromacc_lib.baselines import cached
+from chromacc_lib.cache import file_lock
 from chromacc_lib.curation import CurationParameters, curate
 from chromacc_lib.dataset import load_arrays, write_table
 from chromacc_lib.evaluation import HEADLINE, evaluate, replicate_table, write_metrics
@@ -112,7 +113,8 @@ def leave_one_out(
     say(f"{len(jobs)} folds: {', '.join(jobs)}")
     rows: dict[str, list[dict]] = {}
     unforeseen: BaseException | None = None
-    with side_by_side(dask_address, workers, device, len(jobs)) as (client, threads):
+    alone = file_lock(project_path(out_dir) / ".lock", "give a folder", f"{out_dir}: other folds are being run there")
+    with alone, side_by_side(dask_address, workers, device, len(jobs)) as (client, threads):
         futures = {client.submit(_run_fold, job, threads, pure=False): name for name, job in jobs.items()}
         for future in distributed.as_completed(list(futures), loop=client.loop):
             name, error = futures[future], future.exception()

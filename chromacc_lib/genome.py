@@ -4,9 +4,11 @@ All coordinates are 0-based half-open, in bp; bases are upper-case text, or code
 other letter. Memory is bounded by the windows asked for, never by a chromosome.
 """
 
+import hashlib
 import mmap
 import os
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ import pyfaidx
 
 from chromacc_lib import project_path
 from chromacc_lib.problems import FileProblem, Problem
-from chromacc_lib.sources import require_file
+from chromacc_lib.sources import cache_folder, require_file
 
 __all__ = ["CODES", "N_CODE", "Chromosome", "Genome", "genome_sizes", "open_genome"]
 
@@ -26,6 +28,10 @@ N_CODE = 4
 CODES = np.full(256, N_CODE, dtype=np.uint8)  # by letter; IUPAC letters other than ACGT are N
 for _code, _letters in enumerate(("Aa", "Cc", "Gg", "Tt")):
     CODES[[ord(letter) for letter in _letters]] = _code
+FOREIGN = 255  # code of what is no letter of a sequence
+LETTER_CODES = np.full(256, FOREIGN, dtype=np.uint8)
+for _letter in b"ACGTUNRYSWKMBDHVXacgtunryswkmbdhvx-*.":  # IUPAC, and how gaps and stops are written
+    LETTER_CODES[_letter] = CODES[_letter]
 
 STRETCH_BP = 1 << 20     # windows near each other are read together, up to so much text at once
 GAP_BP = 4 << 10         # ... where no more than this lies between them
@@ -51,6 +57,7 @@ class Chromosome:
 class Genome:
     """An open genome. sizes: {chromosome: bp}, in the file's order. What differs by format is `text`."""
 
+    path: Path
     sizes: dict[str, int]
 
     def keys(self) -> list[str]:
@@ -78,8 +85,19 @@ class Genome:
         codes = np.empty((len(starts), length), dtype=np.uint8)
         for rows, first, last in _stretches(starts, length):
             bases = np.frombuffer(self.text(chrom, first, last).encode("ascii", "replace"), dtype=np.uint8)
-            views = np.lib.stride_tricks.sliding_window_view(CODES[bases], length)  # (last - first - L + 1, L)
+            views = np.lib.stride_tricks.sliding_window_view(LETTER_CODES[bases], length)  # (last - first - L + 1, L)
             codes[rows] = views[starts[rows] - first]
+        return self._require_letters(chrom, starts, codes)
+
+    def _require_letters(self, chrom: str, starts: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Return the codes, shape=(W, L). Raises FileProblem where something is no letter of a sequence."""
+        if codes.size and codes.max() == FOREIGN:
+            rows, columns = np.nonzero(codes == FOREIGN)
+            at = int(starts[rows[0]] + columns[0])
+            raise FileProblem(Problem(
+                str(self.path), 0, f"no letter of a sequence in {len(np.unique(rows))} window(s) of {chrom}",
+                f"{self.text(chrom, at, at + 1)!r} at {chrom}:{at} (0-based) in the first", "letters of IUPAC's code",
+                "The file is damaged, or is no FASTA of DNA: fetch it again, and compare its md5."))
         return codes
 
     def masked_share(self, chrom: str, starts: np.ndarray, length: int) -> np.ndarray:
@@ -110,16 +128,37 @@ class _BgzippedFasta(Genome):
     def __init__(self, path: Path, fasta: pyfaidx.Fasta) -> None:
         self.path, self.fasta = path, fasta
         self.sizes = {name: len(fasta[name]) for name in fasta.keys()}
+        self._require_whole()
+
+    def _require_whole(self) -> None:
+        """Raise FileProblem where the last base of the index is not there."""
+        chrom, size = list(self.sizes.items())[-1]
+        if size and len(self._letters(chrom, size - 1, size)) != 1:
+            raise self._misfit(f"no base {chrom}:{size - 1} (0-based)", "the last one of the index")
+
+    def _misfit(self, got: str, needed: str) -> FileProblem:
+        return FileProblem(Problem(
+            str(self.path), 0, "FASTA does not fit its index (.fai)", got, needed,
+            f"Remove {self.fasta.faidx.indexname}, which is then built again; if the FASTA was cut, fetch it again."))
+
+    def _letters(self, chrom: str, start: int, end: int) -> str:
+        """Return the file's own letters. Raises FileProblem where they cannot be read."""
+        try:
+            return self.fasta[chrom][start:end]
+        except (OSError, RuntimeError, ValueError, EOFError, struct.error, zlib.error, pyfaidx.FetchError) as error:
+            raise FileProblem(Problem(
+                str(self.path), 0, f"corrupt FASTA at {chrom}:{start}-{end}", str(error) or type(error).__name__,
+                "a sequence that can be read", "Fetch the file again, and compare its md5.")) from error
 
     def text(self, chrom: str, start: int, end: int) -> str:
         """Return bases as upper-case text."""
-        return self.fasta[chrom][start:end].upper()
+        return self._letters(chrom, start, end).upper()
 
     def masked_share(self, chrom: str, starts: np.ndarray, length: int) -> np.ndarray:
         """Return the share of lower-case letters, float64, shape=(W,)."""
         share = np.empty(len(starts))
         for rows, first, last in _stretches(starts, length):
-            letters = np.frombuffer(self.fasta[chrom][first:last].encode("ascii", "replace"), dtype=np.uint8)
+            letters = np.frombuffer(self._letters(chrom, first, last).encode("ascii", "replace"), dtype=np.uint8)
             before = np.concatenate([[0], np.cumsum(IS_LOWER[letters])])  # lower-case letters before a place
             at = starts[rows] - first
             share[rows] = (before[at + length] - before[at]) / length
@@ -138,6 +177,17 @@ class _PlainFasta(_BgzippedFasta):
         with open(path, "rb") as handle:
             self.map = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
 
+    def _require_whole(self) -> None:
+        """Raise FileProblem unless the file ends where the index says: neither of them was cut."""
+        index = list(self.fasta.faidx.index.values())[-1]
+        line, line_bytes, last = max(index.lenc, 1), max(index.lenb, 1), index.rlen - 1
+        end = index.offset + (last // line * line_bytes + last % line + 1 if index.rlen else 0)
+        n_bytes = os.path.getsize(self.path)
+        with open(self.path, "rb") as handle:
+            handle.seek(end)
+            if end > n_bytes or handle.read(GAP_BP).strip():
+                raise self._misfit(f"{n_bytes:,} bytes", f"a sequence that ends at byte {end:,}")
+
     def codes(self, chrom: str, starts: np.ndarray, length: int) -> np.ndarray:
         """Return codes, uint8, shape=(W, length). Raises FileProblem where the index does not fit the file."""
         index = self.fasta.faidx.index[chrom]
@@ -146,12 +196,12 @@ class _PlainFasta(_BgzippedFasta):
         begins = index.offset + starts // line * line_bytes + starts % line
         ends = index.offset + last // line * line_bytes + last % line + 1
         text = b"".join([self.map[begin:end] for begin, end in zip(begins.tolist(), ends.tolist())])
-        codes = text.translate(CODES.tobytes(), b"\r\n")
+        codes = text.translate(LETTER_CODES.tobytes(), b"\r\n")
         if len(codes) != len(starts) * length:
-            raise FileProblem(Problem(str(self.path), 0, "FASTA does not fit its index (.fai)",
-                                      f"{len(codes):,} bases under {len(starts)} windows of {chrom}",
-                                      f"{len(starts) * length:,}", "Remove the .fai; it is built again."))
-        return np.frombuffer(codes, dtype=np.uint8).reshape(len(starts), length)
+            raise self._misfit(f"{len(codes):,} bases under {len(starts)} windows of {chrom}",
+                               f"{len(starts) * length:,}")
+        codes = np.frombuffer(codes, dtype=np.uint8).reshape(len(starts), length)
+        return self._require_letters(chrom, starts, codes)
 
     def close(self) -> None:
         """Close file and map."""
@@ -160,18 +210,57 @@ class _PlainFasta(_BgzippedFasta):
 
 
 def _open_fasta(path: Path) -> Genome:
+    places = _index_places(path)
+    index = [Path(places.get("indexname", f"{path}.fai")), Path(places.get("gzi_indexname", f"{path}.gzi"))]
+    there = [one.exists() for one in index]
     try:
-        fasta = pyfaidx.Fasta(str(path), as_raw=True)
-    except (pyfaidx.FastaIndexingError, pyfaidx.UnsupportedCompressionFormat, OSError, ValueError) as error:
+        fasta = pyfaidx.Fasta(str(path), as_raw=True, **places)
+    except (pyfaidx.FastaIndexingError, pyfaidx.UnsupportedCompressionFormat, OSError, ValueError, RuntimeError,
+            EOFError, struct.error, zlib.error) as error:
+        for one, was_there in zip(index, there):
+            if not was_there:
+                one.unlink(missing_ok=True)  # an index that was not written to its end
+        cause = error.__context__ if isinstance(error, OSError) and error.__context__ else error
         raise FileProblem(Problem(
-            str(path), 0, "FASTA cannot be indexed", str(error) or type(error).__name__,
-            "a plain or bgzipped FASTA in a folder where its index (.fai) is or can be written",
-            "If it is gzipped: gunzip it, or recompress it with bgzip. If the folder is read-only: "
-            "run `samtools faidx` on a copy.")) from error
+            str(path), 0, "FASTA cannot be indexed", str(cause).partition("Please")[0] or type(cause).__name__,
+            "a whole plain or bgzipped FASTA: lines of one length, no blank ones between them, each name once",
+            "If it is gzipped: gunzip it, or recompress it with bgzip. If it may be damaged: fetch it again. If its "
+            "index (.fai) is: remove that, and it is built again.")) from error
     if not len(fasta.keys()):
         raise FileProblem(Problem(str(path), 0, "no sequence", "no line that starts with >", "a FASTA file",
                                   "Give the genome's FASTA."))
-    return (_BgzippedFasta if path.suffix.lower() in (".gz", ".bgz") else _PlainFasta)(path, fasta)
+    _date_index(index, path)
+    return (_BgzippedFasta if _is_bgzipped(path) else _PlainFasta)(path, fasta)
+
+
+def _is_bgzipped(path: Path) -> bool:
+    return path.suffix.lower() in (".gz", ".bgz")
+
+
+def _index_places(path: Path) -> dict[str, str]:
+    """Return where pyfaidx finds or builds the index: beside the FASTA, or in the cache where nothing can be written
+    there and none lies there; named by size and time, so that another FASTA of that path gets another one.
+    """
+    stat = path.stat()
+    beside = [Path(f"{path}{end}") for end in ((".fai", ".gzi") if _is_bgzipped(path) else (".fai",))]
+    there = all(index.is_file() and index.stat().st_mtime_ns >= stat.st_mtime_ns for index in beside)
+    if there or os.access(path.parent, os.W_OK):
+        return {}
+    key = hashlib.sha256(f"{path} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:32]
+    folder = cache_folder() / "indexes"
+    folder.mkdir(parents=True, exist_ok=True)
+    places = {"indexname": str(folder / f"{key}.fai"), "gzi_indexname": str(folder / f"{key}.gzi")}
+    return dict(list(places.items())[:len(beside)])
+
+
+def _date_index(index: list[Path], path: Path) -> None:
+    """Give an index that was just built the FASTA's time where that lies in the future: else each opening would build it
+    again.
+    """
+    time_ns = path.stat().st_mtime_ns
+    for one in index:
+        if one.exists() and one.stat().st_mtime_ns < time_ns:
+            os.utime(one, ns=(time_ns, time_ns))
 
 
 # --- .2bit --------------------------------------------------------------------------------------------------
@@ -266,8 +355,8 @@ def _cut(path: Path, n_bytes: int, needed: str) -> FileProblem:
 def open_genome(path: str | Path) -> Genome:
     """Open a plain or bgzipped FASTA, or a .2bit file; slices are upper-case text, 0-based half-open.
 
-    A FASTA's index (.fai) is built beside it where there is none. Raises FileProblem when the file is
-    missing, empty, cut, gzipped but not bgzipped, or cannot be indexed.
+    A FASTA's index (.fai) is built where there is none: beside it, or in the cache folder where it cannot be written
+    beside it. Raises FileProblem when the file is missing, empty, cut, gzipped but not bgzipped, or cannot be indexed.
     """
     path = project_path(path)
     require_file(path)

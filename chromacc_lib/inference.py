@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -30,7 +31,10 @@ def read_model_config(model_dir: str | Path) -> dict:
             f"{model_dir} holds no trained model (config.json and model.safetensors are needed); run the training "
             "notebook first, or name the model folder of a finished run."
         )
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ChromaccError(f"{path}: no JSON ({error}); copy the model folder again, or train again.") from error
 
 
 def load_model(model_dir: str | Path, arrays: Arrays | None = None) -> ChromaccModel:
@@ -46,6 +50,10 @@ def load_model(model_dir: str | Path, arrays: Arrays | None = None) -> ChromaccM
     model = ChromaccModel(config)
     try:
         model.load_state_dict(load_file(Path(model_dir) / "model.safetensors"))
+    except SafetensorError as error:
+        raise ChromaccError(
+            f"{model_dir}: model.safetensors is truncated or corrupt ({error}); copy the model folder again, or train again."
+        ) from error
     except RuntimeError as error:
         raise ChromaccError(
             f"{model_dir}: model.safetensors does not fit the model that config.json describes ({error}); it was trained "

@@ -6,19 +6,20 @@ once, each with its remedy; what is merely worth knowing is listed as a note.
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from chromacc_lib import ChromaccError, project_path
+from chromacc_lib.bed import chromosome_names, read_intervals
 from chromacc_lib.bigwig import BigWig, open_bigwig
 from chromacc_lib.genes import bare_id, read_gene_names
 from chromacc_lib.genome import genome_sizes, open_genome
 from chromacc_lib.problems import FileProblem, Problem, require_no_problems
 from chromacc_lib.reference import pinned_url
-from chromacc_lib.sources import file_md5, is_url, open_source, require_file, text_lines
+from chromacc_lib.sources import data_lines, file_md5, is_url, open_source, require_file
 
 __all__ = [
     "COLUMNS", "KINDS", "OPTIONAL_COLUMNS", "UNKNOWN_LINEAGE", "check_files", "check_manifest", "genome_sizes",
@@ -36,17 +37,7 @@ REQUIRED_COLUMNS = ("cell_type", "target", "kind", "path_or_url", "assembly")  #
 KINDS = ("accessibility_signal", "accessibility_peaks", "histone", "tf", "expression")
 BIGWIG_KINDS = ("accessibility_signal", "histone", "tf")
 INPUT_KINDS = ("histone", "tf", "expression")
-
-
-# --- text ---------------------------------------------------------------------------------------------------
-def _numbered_lines(path: Path) -> list[tuple[int, str]]:
-    """Return (1-based line number, text) of a plain or gzipped UTF-8 file.
-
-    Tolerated: byte-order mark, CRLF, comments (#), blank lines, `track` and `browser` lines.
-    Raises FileProblem when the file is missing, empty, cut, or no text.
-    """
-    skip = re.compile(r"\s*(#|track\b|browser\b|$)")
-    return [(i, line) for i, line in text_lines(path) if not skip.match(line)]
+LOOKED_AT_BYTES = 2 << 20  # of each bigWig's blocks, from all over it, when it is checked: some 0.1 s
 
 
 # --- the manifest itself ------------------------------------------------------------------------------------
@@ -59,7 +50,7 @@ def read_manifest(path: str | Path) -> pd.DataFrame:
     file or column, or a row with too many fields.
     """
     path = project_path(path)
-    lines = _numbered_lines(path)
+    lines = data_lines(path)
     if len(lines) < 2:
         raise ChromaccError(f"{path}: the manifest has no rows; it needs a header and one row a file")
     header = [name.strip() for name in lines[0][1].split("\t")]
@@ -182,125 +173,6 @@ def _version(entry: str) -> str:
     return source.version
 
 
-# --- BED and narrowPeak -------------------------------------------------------------------------------------
-def read_intervals(path: str | Path,
-                   sizes: Mapping[str, int] | None = None) -> tuple[pd.DataFrame, list[Problem]]:
-    """Read BED3 to narrowPeak, plain or gzipped; return its good rows, in their order, and every problem.
-
-    Columns: line, chrom, start, end, strength (narrowPeak and broadPeak: signalValue; BED: score, 0 where
-    there is none), summit (narrowPeak's own, else the midpoint). sizes: {chromosome: length} of the genome,
-    checked if given. Raises FileProblem when the file cannot be read at all.
-    """
-    path = Path(path)
-    lines = _numbered_lines(path)
-    problems: list[Problem] = []
-    table = _interval_table(path, lines, problems)
-    if sizes is not None and len(table):
-        problems += _chromosome_names(path, dict.fromkeys(table["chrom"]), sizes, "intervals")
-        length = table["chrom"].map(sizes)
-        table = _drop(table, path, problems, table["end"] > length, "intervals past the chromosome's end",
-                      "an end within the FASTA's chromosome", "Use peaks of the FASTA's own assembly.")
-    keys = list(zip(table["chrom"], table["start"]))
-    first_seen = {chrom: i for i, chrom in enumerate(dict.fromkeys(table["chrom"]))}
-    order = [(first_seen[chrom], start) for chrom, start in keys]
-    unsorted = [i for i in range(1, len(order)) if order[i] < order[i - 1]]
-    if unsorted:
-        problems.append(Problem(str(path), int(table["line"].iloc[unsorted[0]]), "intervals are not sorted",
-                                f"{len(unsorted)} step(s) back", "order by chromosome and start",
-                                "They are sorted on reading; nothing is lost.", fatal=False))
-    return table.reset_index(drop=True), problems
-
-
-def _interval_table(path: Path, lines: list[tuple[int, str]], problems: list[Problem]) -> pd.DataFrame:
-    """Parse lines into typed columns; leave out, and append to `problems`, what is no valid interval."""
-    rows = [text.split("\t") if "\t" in text else text.split() for _, text in lines]
-    width = max((len(row) for row in rows), default=0)
-    raw = pd.DataFrame([row + [None] * (width - len(row)) for row in rows], columns=range(width), dtype=str)
-    raw["line"] = [number for number, _ in lines]
-    if width < 3 or not len(raw):
-        problems.append(
-            Problem(str(path), 0, "no intervals", f"{len(raw)} rows of {width} column(s)",
-                    "BED: chrom, start, end, separated by tabs", "Check that this is a BED or peak file."))
-        return pd.DataFrame({"line": [], "chrom": [], "start": [], "end": [], "strength": [], "summit": []})
-    raw = _drop(raw, path, problems, raw[width - 1].isna(), "rows with missing columns",
-                f"{width} columns in each row", "The file may be cut; fetch it again.", got=width - 1)
-    for column in (1, 2):
-        whole = raw[column].str.fullmatch(r"\s*-?\d+\s*")
-        raw = _drop(raw, path, problems, ~whole, "positions that are no whole numbers", "integers",
-                    "Correct the file.", got=column)
-    table = pd.DataFrame({"line": raw["line"], "chrom": raw[0], "start": raw[1].astype("int64"),
-                          "end": raw[2].astype("int64")})
-    table["strength"] = _strength(raw, path, width)
-    offset = pd.to_numeric(raw[9], errors="coerce") if width >= 10 else pd.Series(-1, index=raw.index)
-    middle = (table["start"] + table["end"]) // 2
-    table["summit"] = middle.where(offset < 0, table["start"] + offset)
-    return _drop_bad_intervals(table, path, problems).astype({"summit": "int64"})
-
-
-def _strength(raw: pd.DataFrame, path: Path, width: int) -> pd.Series:
-    """Strength, float64: column 7 of narrowPeak and broadPeak, else the BED score or 0; NaN = no number."""
-    broad = width == 9 and "broadpeak" in path.name.lower()
-    column = 6 if width == 10 or broad else 4
-    if width <= column:
-        return pd.Series(0.0, index=raw.index)
-    return pd.to_numeric(raw[column].where(raw[column] != ".", "0"), errors="coerce").astype("float64")
-
-
-def _drop_bad_intervals(table: pd.DataFrame, path: Path, problems: list[Problem]) -> pd.DataFrame:
-    """Leave out what cannot be an interval on a chromosome; one problem for each kind of fault."""
-    rules = [
-        (lambda t: t["start"] < 0, "negative starts", "start of at least 0", "start", "Correct the file."),
-        (lambda t: t["start"] > t["end"], "starts exceed ends", "start < end", "start",
-         "Swap the two columns."),
-        (lambda t: t["start"] == t["end"], "zero-length intervals", "start < end", "start",
-         "Remove them, or give each its width."),
-        (lambda t: ~np.isfinite(t["strength"]), "signalValue or score that is no finite number",
-         "a finite number", "strength", "Call the peaks again, or remove these rows."),
-        (lambda t: t["summit"].isna() | (t["summit"] < t["start"]) | (t["summit"] >= t["end"]),
-         "summits outside their peak", "column 10 from 0 to the peak's length - 1, or -1", "summit",
-         "Correct column 10, or give BED without it."),
-    ]
-    for rule, what, needed, got, remedy in rules:
-        table = _drop(table, path, problems, rule(table), what, needed, remedy, got=got)
-    return table
-
-
-def _drop(table: pd.DataFrame, path: Path, problems: list[Problem], bad: pd.Series, what: str, needed: str,
-          remedy: str, got: str | int = "end") -> pd.DataFrame:
-    """Return the rows that are not `bad`, and append one problem that counts those and shows the first."""
-    bad = bad.fillna(True).astype(bool)
-    if not bad.any():
-        return table
-    first = table[bad].iloc[0]
-    problems.append(Problem(str(path), int(first["line"]), f"{what} in {int(bad.sum())} of {len(bad)} row(s)",
-                            f"{first[got]} in the first", needed, remedy))
-    return table[~bad]
-
-
-def _chromosome_names(path: str | Path, names: Iterable[str], sizes: Mapping[str, int], what: str) -> list[Problem]:
-    """Compare chromosome names with the genome's: none shared is a problem, some unknown is a note."""
-    names = list(names)
-    unknown = [name for name in names if name not in sizes]
-    if not unknown:
-        return []
-    shown, known = ", ".join(unknown[:4]), ", ".join(list(sizes)[:4])
-    if len(unknown) < len(names):
-        return [Problem(str(path), 0, f"{what} on {len(unknown)} chromosome(s) that the FASTA does not have",
-                        shown, f"chromosomes of the FASTA ({known})", "They are not used.", fatal=False)]
-    renamed = {name.removeprefix("chr") for name in names} & {name.removeprefix("chr") for name in sizes}
-    if renamed:
-        return [Problem(
-            str(path), 0, "chromosomes are named in another style than in the FASTA", shown, known,
-            f"Rename them in the file ({unknown[0]} is probably the FASTA's {_other_style(unknown[0])}), "
-            "or use a FASTA of the same style.")]
-    return [Problem(str(path), 0, "no chromosome shared with the FASTA", shown, known,
-                    "Use files of the FASTA's own assembly.")]
-
-
-def _other_style(name: str) -> str:
-    return name.removeprefix("chr") if name.startswith("chr") else f"chr{name}"
-
-
 # --- expression ---------------------------------------------------------------------------------------------
 def read_expression(path: str | Path, gene_names: Mapping[str, str] | None = None) -> pd.Series:
     """Return TPM (float64, at least 0) by gene symbol, of a plain or gzipped TSV of one of two forms.
@@ -315,7 +187,7 @@ def read_expression(path: str | Path, gene_names: Mapping[str, str] | None = Non
 
 def _expression(path: Path, gene_names: Mapping[str, str]) -> tuple[pd.Series, list[Problem]]:
     """Return `read_expression`, and a note of what a gene quantification has besides."""
-    lines = _numbered_lines(path)
+    lines = data_lines(path)
     header = [name.strip().lower() for name in lines[0][1].split("\t")] if lines else []
     column = next((name for name in ("gene", "gene_id") if name in header), "")
     if not column or "tpm" not in header:
@@ -370,8 +242,9 @@ def check_manifest(manifest: pd.DataFrame, genome_fasta: str | Path, blacklist: 
     """Open every file that the manifest names; return ALL problems, fatal ones first, [] if there are none.
 
     manifest: from `read_manifest`. for_training: accessibility is needed in each cell type. gene_names: path,
-    see `read_gene_names`. Data blocks are not decompressed here (a flipped byte is found by its md5, or when it
-    is read).
+    see `read_gene_names`. Of a local bigWig's data blocks, `LOOKED_AT_BYTES` are inflated: a byte that was flipped in
+    another one is found by the file's md5, or when it is read. No format but gzip and bgzip says whether the rest
+    of a file is as it was written; the md5 does.
     """
     name = manifest.attrs.get("path", "manifest")
     problems = _check_cell_types(name, manifest, for_training)
@@ -394,9 +267,11 @@ def check_files(manifest: pd.DataFrame, genome_fasta: str | Path,
         names = read_gene_names(gene_names)
     except FileProblem as error:
         problems.append(error.problem)
+    chroms: dict[int, frozenset[str]] = {}
     for line, row in manifest.iterrows():
         if row["kind"] in KINDS and row["path_or_url"]:
-            problems += _check_file(name, int(line), row, sizes, names)
+            problems += _check_file(name, int(line), row, sizes, names, chroms)
+    problems += _check_peak_chromosomes(name, manifest, sizes or {}, chroms)
     if blacklist:
         try:
             problems += read_intervals(project_path(blacklist), sizes)[1]
@@ -470,10 +345,11 @@ def _check_lineages(name: str, manifest: pd.DataFrame) -> list[Problem]:
 
 
 def _check_file(name: str, line: int, row: pd.Series, sizes: Mapping[str, int] | None,
-                gene_names: Mapping[str, str] | None) -> list[Problem]:
+                gene_names: Mapping[str, str] | None, chroms: dict[int, frozenset[str]]) -> list[Problem]:
     """Problems of one file, by its kind; the manifest's line is named in the file's place.
 
-    sizes, gene_names: None where they could not be read; then what depends on them is not checked.
+    sizes, gene_names: None where they could not be read; then what depends on them is not checked. chroms: gets the
+    chromosomes that a bigWig or a peak file on disk has something on, by the manifest's line.
     """
     entry = row["path_or_url"]
     path = Path(entry)
@@ -484,13 +360,41 @@ def _check_file(name: str, line: int, row: pd.Series, sizes: Mapping[str, int] |
         problems = _check_md5(path, row["md5"])
         if row["kind"] in BIGWIG_KINDS:
             problems += _check_bigwig(entry, sizes)
+            with open_bigwig(entry) as bigwig:
+                chroms[line] = frozenset(bigwig.chroms_with_data())
         elif row["kind"] == "accessibility_peaks":
-            problems += read_intervals(path, sizes)[1]
+            table, found = read_intervals(path, sizes)
+            problems += found
+            chroms[line] = frozenset(table["chrom"])
         elif gene_names is not None:
             problems += _expression(path, gene_names)[1]
     except FileProblem as error:
         problems = [error.problem]
     return _named(problems, name, line, row)
+
+
+def _check_peak_chromosomes(name: str, manifest: pd.DataFrame, sizes: Mapping[str, int],
+                            chroms: Mapping[int, frozenset[str]]) -> list[Problem]:
+    """Notes of peak files without a peak on chromosomes where the cell type has signal, and another one peaks: a file
+    that was cut at the end of a line looks like that, and all is closed there.
+    """
+    notes = []
+    read = manifest[manifest.index.isin(list(chroms))]
+    peaks = {cell: frozenset().union(*(chroms[line] for line in rows.index))
+             for cell, rows in read[read["kind"] == "accessibility_peaks"].groupby("cell_type", sort=False)}
+    for cell, mine in peaks.items():
+        rows = read[read["cell_type"] == cell]
+        signal = frozenset().union(*(chroms[line] for line in rows.index[rows["kind"] == "accessibility_signal"]))
+        others = frozenset().union(*(theirs for other, theirs in peaks.items() if other != cell))
+        without = [chrom for chrom in sizes if chrom in (signal & others) - mine]
+        if without:
+            line = rows.index[rows["kind"] == "accessibility_peaks"][0]
+            notes += _named([Problem(
+                manifest.loc[line, "path_or_url"], 0, f"no peak on {len(without)} chromosome(s) that have signal",
+                ", ".join(without[:4]), "peaks there, as in other cell types",
+                "All of them counts as closed. If the file was cut, fetch it again.", fatal=False)],
+                name, int(line), manifest.loc[line])
+    return notes
 
 
 def _named(problems: Sequence[Problem], name: str, line: int, row: pd.Series) -> list[Problem]:
@@ -512,6 +416,8 @@ def _check_bigwig(entry: str, sizes: Mapping[str, int] | None) -> list[Problem]:
         if not is_url(entry):
             bigwig.require_whole()
         present = bigwig.chroms_with_data()
+        if not is_url(entry):
+            bigwig.require_sound(LOOKED_AT_BYTES)
     if not present:
         problems.append(Problem(entry, 0, "bigWig without any interval", "no data", "a signal",
                                 "Leave the row out: a missing track is missing, not zero."))
@@ -549,4 +455,4 @@ def _check_chromosomes(path: str, bigwig: BigWig, sizes: Mapping[str, int]) -> l
         return [Problem(path, 0, f"{len(differ)} chromosome(s) have another size than in the FASTA: "
                         "another assembly", f"{chrom} of {bigwig.chroms[chrom]:,} bp", f"{sizes[chrom]:,} bp",
                         "Use files of the FASTA's own assembly (or the FASTA of theirs).")]
-    return _chromosome_names(path, bigwig.chroms, sizes, "signal")
+    return chromosome_names(path, bigwig.chroms, sizes, "signal")

@@ -1,22 +1,25 @@
 """Network: HTTP requests that try again where it is worth it, and say what is wrong where it is not."""
 
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from chromacc_lib import ChromaccError
 
 __all__ = [
-    "CHUNK_BYTES", "CONNECTIONS", "TRIES", "answer_body", "http_session", "request", "require_from", "require_http",
-    "require_ok",
+    "CHUNK_BYTES", "CONNECTIONS", "TRIES", "ConnectionDropped", "answer_body", "http_session", "packets", "request",
+    "require_from", "require_http", "require_ok",
 ]
 
 SCHEMES = ("http", "https")
 TIMEOUT_S = (10, 60)    # to connect; between two packets
 TRIES = 5               # of one request, with waits of 0.5, 1, 2, ... s, or what Retry-After says
 BACKOFF_S = 0.5
+LONGEST_WAIT_S = 60     # whatever Retry-After asks for
 RETRIED = (429, 500, 502, 503, 504)
 CONNECTIONS = 8         # ranges of one file fetched side by side
 CHUNK_BYTES = 64 << 10  # a connection that drops loses no more than this
@@ -24,7 +27,11 @@ CHUNK_BYTES = 64 << 10  # a connection that drops loses no more than this
 
 def require_http(url: str) -> None:
     """Raise ChromaccError unless the address is http or https with a host."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ChromaccError(f"{url}: got an address that is none ({error}); needed http or https with a host, or a "
+                            "path. Correct the manifest") from error
     if parts.scheme.lower() not in SCHEMES or not parts.hostname:
         raise ChromaccError(f"{url}: got an address of scheme {parts.scheme!r}; needed http or https with a "
                             "host, or a path. Correct the manifest")
@@ -33,7 +40,7 @@ def require_http(url: str) -> None:
 def http_session() -> requests.Session:
     """Return a session that retries what is worth retrying, and honours Retry-After."""
     retry = Retry(total=TRIES - 1, backoff_factor=BACKOFF_S, status_forcelist=RETRIED, allowed_methods=("GET",),
-                  raise_on_status=False)
+                  raise_on_status=False, retry_after_max=LONGEST_WAIT_S)
     session = requests.Session()
     for scheme in SCHEMES:
         session.mount(f"{scheme}://", HTTPAdapter(max_retries=retry, pool_maxsize=CONNECTIONS))
@@ -50,17 +57,32 @@ def request(session: requests.Session, address: str, headers: dict[str, str], na
                             "try again: what came so far is kept") from error
 
 
+class ConnectionDropped(Exception):
+    """Raised where an answer's body ends before its end, or stalls; what came before has been handed on."""
+
+
+def packets(answer: requests.Response) -> Iterator[bytes]:
+    """Yield an answer's body as it came, in parts of `CHUNK_BYTES`: what a server says it has encoded is not decoded,
+    since ranges, lengths and checksums are those of the file. Raises ConnectionDropped.
+    """
+    try:
+        yield from answer.raw.stream(CHUNK_BYTES, decode_content=False)
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        answer.close()
+        raise ConnectionDropped(str(error)) from error
+
+
 def answer_body(answer: requests.Response, most: int) -> bytes:
     """Return what came of an answer's body; a connection that drops leaves it short, and the caller asks again."""
     data = bytearray()
     try:
-        for part in answer.iter_content(CHUNK_BYTES):
+        for part in packets(answer):
             data += part
             if len(data) > most:
                 answer.close()
                 break
-    except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ConnectionError):
-        answer.close()
+    except ConnectionDropped:
+        pass
     return bytes(data[:most])
 
 

@@ -36,6 +36,7 @@ from chromacc_lib.parameters import (
     parse_overrides,
     read_profile,
 )
+from chromacc_lib.problems import machine_remedy
 from chromacc_lib.provenance import (
     dependency_versions,
     digest,
@@ -281,17 +282,17 @@ def _locked(folder: Path, dataset_dir: str | None) -> Iterator[None]:
     Raises ChromaccError when another process holds one of them. The lock goes with the process, however it
     ends.
     """
-    files = [folder / ".lock"]
+    files = {folder / ".lock": False}  # and whether it may do without a lock: a dataset that nobody can write to
     if dataset_dir:
         dataset = project_path(dataset_dir)
-        files.append(dataset.parent / f".{dataset.name}.lock")
+        files[dataset.parent / f".{dataset.name}.lock"] = dataset.is_dir()
     with contextlib.ExitStack() as stack:
-        for path in files:
+        for path, to_read in files.items():
             busy = (
                 f"{path.parent}: another chromacc run is writing there ({path.name} is locked). "
                 "Wait for it, or give this run its own place with --run-id"
             )
-            stack.enter_context(file_lock(path, "put reports and data", busy))
+            stack.enter_context(file_lock(path, "put reports and data", busy, to_read))
         yield
 
 
@@ -500,7 +501,9 @@ def _failure(this: _Run, stage: Stage, error: Exception) -> str:
         )
     else:
         line = error.source.strip().splitlines()
-        what = f"in cell {error.exec_count}, {line[0] if line else ''}\n{error.ename}: {error.evalue}"
+        told = f"{error.ename}: {error.evalue}"
+        remedy = machine_remedy(told)
+        what = f"in cell {error.exec_count}, {line[0] if line else ''}\n{told}" + (f"\n{remedy}" if remedy else "")
     return (
         f"stage {stage.name} failed: {what}\nThe notebook as far as it came: {kept}. "
         "Stages that are done are not run again"

@@ -8,11 +8,13 @@ regions. All coordinates are 0-based half-open, in bp.
 
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +24,7 @@ import pandas as pd
 import torch
 
 from chromacc_lib import ChromaccError, __version__, project_path
+from chromacc_lib.cache import file_lock
 from chromacc_lib.cell_inputs import EXPRESSION, CellTypeInputs, read_inputs
 from chromacc_lib.hub import ModelFolder, TrainingReference, open_model_folder
 from chromacc_lib.inference import predict_batch
@@ -32,7 +35,7 @@ from chromacc_lib.problems import require_no_problems
 from chromacc_lib.progress import progress
 from chromacc_lib.quality import FAR_SD, Quality, expression_distance
 from chromacc_lib.signals import binned_signal
-from chromacc_lib.training import choose_device
+from chromacc_lib.training import choose_device, device_words
 from chromacc_lib.windows import N_CODE, Count, Selection, sequence_codes
 from chromacc_lib.writers import BED_COLUMNS, BIGWIG_UNIT, PredictionWriters, file_stem
 
@@ -360,15 +363,15 @@ def predict_manifest(
     summary.json last. Raises ChromaccError that says what is wrong with model, manifest, genome or regions.
     """
     folder = open_model_folder(model_dir)
+    say(device_words(choose_device(device)))
     inputs = read_inputs(folder, manifest, genome_fasta, cell_type, say, gene_names)
     out, stem = project_path(out_dir), file_stem(inputs.cell_type, say)
     stale = _stale_files(out, inputs.cell_type, overwrite)
     chosen = _chosen_windows(folder, regions, genome_fasta, say)
     cut, source = _threshold(folder.path, threshold)
     names = {"bigwig": f"{stem}.bw", "bed": f"{stem}.bed", "windows": f"{stem}.windows.parquet"}
-    out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=out) as partial:
+    with _partial_folder(out) as partial:
         writers = PredictionWriters(
             {kind: Path(partial) / name for kind, name in names.items()}, genome_sizes(genome_fasta), cut
         )
@@ -397,6 +400,18 @@ def predict_manifest(
         say(line)
     paths = (out / names[kind] for kind in ("bigwig", "bed", "windows"))
     return Prediction(*paths, summary, folder, inputs)
+
+
+@contextmanager
+def _partial_folder(out: Path) -> Iterator[str]:
+    """Yield a folder in `out` to write to, for as long as this lasts, alone; what a killed run left is removed."""
+    busy = f"{out}: another prediction is writing there; wait until it is done, or give another folder"
+    with file_lock(out.with_name(f".{out.name}.predicting"), "give a folder", busy):
+        out.mkdir(exist_ok=True)
+        for left in out.glob(".partial-*"):
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=out) as partial:
+            yield partial
 
 
 def _chosen_windows(

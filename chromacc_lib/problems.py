@@ -1,18 +1,31 @@
 """Problems: what is wrong with a file, said so that all of them can be listed at once, each with its remedy."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chromacc_lib import ChromaccError
 
-__all__ = ["FileProblem", "Problem", "require_no_problems"]
+__all__ = ["FileProblem", "Problem", "machine_remedy", "problem_of", "require_no_problems"]
+
+
+MACHINE = {  # what an error of the machine is called by Python, numpy, torch, zarr, safetensors and arrow: its remedy
+    r"No space left|File too large|Disk quota|Errno (27|28|122)\b|StorageFull|FileTooLarge": (
+        "the disk is full, or a quota is reached: free some, and start again; what was finished is kept"),
+    r"MemoryError|OutOfMemoryError|out of memory|can't allocate memory|Cannot allocate memory|Errno 12\b": (
+        "memory ran out: lower batch_windows (0: as many as fit), or train from disk with stream_windows; with fewer "
+        "windows (max_positive_windows) all stages need less"),
+    r"Read-only file system|Permission denied|Errno (13|30)\b": (
+        "needed permission to read it, or to write there: change it, or choose another folder"),
+}
 
 
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with one file. `row`: 1-based line in `file`, 0 where no line can be named.
 
-    `fatal` False is a note: the data are used all the same, and the reader should know how.
+    `fatal` False is a note: the data are used all the same, and the reader should know how. Where `needed` is "",
+    `what` is a whole message.
     """
 
     file: str
@@ -26,6 +39,8 @@ class Problem:
     def __str__(self) -> str:
         place = f"{self.file}, line {self.row}" if self.row else self.file
         level = "" if self.fatal else "note: "
+        if not self.needed:
+            return f"{level}{place}: {self.what}"
         return f"{level}{place}: {self.what}; got {self.got}; needed {self.needed}. {self.remedy}"
 
 
@@ -35,6 +50,19 @@ class FileProblem(ChromaccError):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
         self.problem = problem
+
+
+def machine_remedy(text: str) -> str:
+    """Return what to do about an error of the machine, by its type and message: no space, no memory, no permission.
+
+    "" = it is none.
+    """
+    return next((remedy for words, remedy in MACHINE.items() if re.search(words, text)), "")
+
+
+def problem_of(error: ChromaccError, where: str, fatal: bool = True) -> Problem:
+    """Return what an error says as a Problem, so that it can be listed beside others; where: what it is about."""
+    return error.problem if isinstance(error, FileProblem) else Problem(where, 0, str(error), "", "", "", fatal)
 
 
 def require_no_problems(problems: Sequence[Problem]) -> None:

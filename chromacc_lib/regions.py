@@ -407,5 +407,5 @@ def code_hashes() -> tuple[str, ...]:
     return tuple(hashlib.md5(file.read_bytes()).hexdigest() for file in files)
 
 
-_SOURCES = ("__init__", "network", "cache", "sources", "genome", "bigwig", "genes", "manifest", "fetch", "matching",
-            "windows", "signals", "normalization", "regions", "dataset", "curation")
+_SOURCES = ("__init__", "network", "cache", "sources", "genome", "bigwig", "genes", "bed", "manifest", "fetch",
+            "matching", "windows", "intake", "signals", "normalization", "regions", "dataset", "curation")

@@ -25,6 +25,7 @@ import pyBigWig
 import pyfaidx
 
 from chromacc_lib import ChromaccError
+from chromacc_lib.bigwig import require_written
 from chromacc_lib.jaspar import matrix_by_id
 from chromacc_lib.manifest import COLUMNS
 
@@ -540,6 +541,7 @@ def _write_bigwig(path: Path, tracks: dict[str, np.ndarray], sizes: dict[str, in
             starts, ends = starts[keep] * BIN, ends[keep] * BIN
             if len(starts):
                 handle.addEntries([chrom] * len(starts), starts, ends=ends, values=values[starts // BIN].astype(float))
+    require_written(path)
 
 
 def _write_peaks(path: Path, world: _World, cell: int, replicates: list[dict[str, np.ndarray]], reads: float) -> None:

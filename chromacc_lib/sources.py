@@ -21,21 +21,26 @@ import requests
 
 from chromacc_lib import ChromaccError, project_path
 from chromacc_lib.cache import shared_remote
-from chromacc_lib.network import CHUNK_BYTES, TRIES, http_session, request, require_from, require_http, require_ok
+from chromacc_lib.network import (
+    TRIES, ConnectionDropped, http_session, packets, request, require_from, require_http, require_ok,
+)
 from chromacc_lib.problems import FileProblem, Problem
 from chromacc_lib.progress import progress
 
 __all__ = [
-    "ByteSource", "LocalFile", "cache_folder", "download", "download_all", "file_md5", "is_url", "open_source",
-    "place_of", "require_file", "text_lines",
+    "ByteSource", "DownloadsFailed", "LocalFile", "cache_folder", "data_lines", "download", "download_all",
+    "file_md5", "is_url", "open_source", "place_of", "require_file", "text_lines",
 ]
 
 
 # --- local --------------------------------------------------------------------------------------------------
 def require_file(path: Path) -> None:
     """Raise FileProblem unless `path` is a readable file with something in it."""
-    if not path.is_file():
-        got = "a folder" if path.is_dir() else "nothing there"
+    try:
+        found, got = path.is_file(), "a folder" if path.is_dir() else "something else" if path.exists() else "nothing there"
+    except OSError as error:  # such as a name that is too long
+        found, got = False, error.strerror
+    if not found:
         raise FileProblem(
             Problem(str(path), 0, "missing file", got, "a file", "Correct the path, or fetch the file."))
     if not os.access(path, os.R_OK):
@@ -62,6 +67,12 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     except UnicodeDecodeError as error:
         raise FileProblem(Problem(str(path), 0, "not a text file", f"byte {error.object[error.start]:#04x}",
                                   "UTF-8 text", "Check that this is the file that you meant.")) from error
+
+
+def data_lines(path: Path) -> list[tuple[int, str]]:
+    """Return `text_lines` without comments (#), blank lines, and `track` and `browser` lines."""
+    skip = re.compile(r"\s*(#|track\b|browser\b|$)")
+    return [(i, line) for i, line in text_lines(path) if not skip.match(line)]
 
 
 def file_md5(path: str | Path) -> str:
@@ -148,6 +159,15 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CHROMACC_CACHE") or project_path("data/cache"))
 
 
+class DownloadsFailed(ChromaccError):
+    """Raised where some of several files could not be fetched; `errors`: {URL: what went wrong}."""
+
+    def __init__(self, errors: dict[str, ChromaccError], n_files: int) -> None:
+        listing = "\n".join(f"  {i}. {error}" for i, error in enumerate(errors.values(), start=1))
+        super().__init__(f"{len(errors)} of {n_files} file(s) could not be fetched:\n{listing}")
+        self.errors = errors
+
+
 # --- whole files --------------------------------------------------------------------------------------------
 def download(url: str, folder: str | Path, md5: str = "", size: int = 0,
              session: requests.Session | None = None, advance: Callable[[int], object] = int) -> Path:
@@ -222,7 +242,7 @@ def _resume(session: requests.Session, url: str, part: Path, size: int,
     """Fetch what `part` lacks of a file, appending; a server without ranges, or with another version of the file
     than the one that `part` began with, is read from the start.
     """
-    tries, version = 0, _version_of(part)
+    tries, version, furthest = 0, _version_of(part), 0
     while tries < TRIES:
         have = part.stat().st_size if part.exists() else 0
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
@@ -246,7 +266,8 @@ def _resume(session: requests.Session, url: str, part: Path, size: int,
             version.unlink(missing_ok=True)
             if _version(answer):
                 version.write_text(_version(answer))
-        total = have + int(answer.headers.get("Content-Length", -have - 1))
+        length = answer.headers.get("Content-Length", "")
+        total = have + int(length) if length.isdecimal() else -1  # -1 = not told
         if size and total >= 0 and total != size:
             answer.close()
             raise ChromaccError(f"{url}: the server has {total:,} bytes, and the manifest says {size:,}; "
@@ -254,7 +275,8 @@ def _resume(session: requests.Session, url: str, part: Path, size: int,
         came, dropped = _append(answer, part, have, advance)
         if have + came == total or (total < 0 and not dropped):
             return
-        tries = 0 if came else tries + 1
+        tries = 0 if have + came > furthest else tries + 1  # without ranges, each try begins anew
+        furthest = max(furthest, have + came)
     raise ChromaccError(f"{url}: the connection dropped {TRIES} times; run again: what came is kept")
 
 
@@ -265,12 +287,11 @@ def _append(answer: requests.Response, part: Path, have: int, advance: Callable[
     with open(part, "r+b" if have else "wb") as handle:
         handle.seek(have)
         try:
-            for packet in answer.iter_content(CHUNK_BYTES):
+            for packet in packets(answer):
                 handle.write(packet)
                 came += len(packet)
                 advance(len(packet))
-        except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ConnectionError):
-            answer.close()
+        except ConnectionDropped:
             return came, True
     return came, False
 
@@ -280,7 +301,7 @@ def download_all(files: Sequence[tuple[str, str, int]], folder: str | Path, work
     """`download` each (url, md5, bytes), `workers` at a time, showing progress; return paths in order (`place_of`).
 
     md5 "" and bytes 0 = not known. say: gets a line with the number of bytes before the first is asked for, unless
-    all files are there. Raises one ChromaccError that lists all that failed; files that are whole stay.
+    all files are there. Raises DownloadsFailed that lists all that failed; files that are whole stay.
     """
     session, places = http_session(), [place_of(url, folder) for url, *_ in files]
     there = sum(_bytes_there(url, place) for (url, *_), place in zip(files, places))
@@ -291,13 +312,12 @@ def download_all(files: Sequence[tuple[str, str, int]], folder: str | Path, work
         jobs = [pool.submit(download, url, place.parent, md5, size, session, bar.update)
                 for (url, md5, size), place in zip(files, places)]
         errors = [job.exception() for job in jobs]
-    failed = [error for error in errors if error is not None]
-    unexpected = next((error for error in failed if not isinstance(error, ChromaccError)), None)
+    failed = {url: error for (url, *_), error in zip(files, errors) if error is not None}
+    unexpected = next((error for error in failed.values() if not isinstance(error, ChromaccError)), None)
     if unexpected is not None:
         raise unexpected
     if failed:
-        listing = "\n".join(f"  {i}. {error}" for i, error in enumerate(failed, start=1))
-        raise ChromaccError(f"{len(failed)} of {len(files)} file(s) could not be fetched:\n{listing}") from failed[0]
+        raise DownloadsFailed(failed, len(files)) from next(iter(failed.values()))
     return [job.result() for job in jobs]
 
 

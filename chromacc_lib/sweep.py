@@ -24,11 +24,12 @@ import torch
 import yaml
 
 from chromacc_lib import ChromaccError
+from chromacc_lib.cache import file_lock
 from chromacc_lib.dataset import Arrays, load_arrays
 from chromacc_lib.model import ModelConfig
 from chromacc_lib.monitor import Monitor
 from chromacc_lib.provenance import reached_sources
-from chromacc_lib.training import FROM_DATA, TrainingConfig, start_fabric, train
+from chromacc_lib.training import FROM_DATA, TrainingConfig, choose_device, device_words, start_fabric, train
 from chromacc_lib.workers import ALONE, gpu_of_worker, side_by_side
 
 __all__ = ["Sweep", "read_sweep", "run_sweep", "summarise"]
@@ -113,9 +114,18 @@ def run_sweep(
     stands in the table already, of the same settings (defaults too), seed, dataset and code, is not trained again, so
     an interrupted sweep goes on. workers: runs at a time, None = one a GPU, or on CPUs one a core, each with its share
     of the threads. dask_address: of a scheduler whose workers have this project installed and see dataset_dir.
+    Raises ChromaccError while another sweep writes there.
     """
-    out, table_path = Path(out_dir), Path(out_dir) / "sweep.csv"
-    out.mkdir(parents=True, exist_ok=True)
+    table_path = Path(out_dir) / "sweep.csv"
+    with file_lock(table_path.with_name(".lock"), "give a folder", f"{out_dir}: another sweep is being run there"):
+        return _run_sweep(dataset_dir, sweep, table_path, workers, dask_address, device, say)
+
+
+def _run_sweep(
+    dataset_dir: str | Path, sweep: Sweep, table_path: Path, workers: int | None, dask_address: str, device: str,
+    say: Callable[[str], None],
+) -> pd.DataFrame:  # fmt: skip
+    """Do what `run_sweep` says, in a folder that is locked."""
     dataset = json.loads((Path(dataset_dir) / "curation.json").read_text())["fingerprint"]
     shared, jobs = [sweep.windows, dataset, reached_sources("import chromacc_lib.training, chromacc_lib.monitor")], {}
     for name, seed in itertools.product(sweep.settings, sweep.seeds):
@@ -128,6 +138,8 @@ def run_sweep(
     rows = [row for row in rows if row["key"] in done]
     todo = {who: given for who, (key, given) in jobs.items() if key not in done}
     say(f"{len(jobs)} runs ({len(sweep.settings)} settings x {len(sweep.seeds)} seeds), {len(jobs) - len(todo)} done before")
+    if not dask_address:
+        say(device_words(choose_device(device)))
     with side_by_side(dask_address, workers, device) as (client, threads):
         arguments = {"dataset_dir": str(Path(dataset_dir).absolute()), "windows": sweep.windows, "device": device,
                      "threads": threads, "stop_on_collapse": sweep.stop_on_collapse}  # fmt: skip

@@ -31,6 +31,7 @@ from chromacc_lib import ChromaccError
 from chromacc_lib.batches import (
     Draws, RegionData, Target, drop_inputs, mask_accessibility, region_batches, shift_bins,
 )  # fmt: skip
+from chromacc_lib.cache import sync
 from chromacc_lib.callbacks import Callback, TrainingState
 from chromacc_lib.dataset import Arrays
 from chromacc_lib.jaspar import matrices_of
@@ -40,8 +41,9 @@ from chromacc_lib.pretraining import Rows, pretrain, seed_torch
 from chromacc_lib.streaming import StreamedRegionData
 from chromacc_lib.vitals import BRANCHES, Vitals, is_sampled, relative_updates, weights_by_branch
 
-__all__ = ["TrainingConfig", "TrainingResult", "averaged", "build_model", "choose_device", "choose_precision", "model_config",
-           "save_model", "start_fabric", "train", "validation_rows"]  # fmt: skip
+__all__ = ["NonFiniteLoss", "TrainingConfig", "TrainingResult", "averaged", "build_model", "choose_device",
+           "choose_precision", "device_words", "model_config", "save_model", "start_fabric", "train",
+           "validation_rows"]  # fmt: skip
 
 MATRICES_PER_TF = 4  # JASPAR has several of some TFs: alone, in dimers, of two lengths
 OPTIMISERS = {"adamw": partial(torch.optim.AdamW, fused=True), "adam": partial(torch.optim.Adam, fused=True)}
@@ -116,6 +118,24 @@ class TrainingConfig:
         )  # fmt: skip
 
 
+class NonFiniteLoss(ChromaccError):
+    """Raised at the step whose loss or gradient is not finite, before the weights change.
+
+    batch, target: what this process was given, as it was read by the model; epoch, index: of the step, from 1 and 0.
+    """
+
+    def __init__(self, message: str, batch: Batch, target: Target, epoch: int, index: int) -> None:
+        super().__init__(message)
+        self.batch, self.target, self.epoch, self.index = batch, target, epoch, index
+
+    def save(self, path: str | Path) -> None:
+        """Write batch and target as safetensors, "batch.histone" and so on, with the step in the header."""
+        tensors = {f"{part}.{name}": tensor.detach().cpu().contiguous() for part in ("batch", "target")
+                   for name, tensor in vars(getattr(self, part)).items()}  # fmt: skip
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, path, {"epoch": str(self.epoch), "step": str(self.index + 1)})
+
+
 @dataclass(frozen=True)
 class TrainingResult:
     """The best model by validation, on the CPU and in evaluation mode, and what each epoch was like."""
@@ -137,6 +157,18 @@ def choose_device(device: str = "auto") -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise ChromaccError("device='cuda', but PyTorch finds no usable GPU here; set device='cpu' or 'auto'.")
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def device_words(device: torch.device | str, root: Path = Path("/")) -> str:
+    """The device in words; a CPU beside an NVIDIA GPU that PyTorch cannot use says so, and why. root: of /proc."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return f"device: {torch.cuda.get_device_name(device)}"
+    words = "device: CPU (no GPU is used)"
+    if (root / "proc/driver/nvidia/version").exists() and not torch.cuda.is_available():
+        why = "sees none: look at its driver, and at CUDA_VISIBLE_DEVICES" if torch.version.cuda else "is built without CUDA"
+        words += f". NOTE: this machine has an NVIDIA GPU, but PyTorch {torch.__version__} {why}"
+    return words
 
 
 def choose_precision(precision: str, device: str) -> str:
@@ -237,7 +269,7 @@ def train(
     `sizes` overrides fields of `ModelConfig`; `callbacks` watch, save, resume and stop (module `callbacks`). The same
     seed on the same machine gives the same weights. Every process that torchrun started calls this alike and gets the
     same result; fabric is `start_fabric`'s when not given. `data` is where batches come from, `RegionData(arrays)` when
-    not given; with streamed data, `arrays` are its tables. Raises `ChromaccError` at the first loss that is not finite.
+    not given; with streamed data, `arrays` are its tables. Raises `NonFiniteLoss` at the first loss that is not finite.
     """
     if config.batch_windows == 0:
         raise ChromaccError("train: batch_windows=0; give a number, or let `memory.fitting_batch` choose it first.")
@@ -435,12 +467,12 @@ class _Step:
         values = torch.stack([value.detach().float().reshape(()).to(device) for value in figures.values()])
         row = dict(zip(figures, self.fabric.all_reduce(values, reduce_op="mean").tolist()))
         if not (math.isfinite(row["train_loss"]) and math.isfinite(row["grad_norm"])):
-            raise ChromaccError(
+            raise NonFiniteLoss(
                 f"train: the loss became {row['train_loss']}, its gradient's norm {row['grad_norm']}, in step {index + 1} "
                 f"of epoch {epoch} (terms: "
                 + ", ".join(f"{name} {row['train_' + name]}" for name in terms)
                 + f"); lower learning_rate (now {config.learning_rate}) or lengthen warmup_share, and look at the dataset "
-                "for values that are not finite."
+                "for values that are not finite.", batch, target, epoch, index,
             )
         before = weights_by_branch(self.model) if is_sampled(index, n_steps) else {}
         self.optimiser.step()
@@ -567,10 +599,12 @@ def save_model(result: TrainingResult, config: TrainingConfig, out_dir: str | Pa
     """Write `model.safetensors`, `config.json`, `history.csv` and `model_card.md` to `out_dir`.
 
     A model that was pretrained has a `pretraining.csv`, too; without pretraining, one of an earlier run is removed.
+    config.json goes first and comes last: a folder that was left half-written holds no model.
     `extra` (dataset, splits, versions) goes into config.json beside the two configs.
     """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
+    (out / "config.json").unlink(missing_ok=True)
     save_file({k: v.contiguous() for k, v in result.model.state_dict().items()}, out / "model.safetensors")
     result.history.to_csv(out / "history.csv", index=False)
     (out / "pretraining.csv").unlink(missing_ok=True)
@@ -582,4 +616,7 @@ def save_model(result: TrainingResult, config: TrainingConfig, out_dir: str | Pa
         "device": result.device, "validation": result.validation, "started_from_motifs": result.motifs,
         "stopped": result.stopped, **extra,
     }  # fmt: skip
-    (out / "config.json").write_text(json.dumps(content, indent=1))
+    sync(out / "model.safetensors")
+    (out / ".config.part").write_text(json.dumps(content, indent=1))
+    sync(out / ".config.part")
+    (out / ".config.part").replace(out / "config.json")

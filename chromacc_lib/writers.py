@@ -17,6 +17,7 @@ import pyBigWig
 from pyarrow import parquet
 
 from chromacc_lib import ChromaccError
+from chromacc_lib.bigwig import require_written
 from chromacc_lib.signals import bin_edges
 
 __all__ = ["BED_COLUMNS", "BIGWIG_UNIT", "BigWigWriter", "PredictionWriters", "file_stem"]
@@ -162,6 +163,8 @@ class BigWigWriter:
         if whole:
             self._flush(None)
         self.handle.close()
+        if whole:
+            require_written(self.path)
 
 
 def _mean_of_overlaps(bins: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,8 +1,12 @@
 """Shared fixtures: tiny genomes, bigWigs, peaks and manifests, written by hand into a temporary folder."""
 
+import ctypes
 import os
+import platform
 import shutil
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -170,6 +174,48 @@ def project(tmp_path: Path, _template: TinyProject) -> TinyProject:
         for name in ("manifest", "genome_fasta", "blacklist")
     }
     return replace(_template, folder=folder, **moved)
+
+
+def _without_override() -> None:
+    """Let the permissions of files count for this thread, also where it is root's (Linux: capset(2))."""
+    if os.geteuid() != 0:
+        return
+    libc, header = ctypes.CDLL(None, use_errno=True), struct.pack("<Ii", 0x20080522, 0)
+    numbers = {"x86_64": (125, 126), "aarch64": (90, 91)}[platform.machine()]  # of capget and capset
+    data = ctypes.create_string_buffer(24)
+    assert libc.syscall(numbers[0], header, data) == 0
+    sets = list(struct.unpack("<6I", data.raw))
+    sets[:3] = (held & ~0b110 for held in sets[:3])  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    assert libc.syscall(numbers[1], header, struct.pack("<6I", *sets)) == 0
+
+
+@pytest.fixture
+def unprivileged() -> Callable:
+    """A function that calls another one in a thread for which permissions count, and returns what it returned."""
+
+    def call(function: Callable) -> object:
+        with ThreadPoolExecutor(1, initializer=_without_override) as pool:
+            return pool.submit(function).result()
+
+    return call
+
+
+@pytest.fixture
+def read_only(unprivileged: Callable) -> Callable:
+    """A function that calls another one while nothing below a folder can be written, and returns what it returned."""
+
+    def call(folder: Path, function: Callable) -> object:
+        paths = [folder, *folder.rglob("*")]
+        modes = [path.stat().st_mode for path in paths]
+        for path, mode in zip(paths, modes):
+            path.chmod(mode & ~0o222)
+        try:
+            return unprivileged(function)
+        finally:
+            for path, mode in zip(paths, modes):
+                path.chmod(mode)
+
+    return call
 
 
 @pytest.fixture(scope="session")

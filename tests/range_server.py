@@ -4,15 +4,17 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urljoin
 
 
 class Served:
     """What is served, what was asked, and the faults to play: {path: [fault, ...]}, one a request, in order.
 
     A range of another version than If-Range names is answered by the whole file.
-    Faults: ("status", code, headers), ("drop", n) = close after n bytes, ("slow", seconds), ("redirect", path),
+    Faults: ("status", code, headers), ("drop", n) = close after n bytes, ("stall", n, seconds) = wait that long after n
+    bytes, then close, ("slow", seconds) = wait before the answer, ("redirect", path or address),
     ("wrong range",) = answer the whole file with 200, ("late", n) = a range that begins n bytes later than asked.
     """
 
@@ -36,6 +38,11 @@ def _handler(served: Served) -> Callable:
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True  # else every answer waits 40 ms for the acknowledgement of its header
 
+        def handle(self) -> None:
+            """Answer until the client has gone, which it may at any moment."""
+            with suppress(ConnectionError):
+                super().handle()
+
         def log_message(self, *_: object) -> None:
             """Stay quiet."""
 
@@ -47,7 +54,7 @@ def _handler(served: Served) -> Callable:
             if fault[0] == "status":
                 self._answer(fault[1], b"{}", fault[2] if len(fault) > 2 else {})
             elif fault[0] == "redirect":
-                self._answer(302, b"", {"Location": served.url(fault[1])})
+                self._answer(302, b"", {"Location": urljoin(served.address, fault[1])})
             elif self.path not in served.files:
                 self._answer(404, b"{}", {})
             else:
@@ -76,11 +83,13 @@ def _handler(served: Served) -> Callable:
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            if fault[0] == "drop":
+            if fault[0] in ("drop", "stall"):
                 body = body[:fault[1]]
                 self.close_connection = True
             served.sent += len(body)  # before the last byte goes, as the client may look at it then
             self.wfile.write(body)
+            if fault[0] == "stall":
+                time.sleep(fault[2])
 
     return Handler
 

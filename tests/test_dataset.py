@@ -510,7 +510,7 @@ def test_tracks_can_be_chosen_and_unknown_ones_are_refused(project):
     arrays = load_arrays(curate_project(project, replace(PARAMETERS, histone_marks=("H3K4me3",))).path)
     assert arrays.histone_marks == ("H3K4me3",)
     with pytest.raises(ChromaccError,
-                       match="H3K9me3 are asked for, but not in the manifest; it has: H3K27ac, H3K4me3"):
+                       match="histone_marks: 1 of 1 unknown; got H3K9me3; needed histone tracks of the manifest: H3K27ac, H3K4me3"):
         curate_project(project, replace(PARAMETERS, histone_marks=("H3K9me3",)))
 
 
@@ -727,6 +727,20 @@ def test_what_an_interrupted_run_left_is_removed_aloud(project):
     result = curate_project(project, say=said.append)
     assert any("left by a run that was interrupted" in line for line in said)
     assert not partial.exists() and not (result.path / "rubbish").exists()
+
+
+def test_a_finished_dataset_in_a_folder_that_cannot_be_written_is_used(project, read_only):
+    """Tracks, genome and dataset on read-only media; anything else than what is there is refused at once."""
+    first, said = curate_project(project), []
+    second = read_only(project.folder, lambda: curate_project(project, say=said.append))
+    assert not second.fresh and second.summary == json.loads(json.dumps(first.summary)) and len(load_arrays(second.path).score)
+    assert said == [f"Nothing has changed since {first.path} was curated; it is used as it is."]
+    with pytest.raises(ChromaccError, match="cannot be written, and dataset there is a dataset of other input.*give a dataset_dir"):
+        read_only(project.folder, lambda: curate_project(project, replace(PARAMETERS, seed=2)))
+    shutil.rmtree(first.path)
+    with pytest.raises(ChromaccError, match="cannot be written, and dataset there is no finished dataset"):
+        read_only(project.folder, lambda: curate_project(project))
+    assert not list(project.folder.glob("dataset*"))
 
 
 def test_a_dataset_that_is_not_there(tmp_path):

@@ -1,6 +1,8 @@
 """The genome: plain FASTA, bgzipped FASTA and .2bit give the same bases, codes and sizes."""
 
+import os
 import struct
+import time
 
 import numpy as np
 import pandas as pd
@@ -139,9 +141,107 @@ def test_a_cut_or_foreign_two_bit_is_refused(genomes, tmp_path):
 
 def test_an_index_that_does_not_fit_is_refused(tmp_path):
     fasta = write_fasta(tmp_path / "g.fa", {"chr1": "ACGT" * 50})
-    (tmp_path / "g.fa.fai").write_text("chr1\t400\t6\t60\t61\n")
-    with open_genome(fasta) as genome, pytest.raises(FileProblem, match="Remove the .fai"):
-        sequence_codes(genome, pd.DataFrame({"chrom": ["chr1"], "start": [150], "end": [350]}))
+    for index in ("chr1\t400\t6\t60\t61\n", "chr1\t100\t6\t60\t61\n"):
+        (tmp_path / "g.fa.fai").write_text(index)
+        with pytest.raises(FileProblem, match="does not fit its index.*Remove .*g.fa.fai"):
+            open_genome(fasta)
+
+
+def read_whole(path, windows):
+    """Sizes and the codes under some windows."""
+    with open_genome(path) as genome:
+        return genome.sizes, sequence_codes(genome, windows).tolist()
+
+
+@pytest.fixture(scope="module")
+def windows(sequences):
+    rows = [(name, start) for name, text in sequences.items() for start in range(0, len(text) - 60, 1_000)]
+    return pd.DataFrame(rows, columns=["chrom", "start"]).eval("end = start + 60")
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_a_bgzipped_fasta_cut_or_flipped_anywhere_is_refused(genomes, windows, tmp_path, indexed):
+    """Each block has a checksum: whatever is read is right, or refused by name."""
+    whole, rng = genomes["genome.fa.gz"], np.random.default_rng(5)
+    good, data = read_whole(whole, windows), whole.read_bytes()
+    refused = 0
+    for number in range(30):
+        damaged = bytearray(data)
+        if number % 2:
+            damaged[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        else:
+            damaged = damaged[: rng.integers(1, len(data) - 40)]  # the last 28 bytes are an empty block
+        path = tmp_path / f"{number}.fa.gz"
+        path.write_bytes(damaged)
+        for end in (".fai", ".gzi") if indexed else ():
+            path.with_name(path.name + end).write_bytes(whole.with_name(whole.name + end).read_bytes())
+        try:
+            assert read_whole(path, windows) == good
+        except FileProblem as problem:
+            assert path.name in str(problem)
+            refused += 1
+    assert refused > 20
+
+
+def test_a_fasta_that_was_cut_after_it_was_indexed_is_refused(genomes, tmp_path):
+    genome_sizes(genomes["genome.fa"])
+    data, index = genomes["genome.fa"].read_bytes(), genomes["genome.fa"].with_name("genome.fa.fai").read_bytes()
+    path, fai = tmp_path / "cut.fa", tmp_path / "cut.fa.fai"
+    for size in np.linspace(1, len(data) - 2, 25).astype(int):
+        path.write_bytes(data[:size])
+        fai.write_bytes(index)
+        with pytest.raises(FileProblem, match="cut.fa: FASTA does not fit its index.*got .*needed"):
+            genome_sizes(path)
+    path.write_bytes(data)
+    for size in np.linspace(1, len(index) - 2, 12).astype(int):  # the disk was full when the index was written
+        fai.write_bytes(index[:size])
+        with pytest.raises(FileProblem, match="cut.fa: FASTA"):
+            genome_sizes(path)
+
+
+@pytest.mark.parametrize("text, got", [
+    (">chr1\nACGT\n\n\nACGT\n>chr2\nAC\n", "chr1"), (">chr1\nACGT\nACGTAC\nAC\n", "not consistent"),
+    (">chr1\nACGT\n>chr1\nACGT\n", "Duplicate key"), (">chr1\nAC\udc81GT\n", "can't decode byte 0x81"),
+])
+def test_a_fasta_of_another_form_is_refused(tmp_path, text, got):
+    (tmp_path / "g.fa").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(FileProblem, match=f"(?s)g.fa: FASTA cannot be indexed; got .*{got}.*needed a whole plain"):
+        open_genome(tmp_path / "g.fa")
+
+
+@pytest.mark.parametrize("form", FORMS[:2])
+def test_what_is_no_letter_of_a_sequence_is_refused_by_place(tmp_path, form):
+    text = b">chr1\nACGTacgtNRYKMSWBDHVX-*.U\nACG7ACGTACGTACGTACGTACGT\n"
+    with (bgzf.open if form.endswith("gz") else open)(str(tmp_path / form), "wb") as handle:
+        handle.write(text)
+    windows = pd.DataFrame({"chrom": "chr1", "start": [0, 24, 38], "end": [10, 34, 48]})
+    with open_genome(tmp_path / form) as genome:
+        assert sequence_codes(genome, windows.iloc[[0, 2]]).tolist()[0] == [0, 1, 2, 3, 0, 1, 2, 3, 4, 4]
+        with pytest.raises(FileProblem, match=r"no letter of a sequence in 1 window.* of chr1; got '7' at chr1:27 "):
+            sequence_codes(genome, windows)
+
+
+@pytest.mark.parametrize("form", FORMS[:2])
+def test_an_index_lies_in_the_cache_where_the_folder_is_read_only(genomes, tmp_path, monkeypatch, read_only, form):
+    monkeypatch.setenv("CHROMACC_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    (folder / form).write_bytes(genomes[form].read_bytes())
+    (folder / f"{form}.fai").write_text("older than the FASTA")
+    os.utime(folder / f"{form}.fai", (0, 0))
+    for _ in range(2):
+        assert read_only(folder, lambda: genome_sizes(folder / form)) == genome_sizes(genomes[form])
+    assert len(list((tmp_path / "cache" / "indexes").glob("*.fai"))) == 1
+
+
+def test_a_fasta_dated_in_the_future_is_indexed_once(genomes, tmp_path):
+    path, later = tmp_path / "g.fa", time.time() + 86_400
+    path.write_bytes(genomes["genome.fa"].read_bytes())
+    os.utime(path, (later, later))
+    assert genome_sizes(path) == genome_sizes(genomes["genome.fa"])
+    inode = (tmp_path / "g.fa.fai").stat().st_mtime_ns
+    genome_sizes(path)
+    assert (tmp_path / "g.fa.fai").stat().st_mtime_ns == inode == path.stat().st_mtime_ns
 
 
 def test_a_dataset_is_the_same_from_a_two_bit_file(project, curated):

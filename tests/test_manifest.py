@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -126,6 +127,24 @@ def test_all_problems_are_listed_at_once(project):
         require_no_problems(check_manifest(read_manifest(project.manifest), project.genome_fasta))
 
 
+def test_paths_that_cannot_be_read_say_why(project, unprivileged):
+    (project.folder / "A/CTCF.bw").chmod(0)
+    (project.folder / "B/CTCF.bw").unlink()
+    (project.folder / "B/CTCF.bw").symlink_to("CTCF.bw")
+    (project.folder / "C/CTCF.bw").unlink()
+    (project.folder / "C/CTCF.bw").mkdir()
+    (project.folder / "D/CTCF.bw").unlink()
+    os.mkfifo(project.folder / "D/CTCF.bw")
+    change(project.manifest, "E/CTCF.bw", "E/" + "x" * 300)
+    change(project.manifest, "F/CTCF.bw", "../../../../../../../../../../etc/passwd")
+    found = unprivileged(lambda: problems_of(project))
+    told = dict(zip("ABCDEF", ("unreadable file; got no permission", "missing file; got nothing there", "got a folder",
+                               "got something else", "got File name too long", "not a bigWig")))  # fmt: skip
+    assert len(found) == 6
+    for cell, words in told.items():
+        assert any(f": {cell}, CTCF)" in line and words in line for line in found), (cell, found)
+
+
 def test_duplicate_rows_second_tracks_and_mixed_assemblies(project):
     line = next(x for x in project.manifest.read_text().splitlines() if "A/CTCF.bw" in x)
     shutil.copy(project.folder / "A/CTCF.bw", project.folder / "A/CTCF_again.bw")
@@ -248,6 +267,23 @@ def test_a_bigwig_cut_anywhere_is_found(tmp_path):
             bigwig.require_whole()
 
 
+def test_flipped_bytes_are_found_before_any_signal_is_read(project):
+    """Of each data block, and of the index; what has no checksum in the format is left to the md5."""
+    path, rng = project.folder / "A/CTCF.bw", np.random.default_rng(0)
+    data = path.read_bytes()
+    with open_bigwig(path) as bigwig:
+        blocks, index = bigwig.blocks(), bigwig.index_offset
+    leaf = index + 48 + 4  # the root is a leaf: entries of chromosome, start, chromosome, end, offset, size
+    places = [int(b["offset"] + rng.integers(2, b["size"])) for b in blocks] + [leaf, leaf + 5, leaf + 13, leaf + 17]
+    assert len(blocks) >= 6
+    for place in places:
+        damaged = bytearray(data)
+        damaged[place] ^= 0x40
+        path.write_bytes(damaged)
+        (found,) = [problem for problem in problems_of(project) if not problem.startswith("note")]
+        assert "A/CTCF.bw" in found and ("corrupt data of chrT" in found or "truncated or corrupt bigWig" in found)
+
+
 def test_bigwigs_of_another_kind_assembly_or_naming(project):
     target = project.folder / "A/CTCF.bw"
     for data, message in ((gzip.compress(
@@ -360,6 +396,39 @@ def test_blacklist_faults_are_found(project):
     write_lines(project.blacklist, "chrT1\t400\t300")
     (found,) = problems_of(project)
     assert "blacklist.bed" in found and "starts exceed ends" in found
+
+
+BED12 = ["chr1", "100", "200", "n", "7", "+", "120", "180", "0", "2", "10,20,", "0,80,"]
+
+
+@pytest.mark.parametrize("width", range(1, 13))
+def test_bed_of_any_number_of_columns(tmp_path, width):
+    """Only ten columns are narrowPeak: the tenth of BED12 is a number of blocks, and no summit."""
+    fields = [*BED12[:6], "3.5", "-1", "-1", "20"] if width == 10 else BED12[:width]
+    table, problems = read_intervals(write_lines(tmp_path / "p.bed", "\t".join(fields)), SIZES)
+    if width < 3:
+        assert [problem.what for problem in problems] == ["no intervals"] and table.empty
+        return
+    strength, summit = {10: (3.5, 120)}.get(width, (7.0 if width > 4 else 0.0, 150))
+    assert problems == [] and table.loc[0, ["start", "end", "strength", "summit"]].tolist() == [100, 200, strength, summit]
+
+
+def test_intervals_given_twice_and_a_last_line_without_an_end_are_noted(tmp_path):
+    (note,) = peak_problems(tmp_path, "chr1\t10\t20", "chr1\t10\t20", "chr1\t15\t30", "chr1\t15\t40")
+    assert not note.fatal and note.row == 2 and note.what == "intervals given before, in 1 row(s)"
+    assert note.got == "chr1 10 20"
+    (tmp_path / "cut.bed").write_text("chr1\t10\t20\nchr1\t30\t4")
+    (note, problem) = sorted(read_intervals(tmp_path / "cut.bed", SIZES)[1], key=lambda found: found.fatal)
+    assert not note.fatal and "last line has no end" in note.what and "starts exceed ends" in problem.what
+
+
+def test_peaks_that_end_at_a_chromosome_where_the_signal_goes_on_are_noted(project):
+    path = project.folder / "A/peaks.narrowPeak"
+    kept = [line for line in path.read_text().splitlines() if not line.startswith(("chrT5", "chrT6"))]
+    write_lines(path, *kept)
+    (note,) = check_manifest(read_manifest(project.manifest), project.genome_fasta)
+    assert not note.fatal and note.what == "no peak on 2 chromosome(s) that have signal" and note.got == "chrT5, chrT6"
+    assert "A/peaks.narrowPeak" in note.file
 
 
 # --- expression ---------------------------------------------------------------------------------------------

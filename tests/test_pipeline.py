@@ -377,6 +377,17 @@ def test_two_runs_on_one_dataset_are_refused(project):
             run("tiny", [f"dataset_dir={dataset}"], run_id="second", root=project)
 
 
+def test_a_shared_dataset_may_lie_where_nobody_can_write(project, read_only):
+    run("tiny", root=project)
+    data = project / "data"
+    write_notebook(project / "notebooks" / "01_first.ipynb", FOLDERS + "n: int = 2  # rows", "print('it is all there')")
+    given = [f"dataset_dir={data / 'tiny' / 'dataset'}"]
+    read_only(data, lambda: run("tiny", given, run_id="second", root=project))
+    assert (project / "reports" / "second" / "copy.txt").read_text() == "3 numbers"
+    with pytest.raises(ChromaccError, match="reports/third: cannot be written .Permission denied.; .*put reports and data where"):
+        read_only(project / "reports", lambda: run("tiny", given, run_id="third", root=project))
+
+
 def test_run_id_names_the_folders(project):
     assert run("tiny", run_id="other one", until="01", root=project) == project / "reports" / "other one"
     assert (project / "data" / "other one" / "dataset" / "numbers.txt").exists()

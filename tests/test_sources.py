@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import re
+import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -301,6 +304,97 @@ def test_a_server_without_ranges_is_read_from_the_start(server, tmp_path):
     server.ranges = False
     server.faults["/x.bin"] = [("drop", 1_000)]
     assert download(server.url("/x.bin"), tmp_path, MD5).read_bytes() == DATA
+
+
+def download_whole(server, tmp_path):
+    return download(server.url("/x.bin"), tmp_path / "files").read_bytes()
+
+
+def stream_all(server, tmp_path):
+    return RemoteFile(server.url("/x.bin"), tmp_path / "cache").read(0, len(DATA))
+
+
+BOTH = pytest.mark.parametrize("fetch", [download_whole, stream_all])
+
+
+@BOTH
+def test_a_server_that_stalls_is_given_up_after_a_while_and_what_came_is_kept(server, tmp_path, monkeypatch, fetch):
+    monkeypatch.setattr(network, "TIMEOUT_S", (0.2, 0.2))
+    server.faults["/x.bin"] = [("stall", 140_000, 1)] * 2 + [("slow", 1)]
+    assert fetch(server, tmp_path) == DATA
+    server.files["/y.bin"], server.faults["/y.bin"] = DATA, [("slow", 1)] * 50
+    with pytest.raises(ChromaccError, match="y.bin: cannot be reached .*[Rr]ead timed out.*try again"):
+        download(server.url("/y.bin"), tmp_path)
+
+
+@BOTH
+def test_no_wait_is_longer_than_a_minute_whatever_the_server_asks_for(server, tmp_path, monkeypatch, fetch):
+    waits = []
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", waits.append)
+    server.faults["/x.bin"] = [("status", 503, {"Retry-After": "86400"}), ("status", 429, {"Retry-After": "2"})]
+    assert fetch(server, tmp_path) == DATA and waits == [60, 2]
+
+
+@BOTH
+@pytest.mark.parametrize("where, message", [
+    ("/x.bin", "redirects"), ("ftp://127.0.0.1/x.bin", "No connection adapters"), ("file:///etc/passwd", "No connection")])
+def test_a_redirection_in_a_circle_or_out_of_the_web_is_refused(server, tmp_path, fetch, where, message):
+    server.faults["/x.bin"] = [("redirect", where)] * 50
+    with pytest.raises(ChromaccError, match=f"x.bin: cannot be reached .*{message}"):
+        fetch(server, tmp_path)
+    assert not list((tmp_path / "files").glob("x*"))
+    server.files["/here.bin"], server.faults["/x.bin"] = DATA, [("redirect", "/here.bin")]
+    assert fetch(server, tmp_path) == DATA
+
+
+@BOTH
+def test_what_a_server_calls_encoded_is_kept_as_it_came(server, tmp_path, fetch):
+    """Servers say so of .gz files, which are wanted as they are; ranges and checksums are of the bytes that come."""
+    server.headers = {"Content-Encoding": "gzip"}
+    assert fetch(server, tmp_path) == DATA
+
+
+def test_a_server_without_ranges_that_always_drops_is_not_asked_for_ever(server, tmp_path):
+    server.ranges = False
+    server.faults["/x.bin"] = [("drop", 200_000)] * 1_000
+    with pytest.raises(ChromaccError, match="dropped 5 times"):
+        download(server.url("/x.bin"), tmp_path, MD5)
+    assert len(server.asked) == 6 and not (tmp_path / "x.bin").exists()
+
+
+@pytest.mark.parametrize("answer, md5, message", [
+    (b"SSH-2.0-OpenSSH\r\n", "", "cannot be reached"), (b"", "", "cannot be reached"),
+    (b"HTTP/1.1 200 OK\r\n\r\n" + DATA[:500], MD5, "md5"),  # without a length, its end may be a drop
+    (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n" + DATA[:500], MD5, "md5"),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n" + DATA, MD5, "md5"),  # more than it said
+])
+def test_an_answer_that_is_none_leaves_no_file(tmp_path, answer, md5, message):
+    def reply():
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # closed: the test is over
+                return
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=reply)
+        thread.start()
+        try:
+            with pytest.raises(ChromaccError, match=message):
+                download(f"http://127.0.0.1:{listener.getsockname()[1]}/x.bin", tmp_path, md5)
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+    assert not (tmp_path / "x.bin").exists()
+
+
+@pytest.mark.parametrize("url", ["http://[::/x.bw", "http://h:99999/x.bw", "http:///x.bw", "gopher://h/x.bw"])
+def test_an_address_that_is_none_is_refused(tmp_path, url):
+    with pytest.raises(ChromaccError, match=f"{re.escape(url)}: "):
+        download(url, tmp_path)
 
 
 def test_names_from_addresses_stay_in_their_folder(server, tmp_path):

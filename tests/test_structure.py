@@ -16,6 +16,7 @@ from chromacc_lib.parameters import check_settings, declared_parameters, read_pr
 # A module imports only from modules before it, in the order that the data flows.
 ORDER = [
     "problems",
+    "provenance",
     "progress",
     "network",
     "cache",
@@ -24,6 +25,7 @@ ORDER = [
     "bigwig",
     "genes",
     "reference",
+    "bed",
     "manifest",
     "fetch",
     "portal",
@@ -32,6 +34,7 @@ ORDER = [
     "simulate",
     "matching",
     "windows",
+    "intake",
     "signals",
     "normalization",
     "regions",
@@ -94,7 +97,6 @@ ORDER = [
     "plots_interpretation",
     "plots_prediction",
     "plots",
-    "provenance",
     "zoo",
     "report",
     "parameters",

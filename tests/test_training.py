@@ -18,7 +18,7 @@ from chromacc_lib.dataset import load_arrays
 from chromacc_lib.inference import complete_profiles, load_model, predict_dataset, predict_scores
 from chromacc_lib.training import (
     _ahead, _learning_rate, _require_enough, _require_same_place, _Step, start_fabric, TrainingConfig, averaged, build_model,
-    choose_device, choose_precision, save_model, train,
+    choose_device, choose_precision, device_words, save_model, train,
 )  # fmt: skip
 
 SIZES = {"d_model": 32, "sequence_layers": 1, "encoder_layers": 1, "encoder_heads": 4, "histone_filters": 8, "tf_hidden": 16}
@@ -200,6 +200,17 @@ def test_a_device_that_is_not_there_is_never_replaced_silently():
     if not torch.cuda.is_available():
         with pytest.raises(ChromaccError, match="no usable GPU"):
             choose_device("cuda")
+
+
+def test_a_gpu_that_cannot_be_used_is_named_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_words(choose_device("auto"), tmp_path) == "device: CPU (no GPU is used)"
+    (tmp_path / "proc/driver/nvidia").mkdir(parents=True)
+    (tmp_path / "proc/driver/nvidia/version").touch()
+    for cuda, why in ((None, "is built without CUDA"), ("12.8", "sees none: look at its driver, and at CUDA_VISIBLE_DEVICES")):
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+        words = device_words(choose_device("auto"), tmp_path)
+        assert words.startswith("device: CPU (no GPU is used). NOTE: this machine has an NVIDIA GPU, but PyTorch ") and why in words
 
 
 def test_kernels_start_from_the_motifs_of_the_datasets_tfs(arrays):
@@ -420,6 +431,27 @@ def test_a_saved_model_predicts_the_same(arrays, result, tmp_path):
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(ChromaccError, match="holds no trained model"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("name, message", [("model.safetensors", "truncated or corrupt"), ("config.json", "no JSON")])
+def test_a_model_folder_cut_anywhere_is_refused_by_name(result, tmp_path, name, message):
+    save_model(result, CONFIG, tmp_path, {}, card="# Card\n")
+    whole = (tmp_path / name).read_bytes()
+    for size in np.linspace(0, len(whole) - 1, 9).astype(int):
+        (tmp_path / name).write_bytes(whole[:size])
+        with pytest.raises(ChromaccError, match=f"{name}.*{message}"):
+            load_model(tmp_path)
+
+
+def test_a_model_that_was_left_half_written_is_none(result, tmp_path, monkeypatch):
+    """Killed between the weights of a second training and its config.json: the first one's is gone."""
+    save_model(result, CONFIG, tmp_path, {}, card="# Card\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("chromacc_lib.training.asdict", None)
+        with pytest.raises(TypeError):
+            save_model(result, CONFIG, tmp_path, {}, card="# Card\n")
     with pytest.raises(ChromaccError, match="holds no trained model"):
         load_model(tmp_path)
 
