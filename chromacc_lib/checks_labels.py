@@ -13,7 +13,7 @@ from scipy.stats import ks_2samp
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import GroupKFold
 
-from chromacc_lib.checks import Check, Table, flat, judge, not_run, pearson
+from chromacc_lib.checks import FEW_WINDOWS, Check, Table, flat, judge, not_run, pearson
 from chromacc_lib.checks_inputs import Sample, centre_by_cell_type, centre_twice, match_matrix
 from chromacc_lib.dataset import Arrays
 
@@ -187,6 +187,8 @@ def _check_each_cell_type(sample: Sample) -> Check:
     means = _means(sample)
     if means.shape[2] == 0 or len(sample.names) < 3:
         return not_run(name, "data", "fewer than three cell types, or no tracks")
+    if n < FEW_WINDOWS:
+        return not_run(name, "data", f"{n} windows, fewer than {FEW_WINDOWS}")
     own = np.array([agreement(means[:, [c]], sample.score[:, [c]]) for c in range(len(sample.names))])
     others = np.array([pearson(sample.score[:, c], _mean_of(np.delete(sample.score, c, 1)))
                        for c in range(len(sample.names))])
