@@ -13,15 +13,17 @@ from chromacc_lib.plots_style import PALETTE
 __all__ = ["plot_branches", "plot_learning", "plot_pretraining", "plot_vitals"]
 
 
-def plot_learning(history: pd.DataFrame, average_mse: float, best_epoch: int) -> Figure:
+def plot_learning(history: pd.DataFrame, average_mse: float, untrained_mse: float, best_epoch: int) -> Figure:
     """Training and validation MSE by epoch beside the locus average's, and the spread of predictions beside the labels'.
 
-    history: rows of history.csv; average_mse: validation MSE of the locus average, (arcsinh fold) squared.
+    history: rows of history.csv; average_mse, untrained_mse: validation MSE of the locus average and of the model before
+    its first step, (arcsinh fold) squared.
     """
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
     left.plot(history["epoch"], history["train_score"], marker=".", color=PALETTE["mean"], label="training")
     left.plot(history["epoch"], history["validation_mse"], marker="o", color=PALETTE["model"], label="validation")
     left.axhline(average_mse, color=PALETTE["average"], linestyle="--", label="locus average, validation")
+    left.axhline(untrained_mse, color=PALETTE["model"], linestyle=":", label="untrained model, validation")
     left.axvline(best_epoch, color=PALETTE["mean"], linewidth=0.8, linestyle=":", label="best epoch")
     left.set(xlabel="epoch", ylabel="score MSE, (arcsinh fold)²", ylim=(0, None))
     right.plot(history["epoch"], history["prediction_std"], marker="o", color=PALETTE["model"], label="predicted")
