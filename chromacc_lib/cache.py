@@ -25,7 +25,14 @@ import requests
 
 from chromacc_lib import ChromaccError
 from chromacc_lib.network import (
-    CONNECTIONS, TRIES, answer_body, http_session, request, require_from, require_http, require_ok,
+    CONNECTIONS,
+    TRIES,
+    answer_body,
+    http_session,
+    request,
+    require_from,
+    require_http,
+    require_ok,
 )
 
 __all__ = ["RemoteFile", "fetched_here", "file_lock", "shared_remote", "split_budget", "sync"]

@@ -16,7 +16,14 @@ from chromacc_lib.fetch import fetch
 from chromacc_lib.genes import read_gene_names
 from chromacc_lib.hub import ModelFolder, TrainingReference
 from chromacc_lib.manifest import (
-    COLUMNS, OPTIONAL_COLUMNS, check_manifest, genome_sizes, is_simulated, open_genome, read_expression, read_manifest,
+    COLUMNS,
+    OPTIONAL_COLUMNS,
+    check_manifest,
+    genome_sizes,
+    is_simulated,
+    open_genome,
+    read_expression,
+    read_manifest,
 )
 from chromacc_lib.normalization import FileConstants, fit_file, reads_windows, track_constants
 from chromacc_lib.problems import FileProblem, require_no_problems

@@ -15,7 +15,7 @@ from chromacc_lib import ChromaccError
 from chromacc_lib.dataset import Arrays, locus_average
 
 __all__ = [
-    "auc_half_width", "Check", "draw", "flat", "history_checks", "judge", "not_run", "pearson", "prediction_checks",
+    "auc_half_width", "Check", "draw", "flat", "judge", "not_run", "pearson", "prediction_checks",
     "prefer_unseen", "prepare", "quadrant_table", "rule_text", "Table", "variance_table",
 ]
 
@@ -225,7 +225,7 @@ def _median_r(rows: pd.DataFrame, column: str, other: str = "score") -> float:
 def prediction_checks(table: Table, evaluation: dict[str, Any] | None) -> list[Check]:
     """Run the checks that need no data and no model."""
     cells = variance_table(table.headline)
-    return [_check_power(table), _check_finite(table), _check_score_scale(table), _check_constant(table),
+    return [_check_power(table), _check_finite(table), _check_score_scale(table), _check_labels_agree(table), _check_constant(table),
             _check_association(table, cells), _check_variance(table, cells), _check_level(table, cells),
             _check_training_fit(table),
             _check_residual(table), _check_variation(table), _check_skill(table, evaluation),
@@ -260,18 +260,50 @@ def _check_finite(table: Table) -> Check:
 
 
 def _check_score_scale(table: Table) -> Check:
-    """Is the spread of the measured score alike in all cell types? Largest ratio to the median cell type."""
-    spread = table.rows.groupby("cell_type")["score"].agg(["std", "size"])
-    spread = spread.loc[spread["size"] >= 20, "std"]
-    if len(spread) < 2:
-        return not_run("score scale", "data", "fewer than two cell types have 20 rows or more")
-    ratio = np.maximum(spread / spread.median(), spread.median() / spread.clip(lower=1e-12))
-    worst = ratio.idxmax()
-    return Check("score scale", "data", float(ratio.max()),
-                 rule_text("standard deviation of a cell type's scores against the median cell type", 2.5, 4),
-                 judge(float(ratio.max()), 2.5, 4),
-                 f"The scores of {worst} have a standard deviation of {spread[worst]:.3g}; the median cell type has "
-                 f"{spread.median():.3g}.", {"score_std": spread.to_dict()})
+    """Are the measured scores of all cell types in one unit?
+
+    A factor shows in the spread of linear scores, and in the level of scores on a log or arcsinh scale: both are held
+    against the median cell type, the level in its standard deviations.
+    """
+    cells = table.rows.groupby("cell_type")["score"].agg(["mean", "std", "size"])
+    cells = cells[cells["size"] >= 20]
+    if len(cells) < 3:
+        return not_run("score scale", "data", "fewer than three cell types have 20 rows or more")
+    spread, middle = cells["std"], cells.median()
+    ratio = np.maximum(spread / middle["std"], middle["std"] / spread.clip(lower=1e-12))
+    level = (cells["mean"] - middle["mean"]).abs() / max(middle["std"], 1e-12)
+    value = np.maximum(ratio / 4, level / 2)
+    worst = value.idxmax()
+    return Check("score scale", "data", float(value[worst]),
+                 rule_text("spread over 4 times, or level over 2 standard deviations away from, the median cell type's, "
+                           "as a share of that", 0.6, 1), judge(float(value[worst]), 0.6, 1),
+                 f"The scores of {worst} have mean {cells['mean'][worst]:.3g} and standard deviation {spread[worst]:.3g}; "
+                 f"the median cell type has {middle['mean']:.3g} and {middle['std']:.3g}.", {"score_std": spread.to_dict()})
+
+
+def _check_labels_agree(table: Table) -> Check:
+    """Do cell types agree on what is open at a locus? Median over cell types of r with the mean of the others.
+
+    Most of accessibility is shared by cell types (ENCODE 2020, Nature 583:699): scores without any agreement are noise,
+    or stand at other windows than their own.
+    """
+    name = "labels agree between cell types"
+    scores = table.rows.pivot(index="window", columns="cell_type", values="score").to_numpy(float)
+    known = np.isfinite(scores)
+    n = int((known.sum(1) >= 3).sum())
+    if scores.shape[1] < 3 or n < FEW_WINDOWS:
+        return not_run(name, "data", f"{n} windows are measured in three cell types, fewer than {FEW_WINDOWS}")
+    scores = scores - np.nanmean(scores, axis=0)
+    total, count = np.where(known, scores, 0).sum(1), known.sum(1)
+    r = []
+    for c in range(scores.shape[1]):
+        others = np.where(count - known[:, c] > 0, (total - np.where(known[:, c], scores[:, c], 0))
+                          / np.maximum(count - known[:, c], 1), np.nan)
+        r.append(pearson(scores[:, c], others))
+    value, chance = float(np.nanmedian(r)) if np.isfinite(r).any() else 0.0, max(0.05, 2 / math.sqrt(n))
+    return Check(name, "data", value, rule_text("r of a cell type's scores with the mean of the others", 0.2, round(chance, 3)),
+                 judge(value, 0.2, chance), f"At the same window, the scores of a cell type correlate with the mean of the "
+                 f"others at {value:.3f} (median over cell types; chance: {chance:.3f}).")
 
 
 def _check_constant(table: Table) -> Check:
@@ -480,85 +512,3 @@ def _check_class_prior(table: Table) -> Check:
                  "2.5; fail when recall is 0.8 or more at the base rate's precision, or nothing is called", verdict,
                  f"{rate:.3f} of the rows are called open, {base:.3f} are: precision {precision:.3f}, recall "
                  f"{recall:.3f}.", {"base_rate": base, "precision": precision, "recall": recall})
-
-
-# --- checks on the training history --------------------------------------------------------------------------
-
-def history_checks(history: pd.DataFrame | None) -> list[Check]:
-    """Run the checks on history.csv: one row an epoch with epoch, train_loss, validation_loss or validation_mse, and
-    where they were written grad_norm, grad_<branch> (before clipping) and learning_rate.
-
-    Raises ChromaccError when there are no epochs or no losses.
-    """
-    names = ("divergence", "first loss", "still improving", "gradient norms")
-    if history is None:
-        return [not_run(name, "optimisation", "no training history was given") for name in names]
-    validation = [name for name in ("validation_loss", "validation_mse") if name in history]
-    if history.empty or "train_loss" not in history or not validation:
-        raise ChromaccError(f"diagnose: the history has {len(history)} epochs and the columns "
-                            f"{', '.join(history.columns)}; needed: epochs with train_loss and validation_loss or "
-                            "validation_mse. Give history.csv as training wrote it.")
-    losses = history[validation[0]].to_numpy(float)
-    return [_check_divergence(history["train_loss"].to_numpy(float), losses), _check_first_loss(losses),
-            _check_still_improving(losses, history), _check_gradient_norms(history)]
-
-
-def _check_divergence(train: np.ndarray, validation: np.ndarray) -> Check:
-    """Did the loss turn into NaN, or end above where it began? (Goodfellow et al. 2016, Deep Learning, 11.4.1)"""
-    bad = int((~(np.isfinite(train) & np.isfinite(validation))).sum())
-    ratio = float(train[-1] / train[0]) if bad == 0 and train[0] > 0 else math.nan
-    sentence = (f"The loss is NaN or infinite in {bad} of {len(train)} epochs." if bad else
-                f"The training loss went from {train[0]:.4g} in the first epoch to {train[-1]:.4g} in the last.")
-    return Check("divergence", "optimisation", ratio, "last over first training loss: fail above 1.2, or when a loss "
-                 "is not finite", "fail" if bad or ratio > 1.2 else "ok", sentence)
-
-
-def _check_first_loss(losses: np.ndarray) -> Check:
-    """Did training get anywhere? Share of the first epoch's validation loss that the best epoch took away."""
-    losses = losses[np.isfinite(losses)]
-    if len(losses) < 2:
-        return not_run("first loss", "optimisation", "fewer than two epochs with a finite loss")
-    value = float((losses[0] - losses.min()) / losses[0])
-    return Check("first loss", "optimisation", value, rule_text("share of the first loss taken away", 0.05, 0.01),
-                 judge(value, 0.05, 0.01),
-                 f"The best validation loss ({losses.min():.4g}) is {100 * value:.1f}% below the first epoch's.")
-
-
-def _check_still_improving(losses: np.ndarray, history: pd.DataFrame) -> Check:
-    """Was training stopped while it still improved? Share of all improvement that the last epoch brought.
-
-    A learning rate that has decayed to its end ends the improvement by itself, so then it is a warning only.
-    """
-    if len(losses) < 2 or not np.isfinite(losses).all() or not losses.min() < 0.99 * losses[0]:
-        return not_run("still improving", "optimisation", "fewer than two epochs, or the loss never fell by 1%")
-    value = float((losses[:-1].min() - losses[-1]) / (losses[0] - losses.min()))
-    decayed = "learning_rate" in history and bool(
-        history["learning_rate"].iloc[-1] <= 0.1 * history["learning_rate"].max())
-    verdict = "ok" if value <= 0.1 else "warn" if decayed else "fail"
-    return Check("still improving", "optimisation", value, "share of the improvement that came in the last epoch: "
-                 "warn above 0.1, fail above 0.1 while the learning rate had not decayed to a tenth", verdict,
-                 f"{100 * max(value, 0):.0f}% of the fall in validation loss came in the last of {len(losses)} epochs, "
-                 f"with the learning rate {'decayed' if decayed else 'not decayed'}.")
-
-
-def _check_gradient_norms(history: pd.DataFrame) -> Check:
-    """Did gradients explode or vanish? Largest epoch norm over the median, and last half over first epoch.
-
-    Pascanu et al. 2013, "On the difficulty of training recurrent neural networks" (norms and clipping).
-    """
-    if "grad_norm" not in history:
-        return not_run("gradient norms", "optimisation", "the history has no column grad_norm")
-    norms = history["grad_norm"].to_numpy(float)
-    if not np.isfinite(norms).all():
-        return Check("gradient norms", "optimisation", math.nan, "fail when not finite", "fail",
-                     f"The gradient norm is NaN or infinite in {int((~np.isfinite(norms)).sum())} epochs.")
-    still = [name.removeprefix("grad_") for name in history.columns if name.startswith("grad_")
-             and name != "grad_norm" and (history[name] == 0).all()]
-    middle, late = float(np.median(norms)), float(np.median(norms[len(norms) // 2:]))
-    peak = float(norms.max() / middle) if middle > 0 else math.inf
-    vanished = late < 1e-6 or late < 1e-4 * norms[0]
-    verdict = "fail" if vanished or peak > 1000 else "warn" if peak > 100 or still else "ok"
-    return Check("gradient norms", "optimisation", peak, "largest over median: warn above 100, fail above 1000, or "
-                 "when the last half falls below 1e-6, or 1e-4 of the first; warn when a branch never gets a gradient",
-                 verdict, f"Gradient norms lie between {norms.min():.3g} and {norms.max():.3g} (median {middle:.3g}, "
-                 f"last epochs {late:.3g})" + (f"; {', '.join(still)} never got a gradient." if still else "."))

@@ -1,6 +1,6 @@
 """Checks that need the dataset: are the inputs what they are said to be, and can they explain the labels?
 
-Each takes a sample of the windows (`_take`), so that diagnosing a finished run takes seconds, and returns a
+Each takes a sample of the windows (`take`), so that diagnosing a finished run takes seconds, and returns a
 `checks.Check`. Signals here are the normalised model inputs, scores are arcsinh-scaled.
 """
 
@@ -12,31 +12,38 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
-from sklearn.model_selection import GroupKFold
 
 from chromacc_lib.checks import (
-    FEW_WINDOWS, Check, Table, draw, flat, judge, not_run, pearson, prefer_unseen, rule_text,
+    FEW_WINDOWS,
+    Check,
+    Table,
+    draw,
+    flat,
+    judge,
+    not_run,
+    pearson,
+    prefer_unseen,
+    rule_text,
 )
 from chromacc_lib.dataset import Arrays
 
-__all__ = ["data_checks", "offset_curve", "ridge_signal"]
+__all__ = ["Sample", "centre_by_cell_type", "centre_twice", "data_checks", "match_matrix", "offset_curve", "take"]
 
 MAX_ROWS = 30_000       # windows x cell types whose signals are read
 MAX_WINDOWS = 1_500     # enough for a correlation of 0.1 to stand out
 MAX_CELL_TYPES = 100    # all of them in most datasets, since files are compared between cell types
 MAX_SEQUENCES = 20_000  # windows whose sequence is read
-N_PERMUTATIONS = 200
 SAME_FILE = 0.999       # correlation above which two tracks are one file, rescaled or not
 
 DATA_NAMES = ("scores are the dataset's", "ambiguous bases", "repeated sequences", "constant tracks", "missing tracks",
               "duplicated tracks", "swapped tracks", "track scale", "label leak", "track offset",
-              "score follows its profile", "label signal", "cell-type signal")
+              "score follows its profile")
 
 
 # --- the data ------------------------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
-class _Sample:
+class Sample:
     """W windows x C cell types of the dataset: window bp from `windows`, scores (W, C), tracks (W, C, B, 3)."""
 
     windows: pd.DataFrame
@@ -45,24 +52,23 @@ class _Sample:
     accessibility: np.ndarray     # (W, C, B), NaN = unknown
     sequence: np.ndarray          # (W, L) codes
     tracks: dict[str, np.ndarray]  # name -> (W, C, B, 3), NaN where missing
+    index: np.ndarray             # (W,) of each window in the dataset
 
     def bin_bp(self) -> float:
         """Width of a bin in bp."""
         return float((self.windows["end"] - self.windows["start"]).iloc[0]) / self.accessibility.shape[2]
 
 
-def data_checks(arrays: Arrays | None, table: Table, seed: int) -> list[Check]:
-    """Run the checks of the dataset; without one, say of each that it was not run."""
+def data_checks(arrays: Arrays | None, sample: Sample | None, table: Table, seed: int) -> list[Check]:
+    """Run the checks of the dataset, of which `sample` is a part; without one, say of each that it was not run."""
     if arrays is None:
         return [not_run(name, "data", "no dataset was given") for name in DATA_NAMES]
-    sample = _take(arrays, seed)
     return [_check_same_scores(arrays, table), *_check_sequences(arrays, seed), _check_constant_tracks(sample),
             _check_missing_tracks(arrays), _check_duplicates(sample), _check_swaps(sample), _check_track_scale(sample),
-            _check_leak(sample), _check_offset(sample), _check_own_profile(sample),
-            *_check_label_signal(sample, seed)]
+            _check_leak(sample), _check_offset(sample), _check_own_profile(sample)]
 
 
-def _take(arrays: Arrays, seed: int) -> _Sample:
+def take(arrays: Arrays, seed: int) -> Sample:
     """Draw windows and cell types without replacement, with unseen cell types among them, in dataset order."""
     rng = np.random.default_rng(seed)
     cells = prefer_unseen(arrays.cell_types["split"].to_numpy(), MAX_CELL_TYPES, rng)
@@ -74,11 +80,11 @@ def _take(arrays: Arrays, seed: int) -> _Sample:
         part = np.array(values[at], np.float32)                           # (w, c, M, B, 3), a copy
         part[~observed[at]] = np.nan
         tracks |= {name: part[:, :, i] for i, name in enumerate(names)}
-    return _Sample(arrays.windows.iloc[windows].reset_index(drop=True),
+    return Sample(arrays.windows.iloc[windows].reset_index(drop=True),
                    arrays.cell_types["cell_type"].iloc[cells].tolist(),
                    arrays.score[np.ix_(windows, cells)].astype(float),
                    arrays.accessibility[np.ix_(windows, cells)].astype(float),
-                   arrays.sequence[windows], tracks)
+                   arrays.sequence[windows], tracks, windows)
 
 
 def _check_same_scores(arrays: Arrays, table: Table) -> Check:
@@ -112,10 +118,10 @@ def _check_sequences(arrays: Arrays, seed: int) -> list[Check]:
                   "same sequence as another.")]
 
 
-def _check_constant_tracks(sample: _Sample) -> Check:
+def _check_constant_tracks(sample: Sample) -> Check:
     """Which observed tracks never vary in a cell type? Missing ones are another matter, and are not counted."""
     named, n = [], 0
-    for track, cell, values in _each_track(sample):
+    for track, cell, values in each_track(sample):
         n += 1
         if flat(values):
             named.append(f"{track} in {cell}")
@@ -125,7 +131,7 @@ def _check_constant_tracks(sample: _Sample) -> Check:
                  {"constant": named})
 
 
-def _each_track(sample: _Sample) -> Iterator[tuple[str, str, np.ndarray]]:
+def each_track(sample: Sample) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yield track, cell type and the finite bin means, for every pair that is observed at all; scores come last."""
     for track, values in sample.tracks.items():
         for c, cell in enumerate(sample.names):
@@ -153,7 +159,7 @@ def _check_missing_tracks(arrays: Arrays) -> Check:
                  f"{'; no track at all in ' + ', '.join(blind[:5]) if blind else ''}.")
 
 
-def _check_duplicates(sample: _Sample) -> Check:
+def _check_duplicates(sample: Sample) -> Check:
     """Is one track the same in two cell types? Highest correlation of bin means between cell types, and of scores."""
     found, highest, named = [], 0.0, "no pair"
     tracks = {name: values[..., 0] for name, values in sample.tracks.items()} | {"score": sample.score[..., None]}
@@ -172,7 +178,7 @@ def _check_duplicates(sample: _Sample) -> Check:
                  {"pairs": found})
 
 
-def _check_swaps(sample: _Sample) -> Check:
+def _check_swaps(sample: Sample) -> Check:
     """Does a track follow the score of another cell type rather than its own?
 
     Track and score are centred by window and by cell type, so that only what is particular to a cell type is left;
@@ -185,7 +191,7 @@ def _check_swaps(sample: _Sample) -> Check:
         if len(usable) < 3:
             continue
         tested += 1
-        match = _match_matrix(means[:, usable], sample.score[:, usable])
+        match = match_matrix(means[:, usable], sample.score[:, usable])
         for a, b in itertools.combinations(range(len(usable)), 2):
             gain = (match[a, b] + match[b, a] - match[a, a] - match[b, b]) / 2
             if gain > margin and match[a].argmax() == b and match[b].argmax() == a:
@@ -203,37 +209,37 @@ def _check_swaps(sample: _Sample) -> Check:
                  {"pairs": {" and ".join(pair): dict(hits) for pair, hits in found.items()}})
 
 
-def _match_matrix(track: np.ndarray, score: np.ndarray) -> np.ndarray:
+def match_matrix(track: np.ndarray, score: np.ndarray) -> np.ndarray:
     """Return (C, C): how well the track of cell type a follows the score of b, both (W, C) and double-centred.
 
-    Signed so that 'well' is positive for a repressive mark too: the sign comes from the uncentred correlation,
-    which the locus shares between cell types and a swap does not change.
+    Signed so that 'well' is positive for a repressive mark too: the sign is that of the strongest match of each cell
+    type, in place or not.
     """
-    sign = np.nan_to_num(np.mean([pearson(track[:, a], score[:, b]) for a in range(track.shape[1])
-                                  for b in range(track.shape[1])]))
-    x, y = _centre_twice(track), _centre_twice(score)
+    x, y = centre_twice(track), centre_twice(score)
     x, y = x / np.maximum(np.linalg.norm(x, axis=0), 1e-12), y / np.maximum(np.linalg.norm(y, axis=0), 1e-12)
-    return (1.0 if sign >= 0 else -1.0) * (x.T @ y)
+    match = x.T @ y
+    strongest = match[np.arange(len(match)), np.abs(match).argmax(axis=1)]
+    return (1.0 if strongest.sum() >= 0 else -1.0) * match
 
 
-def _centre_twice(values: np.ndarray) -> np.ndarray:
+def centre_twice(values: np.ndarray) -> np.ndarray:
     """Centre (W, C) by cell type, then by window; unknown entries become 0."""
-    known, values = np.isfinite(values), _centre_by_cell_type(values)
+    known, values = np.isfinite(values), centre_by_cell_type(values)
     return np.where(known, values - values.sum(axis=1, keepdims=True) / np.maximum(known.sum(1, keepdims=True), 1), 0)
 
 
-def _centre_by_cell_type(values: np.ndarray) -> np.ndarray:
+def centre_by_cell_type(values: np.ndarray) -> np.ndarray:
     """Take its mean from each cell type of (W, C); unknown entries become 0."""
     known = np.isfinite(values)
     values = np.where(known, values, 0.0)
     return np.where(known, values - values.sum(axis=0) / np.maximum(known.sum(axis=0), 1), 0.0)
 
 
-def _check_track_scale(sample: _Sample) -> Check:
+def _check_track_scale(sample: Sample) -> Check:
     """Is the spread of each track alike in all cell types? Largest ratio to the median cell type, both ways."""
     worst, where = 1.0, "no track"
     for track, values in sample.tracks.items():
-        spread = pd.Series({cell: float(np.std(means)) for name, cell, means in _each_track(sample)
+        spread = pd.Series({cell: float(np.std(means)) for name, cell, means in each_track(sample)
                             if name == track and not flat(means)}, dtype=float)
         if len(spread) < 2:
             continue
@@ -245,7 +251,7 @@ def _check_track_scale(sample: _Sample) -> Check:
                  "median cell type, or that much less.")
 
 
-def _check_leak(sample: _Sample) -> Check:
+def _check_leak(sample: Sample) -> Check:
     """Is an input the label? Highest correlation, linear or of ranks, of a track's window means with the score."""
     highest, where = 0.0, "no track"
     for track, values in sample.tracks.items():
@@ -280,7 +286,7 @@ def offset_curve(track: np.ndarray, accessibility: np.ndarray) -> dict[int, floa
     return out
 
 
-def _check_offset(sample: _Sample) -> Check:
+def _check_offset(sample: Sample) -> Check:
     """Do tracks lie where accessibility lies? The shift, within a window, at which their profiles agree best.
 
     A shift is named only when it beats both no shift and its mirror image by 2/sqrt(profiles): flanking marks agree
@@ -312,7 +318,7 @@ def _check_offset(sample: _Sample) -> Check:
                  {"curves": curves, "shifts": shifts})
 
 
-def _check_own_profile(sample: _Sample) -> Check:
+def _check_own_profile(sample: Sample) -> Check:
     """Does each score follow the accessibility profile of its own window? Correlation with the profile's mean."""
     means = np.sinh(sample.accessibility).mean(axis=2)     # arcsinh bins -> linear, mean over bins
     per_cell = [pearson(np.arcsinh(means[:, c]), sample.score[:, c]) for c in range(len(sample.names))]
@@ -323,94 +329,3 @@ def _check_own_profile(sample: _Sample) -> Check:
     return Check("score follows its profile", "data", value, rule_text("r of score and own profile", 0.95, 0.8),
                  judge(value, 0.95, 0.8), f"The scores correlate with the mean of their own accessibility profiles at "
                  f"{value:.3f} in the cell type where they do so least.")
-
-
-# --- can the labels be learned at all? -----------------------------------------------------------------------
-
-def _check_label_signal(sample: _Sample, seed: int) -> list[Check]:
-    """Can ridge regression on the inputs predict the scores on other chromosomes better than permuted scores?
-
-    A label-permutation null after Ojala & Garriga (2010), J. Mach. Learn. Res. 11:1833. Scores are centred by cell
-    type; whole windows are permuted, so that what cell types share at a locus stays together. The second check
-    centres by window as well, and asks for what is particular to the cell type.
-    """
-    groups = _groups(sample.windows)
-    whole = _centre_by_cell_type(sample.score)
-    features = _features(sample)
-    out = [_signal_check("label signal", "the scores", features, whole, groups, seed)]
-    if len(sample.names) < 3 or not sample.tracks:
-        return [*out, not_run("cell-type signal", "data", "fewer than three cell types, or no tracks")]
-    own = _track_features(sample)
-    own = own - own.mean(axis=1, keepdims=True)
-    return [*out, _signal_check("cell-type signal", "how a cell type differs from the others at a locus", own,
-                                _centre_twice(sample.score), groups, seed)]
-
-
-def _signal_check(name: str, what: str, features: np.ndarray, target: np.ndarray, groups: np.ndarray,
-                  seed: int) -> Check:
-    """Judge one cross-validated ridge against its permutation null."""
-    if flat(target):
-        return not_run(name, "data", "the scores do not vary")
-    r, null = ridge_signal(features, target, groups, seed)
-    chance, p = float(np.quantile(null, 0.99)), float((1 + (null >= r).sum()) / (1 + len(null)))
-    if chance > 0.25:
-        return not_run(name, "data", f"with {len(target)} windows chance alone reaches r = {chance:.2f}")
-    verdict = "fail" if p > 0.01 or r < 0.03 else "warn" if r < 0.15 else "ok"
-    how = "cannot be predicted better than by chance" if verdict == "fail" else "can be predicted"
-    return Check(name, "data", r, "cross-validated r of a ridge: fail when p > 0.01 against permuted labels or r < "
-                 "0.03, warn below 0.15", verdict,
-                 f"From the inputs, {what} {how}: a ridge regression reaches r = {r:.3f} on chromosomes it has not "
-                 f"seen, permuted labels reach {chance:.3f} (99% quantile, p = {p:.2g}).", {"null": null})
-
-
-def ridge_signal(features: np.ndarray, target: np.ndarray, groups: np.ndarray, seed: int,
-                 n_permutations: int = N_PERMUTATIONS) -> tuple[float, np.ndarray]:
-    """Return r between target and its out-of-group ridge prediction, and the same for permuted targets.
-
-    features (W, C, F), target (W, C), groups (W,): windows of one group are held out together. All permutations
-    are solved at once, since they share the features; the penalty is one per feature, mild against W * C rows.
-    Raises ValueError (GroupKFold) below two groups.
-    """
-    rng = np.random.default_rng(seed)
-    n_windows, n_cells = target.shape
-    orders = [np.arange(n_windows), *(rng.permutation(n_windows) for _ in range(n_permutations))]
-    y = np.stack([target[order].ravel() for order in orders], axis=1)              # (W * C, 1 + P)
-    x = features.reshape(n_windows * n_cells, -1).astype(float)
-    x = np.column_stack([(x - x.mean(0)) / np.where(x.std(0) > 1e-9, x.std(0), 1.0), np.ones(len(x))])
-    predicted = np.zeros_like(y)
-    rows = np.repeat(groups, n_cells)
-    for train, test in GroupKFold(min(5, len(np.unique(groups)))).split(x, groups=rows):
-        gram = x[train].T @ x[train] + x.shape[1] * np.eye(x.shape[1])
-        predicted[test] = x[test] @ np.linalg.solve(gram, x[train].T @ y[train])
-    r = np.nan_to_num([pearson(predicted[:, k], y[:, k]) for k in range(y.shape[1])])
-    return float(r[0]), r[1:]
-
-
-def _groups(windows: pd.DataFrame) -> np.ndarray:
-    """Return a group a window: its chromosome, or one of five stretches when all lie on one chromosome."""
-    codes = pd.factorize(windows["chrom"])[0]
-    if codes.max() > 0:
-        return codes
-    return (windows["start"].rank(method="first").to_numpy() - 1) * 5 // len(windows)
-
-
-def _features(sample: _Sample) -> np.ndarray:
-    """Return (W, C, F): track features, and GC and counts of the 64 trinucleotides of the window's sequence."""
-    n_windows, n_cells = sample.score.shape
-    kmers = np.zeros((n_windows, 64))
-    codes = sample.sequence.astype(np.int64)
-    triplet = codes[:, :-2] * 16 + codes[:, 1:-1] * 4 + codes[:, 2:]
-    known = (codes[:, :-2] < 4) & (codes[:, 1:-1] < 4) & (codes[:, 2:] < 4)
-    np.add.at(kmers, (np.nonzero(known)[0], triplet[known]), 1)
-    shared = np.broadcast_to(kmers[:, None], (n_windows, n_cells, 64))
-    return np.concatenate([_track_features(sample), shared], axis=2)
-
-
-def _track_features(sample: _Sample) -> np.ndarray:
-    """Return (W, C, 4 * tracks): the three statistics averaged over bins, and whether the track is known."""
-    parts = [np.zeros((*sample.score.shape, 0))]
-    for values in sample.tracks.values():
-        means = values.mean(axis=2)                                                 # (W, C, B, 3) -> (W, C, 3)
-        known = np.isfinite(means).all(axis=2, keepdims=True)
-        parts.append(np.concatenate([np.where(known, means, 0.0), known], axis=2))
-    return np.concatenate(parts, axis=2)

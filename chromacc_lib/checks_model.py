@@ -4,6 +4,8 @@ The model runs on a sample of the windows, so that diagnosing a finished run tak
 `checks.Check`. Scores are arcsinh-scaled.
 """
 
+import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
@@ -15,14 +17,32 @@ from chromacc_lib.batches import RegionData, without
 from chromacc_lib.checks import Check, Table, draw, judge, not_run, prefer_unseen, rule_text
 from chromacc_lib.dataset import Arrays
 from chromacc_lib.inference import evaluating
-from chromacc_lib.model import Batch
+from chromacc_lib.model import Batch, ChromaccModel
+from chromacc_lib.vitals import attention_entropy, effective_rank, token_similarity
 
-__all__ = ["effective_rank", "model_checks", "token_similarity"]
+__all__ = ["model_checks"]
 
-MODEL_WINDOWS = 96      # the model is run seven times on these x MODEL_CELL_TYPES, on both strands
+MODEL_WINDOWS = 96      # the model is run a dozen times on these x MODEL_CELL_TYPES, on both strands
 MODEL_CELL_TYPES = 6
-MODEL_NAMES = ("model reproduces predictions", "cell-type swap", "modality drop", "effective rank",
-               "tokens made alike")
+OVERFIT_WINDOWS, OVERFIT_CELL_TYPES, OVERFIT_STEPS = 8, 4, 60
+SAME = 0.01             # RMS change, over the scores' standard deviation, below which a modality says nothing
+MODEL_NAMES = ("model reproduces predictions", "cell-type swap", "dead modality", "dominating modality",
+               "saturated head", "effective rank", "tokens made alike", "attention collapsed", "attention uniform",
+               "learned since initialisation", "loss at initialisation", "single-batch overfit")
+GROUP = {"learned since initialisation": "optimisation", "loss at initialisation": "optimisation",
+         "single-batch overfit": "optimisation"}  # all others: model
+# (warn, fail), tuned on reduced pilots of two seeds, healthy and broken
+DOMINANCE = (0.97, 0.985)
+DEAD_UNITS = (0.5, 0.9)
+RANK = (3, 1.5)
+ALIKE = (0.995, 0.9995)
+PEAKED = (0.3, 0.15)
+UNIFORM = (0.99, 0.996)
+LEARNED = (0.15, 0.03)
+OVERFIT = (0.2, 0.5)
+# What a modality is, as fields of the batch.
+FIELDS = {"sequence": ("sequence",), "histone": ("histone", "histone_observed"), "tf": ("tf", "tf_observed"),
+          "metadata": ("metadata", "metadata_observed"), "prior": ("prior", "prior_score", "prior_observed")}
 
 
 @dataclass(frozen=True)
@@ -42,26 +62,33 @@ class _Probe:
 
 
 def model_checks(model: nn.Module | None, arrays: Arrays | None, table: Table, seed: int) -> list[Check]:
-    """Run the checks of the model on a sample of the dataset; the model is left in the mode it was in."""
+    """Run the checks of the model on a sample of the dataset; the model is left in the mode it was in.
+
+    Of a model all that is asked is `model(batch).score`; what looks inside needs the parts of `model.ChromaccModel`, and
+    says which one a model lacks.
+    """
     if model is None or arrays is None:
-        why = "no model was given" if model is None else "a model needs the dataset, which was not given"
-        return [not_run(name, "model", why) for name in MODEL_NAMES]
+        return _none_run("no model was given" if model is None else "a model needs the dataset, which was not given")
     rng = np.random.default_rng(seed)
     split = arrays.windows["split"].to_numpy()
     windows = draw(np.flatnonzero(split == "test") if (split == "test").any() else np.arange(len(split)),
                     MODEL_WINDOWS, rng)
     cells = prefer_unseen(arrays.cell_types["split"].to_numpy(), MODEL_CELL_TYPES, rng)
-    batch = RegionData(arrays).batch(windows, cells)
-    captured = _Captured(model)
-    with captured:
+    data = RegionData(arrays)
+    batch = data.batch(windows, cells)
+    with _Captured(model) as captured:
         predicted = _predict(model, batch)
     probe = _Probe(model, batch, arrays.score[np.ix_(windows, cells)].astype(float), predicted, windows,
                    arrays.cell_types["cell_type"].iloc[cells].tolist())
     if not np.isfinite(predicted).all() or not probe.spread() > 0:
-        why = "scores do not vary" if np.isfinite(predicted).all() else "the model's output is not finite"
-        return [not_run(name, "model", why) for name in MODEL_NAMES]
-    return [_check_reproduces(probe, table), _check_cell_swap(probe), _check_modality_drop(probe),
-            _check_rank(captured), _check_tokens(captured)]
+        return _none_run("scores do not vary" if np.isfinite(predicted).all() else "the model's output is not finite")
+    return [_check_reproduces(probe, table), _check_cell_swap(probe), *_check_modalities(probe, rng),
+            _check_head(captured), _check_rank(captured), _check_tokens(captured), *_check_attention(probe),
+            *_check_initialisation(model, data, arrays, rng), _check_overfit(model, data, arrays, rng)]
+
+
+def _none_run(why: str) -> list[Check]:
+    return [not_run(name, GROUP.get(name, "model"), why) for name in MODEL_NAMES]
 
 
 @torch.no_grad()
@@ -81,21 +108,30 @@ def _predict(model: nn.Module, batch: Batch, at_once: int = 32) -> np.ndarray:
 
 
 class _Captured:
-    """Context that records, while the model runs, the pooled embeddings and how alike tokens are at each depth."""
+    """Context that records, while the model runs, what the head reads and how alike tokens are at each depth.
+
+    A part that the model lacks is not recorded.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.embeddings: list[np.ndarray] = []
+        self.hidden: list[np.ndarray] = []  # what goes into the head's first activation
         self.similarity: dict[str, list[float]] = {}
-        self._stacks = {"sequence": model.get_submodule("sequence_encoder.stack.blocks"),
-                        "encoder": model.get_submodule("encoder.blocks")}
-        self._head = model.get_submodule("score_head")
+        self._stacks = {name: part(model, path) for name, path in (("sequence", "sequence_encoder.stack.blocks"),
+                                                                   ("encoder", "encoder.blocks"))}
+        self._head = part(model, "score_head")
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> "_Captured":
-        self._handles.append(self._head.register_forward_pre_hook(
-            lambda module, inputs: self.embeddings.append(inputs[0].detach().flatten(0, -2).float().cpu().numpy())))
+        if self._head is not None:
+            self._handles.append(self._head.register_forward_pre_hook(
+                lambda module, inputs: self.embeddings.append(_rows(inputs[0]))))
+            activation = next((m for m in self._head.modules() if isinstance(m, nn.GELU | nn.ReLU)), None)
+            if activation is not None:
+                self._handles.append(activation.register_forward_pre_hook(
+                    lambda module, inputs: self.hidden.append(_rows(inputs[0]))))
         for stack, blocks in self._stacks.items():
-            for depth, block in enumerate(blocks, 1):
+            for depth, block in enumerate(blocks or (), 1):
                 self._handles.append(block.register_forward_hook(self._recorder(f"{stack} {depth}")))
         return self
 
@@ -110,27 +146,16 @@ class _Captured:
             handle.remove()
 
 
-def token_similarity(tokens: torch.Tensor) -> float:
-    """Return the mean cosine similarity between different tokens of one window; tokens (N, T, d).
-
-    Tokens made alike with depth: Dong et al. 2021, "Attention is not all you need" (ICML), rank collapse.
-    """
-    unit = nn.functional.normalize(tokens.float(), dim=-1)
-    n_tokens = tokens.shape[1]
-    return float(((unit.sum(1)**2).sum(-1) - n_tokens).mean() / (n_tokens * (n_tokens - 1)))
+def part(model: nn.Module, path: str) -> nn.Module | None:
+    """Return the submodule of that name, or None."""
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
 
 
-def effective_rank(embeddings: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return exp(entropy) of the normalised singular values of centred embeddings (n, d), and the singular values.
-
-    RankMe, Garrido et al. 2023 (ICML), here after centring, so that a common offset does not count as a direction.
-    """
-    singular = np.linalg.svd(embeddings - embeddings.mean(axis=0), compute_uv=False)
-    if not singular.sum() > 1e-12:
-        return 0.0, singular
-    share = singular / singular.sum()
-    share = share[share > 0]
-    return float(np.exp(-(share * np.log(share)).sum())), singular
+def _rows(values: torch.Tensor) -> np.ndarray:
+    return values.detach().flatten(0, -2).float().cpu().numpy()
 
 
 def _check_reproduces(probe: _Probe, table: Table) -> Check:
@@ -155,9 +180,9 @@ def _check_cell_swap(probe: _Probe) -> Check:
     """
     if len(probe.cells) < 2:
         return not_run("cell-type swap", "model", "fewer than two cell types")
-    names = ("histone", "histone_observed", "tf", "tf_observed", "metadata", "metadata_observed")
+    names = [name for modality in ("histone", "tf", "metadata") for name in FIELDS[modality]]
     moved = replace(probe.batch, **{name: getattr(probe.batch, name).roll(1, 1) for name in names})
-    change = float(np.sqrt(np.mean((_predict(probe.model, moved) - probe.predicted)**2)))
+    change = _rms(_predict(probe.model, moved) - probe.predicted)
     measured = float(np.sqrt(np.nanmean((np.roll(probe.score, 1, 1) - probe.score)**2)))
     if not measured > 0:
         return not_run("cell-type swap", "model", "the measured scores do not differ between cell types")
@@ -167,55 +192,218 @@ def _check_cell_swap(probe: _Probe) -> Check:
                  f"{value:.3f} of the measured difference between the two.")
 
 
-def _check_modality_drop(probe: _Probe) -> Check:
-    """What does each modality contribute? Rise in squared error, and RMS change, when it is masked for all rows.
+def _check_modalities(probe: _Probe, rng: np.random.Generator) -> list[Check]:
+    """What does each modality contribute? RMS change of the prediction when it is shuffled, and when it is masked.
 
-    Both in units of the measured scores' variance and standard deviation. A modality that moves nothing is dead;
-    when all but one are dead, that one dominates.
+    Shuffled between windows (metadata between cell types), a modality keeps its distribution and loses what it says of
+    the row: Breiman 2001, "Random forests", and model reliance, Fisher et al. 2019 (J. Mach. Learn. Res. 20:177). Masked,
+    it is missing as an assay would be, which also shows a model that leans on its presence. Dead: shuffling moves
+    nothing. Dominating: of the squared changes, nearly all are one modality's. Changes are in units of the measured
+    scores' standard deviation, errors in units of their variance.
     """
-    present = {"sequence": (probe.batch.sequence < 4).any(), "histone": probe.batch.histone_observed.any(),
-               "tf": probe.batch.tf_observed.any(), "metadata": probe.batch.metadata_observed.any(),
-               "prior": probe.batch.prior_observed.any()}
-    names = [name for name, there in present.items() if bool(there)]
+    names = [name for name, there in _present(probe.batch).items() if there]
     if len(names) < 2:
-        return not_run("modality drop", "model", "fewer than two modalities have data")
-    before, rise, change = np.nanmean((probe.predicted - probe.score)**2), {}, {}
+        return [not_run(name, "model", "fewer than two modalities have data")
+                for name in ("dead modality", "dominating modality")]
+    before, rise, masked, shuffled = np.nanmean((probe.predicted - probe.score)**2), {}, {}, {}
     for name in names:
         after = _predict(probe.model, without(probe.batch, "cell" if name == "metadata" else name))
         rise[name] = float((np.nanmean((after - probe.score)**2) - before) / probe.spread()**2)
-        change[name] = float(np.sqrt(np.mean((after - probe.predicted)**2)) / probe.spread())
-    dead = [name for name in names if change[name] < 0.01]
+        masked[name] = _rms(after - probe.predicted) / probe.spread()
+        shuffled[name] = _rms(_predict(probe.model, _shuffled(probe.batch, name, rng)) - probe.predicted) / probe.spread()
+    dead = [name for name in names if shuffled[name] < SAME]
     harmful = [name for name in names if rise[name] < -0.01]
-    value = min(change.values())
+    detail = {"rise_in_squared_error": rise, "rms_change": masked, "rms_change_shuffled": shuffled}
     reading = f"{', '.join(dead)} {'is' if len(dead) == 1 else 'are'} dead" if dead else (
         f"without {', '.join(harmful)} the error would be lower" if harmful else "all are used")
-    if dead and len(dead) == len(names) - 1:
-        reading += f", and {next(n for n in names if n not in dead)} dominates"
-    listed = ", ".join(f"{name} {100 * rise[name]:+.1f}%" for name in names)
-    return Check("modality drop", "model", value, "smallest RMS change when a modality is masked, over the scores' "
-                 "standard deviation: fail below 0.01; warn when masking lowers the error by 1% of the variance",
-                 "fail" if dead else "warn" if harmful else "ok",
-                 f"Masking each modality changes the squared error by {listed} of the scores' variance: {reading}.",
-                 {"rise_in_squared_error": rise, "rms_change": change})
+    listed = ", ".join(f"{name} {shuffled[name]:.2f} ({100 * rise[name]:+.1f}%)" for name in names)
+    first = Check("dead modality", "model", min(shuffled.values()), "smallest RMS change when a modality is shuffled, "
+                  f"over the scores' standard deviation: fail below {SAME}; warn when masking one lowers the error by 1% "
+                  "of the variance", "fail" if dead else "warn" if harmful else "ok",
+                  f"Shuffling each modality moves predictions by {listed} of the scores' standard deviation (in brackets, "
+                  f"how masking it changes the squared error, of their variance): {reading}.", detail)
+    squares = {name: change**2 for name, change in shuffled.items()}
+    total = sum(squares.values())
+    if not total > 0:
+        return [first, not_run("dominating modality", "model", "shuffling moves nothing at all")]
+    top = max(squares, key=squares.__getitem__)
+    value = squares[top] / total
+    return [first, Check("dominating modality", "model", value, rule_text("one modality's share of the squared changes",
+                         *DOMINANCE), judge(value, *DOMINANCE),
+                         f"Of what shuffling moves, {100 * value:.1f}% is {top}'s.", {"largest": top} | detail)]
+
+
+def _present(batch: Batch) -> dict[str, bool]:
+    """Which modalities a batch has anything of."""
+    return {"sequence": bool((batch.sequence < 4).any()), "histone": bool(batch.histone_observed.any()),
+            "tf": bool(batch.tf_observed.any()), "metadata": bool(batch.metadata_observed.any()),
+            "prior": bool(batch.prior_observed.any())}
+
+
+def _shuffled(batch: Batch, modality: str, rng: np.random.Generator) -> Batch:
+    """The batch with a modality of other windows, or, since metadata are the same in all windows, of other cell types."""
+    if modality == "metadata":
+        return replace(batch, **{name: getattr(batch, name).roll(1, 1) for name in FIELDS[modality]})
+    order = torch.from_numpy(rng.permutation(len(batch.sequence)))
+    return replace(batch, **{name: getattr(batch, name)[order] for name in FIELDS[modality]})
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values**2)))
+
+
+# --- what the model is like inside ---------------------------------------------------------------------------
+
+def _check_head(captured: _Captured) -> Check:
+    """Which hidden units of the score head give nothing, whatever they read? Share of units dead on 99% of the rows.
+
+    A unit is dead where the slope of its activation is below 0.01: Lu et al. 2020, "Dying ReLU and initialization"
+    (Commun. Comput. Phys. 28:1671).
+    """
+    name = "saturated head"
+    if not captured.hidden:
+        return not_run(name, "model", "the model has no score_head with a GELU or ReLU")
+    hidden = np.concatenate(captured.hidden)
+    asleep = hidden < -3.2  # the slope of GELU at -3.2 is -0.01
+    value = float((asleep.mean(axis=0) > 0.99).mean())
+    return Check(name, "model", value, rule_text("share of the score head's hidden units that are dead", *DEAD_UNITS),
+                 judge(value, *DEAD_UNITS), f"{100 * value:.0f}% of the {hidden.shape[1]} hidden units of the score head "
+                 "are so far below zero that they give nothing on any row.")
 
 
 def _check_rank(captured: _Captured) -> Check:
-    """How many directions do the pooled embeddings use? See `effective_rank`."""
+    """How many directions do the pooled embeddings use? See `vitals.effective_rank` (RankMe).
+
+    Beside it the spectrum of their covariance: dimensional collapse shows as eigenvalues that fall to zero (Jing et al.
+    2022, "Understanding dimensional collapse in contrastive self-supervised learning", ICLR).
+    """
+    if not captured.embeddings:
+        return not_run("effective rank", "model", "the model has no score_head")
     embeddings = np.concatenate(captured.embeddings)
     value, singular = effective_rank(embeddings)
-    return Check("effective rank", "model", value, rule_text("effective rank of the pooled embeddings", 3, 1.5),
-                 judge(value, 3, 1.5), f"The {len(embeddings)} pooled embeddings looked at (both strands) use "
-                 f"{value:.1f} of {embeddings.shape[1]} directions.", {"singular_values": singular})
+    spectrum = singular**2 / len(embeddings)
+    top = float(spectrum[0] / spectrum.sum()) if spectrum.sum() > 0 else 1.0
+    return Check("effective rank", "model", value, rule_text("effective rank of the pooled embeddings", *RANK),
+                 judge(value, *RANK), f"The {len(embeddings)} pooled embeddings looked at (both strands) use "
+                 f"{value:.1f} of {embeddings.shape[1]} directions; the first holds {100 * top:.0f}% of their variance.",
+                 {"singular_values": singular, "covariance_spectrum": spectrum})
 
 
 def _check_tokens(captured: _Captured) -> Check:
-    """Are the tokens of a window still different after the last layer? See `token_similarity`.
+    """Are the tokens of a window still different after the last layer? See `vitals.token_similarity`.
 
     Healthy pilots lie between 0.93 and 0.99: tokens share what the whole window says, so only more is a warning.
     """
     by_depth = {name: float(np.mean(values)) for name, values in captured.similarity.items()}
-    value = max(list(by_depth.values())[-1], by_depth[[n for n in by_depth if n.startswith("sequence")][-1]])
+    if not by_depth:
+        return not_run("tokens made alike", "model", "the model has no encoder.blocks")
+    value = max(values[-1] for values in (
+        [v for name, v in by_depth.items() if name.startswith(stack)] for stack in ("sequence", "encoder")) if values)
     return Check("tokens made alike", "model", value, rule_text("cosine similarity of tokens after the last layer",
-                 0.995, 0.9995), judge(value, 0.995, 0.9995),
-                 f"After the last layer the tokens of a window have a cosine similarity of {value:.3f}.",
+                 *ALIKE), judge(value, *ALIKE),
+                 f"After the last layer the tokens of a window have a cosine similarity of {value:.4f}.",
                  {"by_depth": by_depth})
+
+
+@torch.no_grad()
+def _check_attention(probe: _Probe) -> list[Check]:
+    """Does attention choose? Its entropy, 0 = one key only, 1 = all keys alike; see `vitals.attention_entropy`.
+
+    Collapsed: Zhai et al. 2023 (ICML), as there. Uniform: attention is then an average that no query changes, and a stack
+    of it makes tokens alike (Noci et al. 2022, "Signal propagation in transformers", NeurIPS).
+    """
+    names = ("attention collapsed", "attention uniform")
+    if not isinstance(probe.model, ChromaccModel):
+        return [not_run(name, "model", "the model does not show its attention") for name in names]
+    model, device = probe.model, next(probe.model.parameters()).device
+    batch = Batch(**{f.name: getattr(probe.batch, f.name)[:32] for f in fields(Batch)}).to(device)
+    with evaluating(model):
+        weights = model(batch, return_attention=True).attention
+    keys = (model.observed(model.readable(batch)).sum(-1) + 1)[:, :, None, None]
+    entropy = {name: attention_entropy(part, keys if name == "fusion" else None).cpu() for name, part in weights.items()}
+    by_stack = {name: float(values.nanmean()) for name, values in entropy.items()}
+    layers = {f"{name} {i + 1}": float(entropy[name].select(-3, i).nanmean()) for name in ("sequence", "encoder")
+              for i in range(entropy[name].shape[-3])}
+    listed = ", ".join(f"{name} {value:.3f}" for name, value in by_stack.items())
+    sentence = f"Attention has {listed} of the largest possible entropy (1: all keys alike, 0: one key only)."
+    low, least = min(by_stack["sequence"], by_stack["encoder"]), min(by_stack.values())
+    detail = {"by_stack": by_stack, "by_layer": layers}
+    return [Check(names[0], "model", low, rule_text("entropy of self-attention, the lower of the two stacks", *PEAKED),
+                  judge(low, *PEAKED), sentence, detail),
+            Check(names[1], "model", least, rule_text("entropy of attention, the lowest of the three", *UNIFORM),
+                  judge(least, *UNIFORM), sentence, detail)]
+
+
+# --- could it learn, and did it? -----------------------------------------------------------------------------
+
+@torch.no_grad()
+def _check_initialisation(model: nn.Module, data: RegionData, arrays: Arrays, rng: np.random.Generator) -> list[Check]:
+    """Is a new model of the same sizes as good as a sensible guess, and is the trained one better than a new one?
+
+    "Verify loss @ init" (Karpathy 2019, "A recipe for training neural networks"): the guess is the locus average where
+    there is one, else the mean. What training gained over the new model is what it learned: a model that reads the locus
+    average correlates with the scores before it is trained. On training rows.
+    """
+    names = ("learned since initialisation", "loss at initialisation")
+    if not isinstance(model, ChromaccModel):
+        return [not_run(name, "optimisation", "only a ChromaccModel can be started anew") for name in names]
+    windows, cells = _training_rows(arrays, MODEL_WINDOWS, MODEL_CELL_TYPES, rng)
+    if not windows.size or not cells.size:
+        return [not_run(name, "optimisation", "there are no training rows") for name in names]
+    batch, score = data.batch(windows, cells), arrays.score[np.ix_(windows, cells)].astype(float)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(rng.integers(2**31)))
+        new = type(model)(model.config)
+    new = new.to(next(model.parameters()).device)
+    trained, untrained = (float(np.nanmean((_predict(one, batch) - score)**2)) for one in (model, new))
+    known = batch.prior_observed.numpy() & model.config.locus_prior
+    guess = float(np.nanmean((np.where(known, batch.prior_score.numpy(), model.config.score_mean) - score)**2))
+    if not guess > 0 or not untrained > 0:
+        return [not_run(name, "optimisation", "the scores do not vary") for name in names]
+    learned, ratio = 1 - trained / untrained, untrained / guess
+    what = "the locus average" if known.any() else "the mean"
+    return [Check(names[0], "optimisation", learned, rule_text("share of a new model's squared error that training took "
+                  "away", *LEARNED), judge(learned, *LEARNED), f"On training rows the squared error is {trained:.4g}, that "
+                  f"of an untrained model of the same sizes {untrained:.4g}: training took {100 * learned:.0f}% away."),
+            Check(names[1], "optimisation", ratio, rule_text("squared error of a new model over that of a guess", 1.5, 3),
+                  judge(ratio, 1.5, 3), f"An untrained model has {ratio:.2f} times the squared error of {what}.")]
+
+
+def _check_overfit(model: nn.Module, data: RegionData, arrays: Arrays, rng: np.random.Generator) -> Check:
+    """Can a copy of the model learn one small batch by heart? Squared error left, of what it was before.
+
+    The single-batch overfit test (Karpathy 2019, "A recipe for training neural networks"); its targets are the scores of
+    other windows, so that nothing learned before helps. A model that fails cannot be trained as it stands; one that passes
+    was failed by its data or its training.
+    """
+    name = "single-batch overfit"
+    windows, cells = _training_rows(arrays, OVERFIT_WINDOWS, OVERFIT_CELL_TYPES, rng)
+    target = torch.from_numpy(np.roll(arrays.score[np.ix_(windows, cells)], 1, axis=0))
+    known = target.isfinite()
+    if known.sum() < 4 or not float(target[known].std()) > 0:
+        return not_run(name, "optimisation", "too few training rows have a known score")
+    copied = copy.deepcopy(model).eval()
+    device = next(model.parameters()).device
+    batch, target, known = data.batch(windows, cells).to(device), target.nan_to_num().to(device), known.to(device)
+    optimiser, losses = torch.optim.Adam(copied.parameters(), lr=1e-3), []
+    with torch.enable_grad():
+        for _ in range(OVERFIT_STEPS):
+            loss = ((copied(batch).score - target)[known]**2).mean()
+            losses.append(float(loss.detach()))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    value = min(losses) / losses[0] if losses[0] > 0 and math.isfinite(losses[-1]) else math.nan
+    if not math.isfinite(value):
+        return not_run(name, "optimisation", "the loss of the batch is not a positive number")
+    return Check(name, "optimisation", value, rule_text("squared error left after "
+                 f"{OVERFIT_STEPS} steps on one batch", *OVERFIT), judge(value, *OVERFIT),
+                 f"Trained on one batch of {int(known.sum())} rows with the scores of other windows, a copy of the model "
+                 f"brings its squared error down to {100 * value:.0f}%.")
+
+
+def _training_rows(arrays: Arrays, n_windows: int, n_cells: int, rng: np.random.Generator
+                   ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Return at most so many training windows and training cell types."""
+    return (draw(np.flatnonzero(arrays.windows["split"].to_numpy() == "train"), n_windows, rng),
+            draw(np.flatnonzero(arrays.train_mask), n_cells, rng))

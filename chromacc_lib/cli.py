@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_review(commands)
     _add_check(commands)
     _add_sweep(commands)
+    _add_zoo(commands)
     _add_export(commands)
     _add_train(commands)
     _add_folds(commands)
@@ -135,6 +136,22 @@ def _add_sweep(commands: argparse._SubParsersAction) -> None:
     sweep.add_argument("--dask-address", default="", metavar="URL", help="of a scheduler, tcp://host:8786")
     sweep.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     sweep.set_defaults(command=_sweep)
+
+
+def _add_zoo(commands: argparse._SubParsersAction) -> None:
+    """Add `chromacc zoo`."""
+    zoo = commands.add_parser(
+        "zoo", help="break a healthy run in every known way, and see whether the diagnosis names each cause"
+    )
+    zoo.add_argument("dataset", type=_path, metavar="DATASET_DIR", help="such as data/pilot/dataset")
+    zoo.add_argument("--out", type=_path, required=True, metavar="FOLDER", help="such as reports/zoo")
+    zoo.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="N")
+    zoo.add_argument("--strengths", type=int, nargs="+", default=[1, 2, 3], choices=(1, 2, 3), metavar="1..3")
+    zoo.add_argument("--faults", nargs="+", default=[], metavar="NAME", help="all by default; a wrong name lists them")
+    zoo.add_argument("--healthy", type=int, default=10, metavar="N", help="healthy runs, of seeds 1 to N")
+    zoo.add_argument("--workers", type=int, metavar="N", help="cases at a time; one a core by default")
+    zoo.add_argument("--dask-address", default="", metavar="URL", help="of a scheduler, tcp://host:8786")
+    zoo.set_defaults(command=_zoo)
 
 
 def _add_export(commands: argparse._SubParsersAction) -> None:
@@ -356,6 +373,20 @@ def _sweep(options: argparse.Namespace) -> int:
     return 1 if summary["failed"].any() else 0
 
 
+def _zoo(options: argparse.Namespace) -> int:
+    """Run the zoo, and print a line a fault; 1 when a cause was not named first, or a healthy run was blamed."""
+    from chromacc_lib.zoo import run_zoo, summarise_zoo
+
+    table = run_zoo(
+        options.dataset, options.out, options.seeds, options.faults, options.strengths, options.healthy,
+        options.workers, options.dask_address, say=lambda text: print(text, flush=True),
+    )
+    print(summarise_zoo(table).to_string(index=False, float_format=lambda value: f"{value:.0f}"))
+    right = table["named_first"].astype(bool)
+    print(f"{right.sum()} of {len(table)} named first; the table is {options.out / 'zoo.csv'}")
+    return 0 if right.all() else 1
+
+
 def _export(options: argparse.Namespace) -> int:
     """Export a dataset."""
     from chromacc_lib.exports import export
@@ -382,6 +413,7 @@ def _train(options: argparse.Namespace) -> int:
         sizes,
         device=values["device"],
         patience=values["patience"],
+        stop_on_collapse=values["stop_on_collapse"],
         callbacks=[EpochLine(lambda row: print(EPOCH_LINE.format(**row), flush=True),
                              lambda row: print(PRETRAINING_LINE.format(**row), flush=True))],
         say=lambda text: print(text, flush=True),
@@ -419,7 +451,7 @@ def _folds(options: argparse.Namespace) -> int:
         workers=options.workers,
         dask_address=options.dask_address,
         say=lambda text: print(text, flush=True),
-        **{name: values[name] for name in ("truth_manifest", "remote_tracks", "patience", "device")},
+        **{name: values[name] for name in ("truth_manifest", "remote_tracks", "patience", "stop_on_collapse", "device")},
         **{name: values[name] for name in ("n_bootstrap", "block_bp")},
     )
     shown = ["fold", "stratum", "windows", "base_rate", "skill", "skill_low", "skill_high", "pr_auc", "pr_auc_average"]

@@ -2,7 +2,7 @@
 
 `diagnose` takes anybody's table of (cell type, window, measured, predicted); the dataset, the model and the
 training history add checks when they are given. Every check returns a value, the rule that judged it and a
-sentence; `CAUSES` is the ordered list that turns checks into one cause: read it from top to bottom.
+sentence; `causes.CAUSES` is the ordered list that turns checks into one cause: read it from top to bottom.
 
 Words: a *row* is one window in one cell type; *seen* = training, *unseen* = test; the *locus average* is the mean
 of the training cell types at the same window (leave-one-out for a training cell type). Scores are arcsinh-scaled.
@@ -18,27 +18,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from chromacc_lib.checks import (Check, Table, auc_half_width, history_checks, prediction_checks, prepare,
-                                 quadrant_table, variance_table)
-from chromacc_lib.checks_inputs import data_checks
+from chromacc_lib.causes import CAUSES, GIVE_DATASET, GROUPS, NO_SIGNAL, NOTHING_LEARNED, WITHIN, Cause
+from chromacc_lib.checks import Check, Table, auc_half_width, prediction_checks, prepare, quadrant_table, variance_table
+from chromacc_lib.checks_generalisation import generalisation_checks
+from chromacc_lib.checks_history import history_checks
+from chromacc_lib.checks_inputs import data_checks, take
+from chromacc_lib.checks_labels import label_checks
 from chromacc_lib.checks_model import model_checks
 from chromacc_lib.dataset import Arrays
 
 __all__ = ["CAUSES", "Cause", "Check", "Diagnosis", "auc_half_width", "diagnose", "plant_predecessor_failure",
            "quadrant_table", "variance_table"]
-
-
-@dataclass(frozen=True)
-class Cause:
-    """One line of the decision list: named when every check of `needs` failed and none of `unless` is ok."""
-
-    name: str
-    verdict: str                        # the diagnosis' verdict when this cause is named
-    needs: tuple[str, ...]
-    next_step: str
-    supports: tuple[str, ...] = ()      # checks quoted as evidence as well, when they warned or failed
-    unless: tuple[str, ...] = ()
-    alternatives: tuple[str, ...] = ()  # causes that the checks at hand cannot tell from this one
 
 
 @dataclass(frozen=True)
@@ -96,118 +86,6 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-# --- the decision list ---------------------------------------------------------------------------------------
-
-NO_SIGNAL = "labels carry no signal about the inputs"
-NOTHING_LEARNED = "the model learned nothing"
-CAUSES: tuple[Cause, ...] = (
-    Cause("training diverged", "collapsed", ("divergence",),
-          "Lower the learning rate, add warm-up, keep gradient clipping on, and train again.",
-          supports=("finite predictions", "gradient norms", "constant output")),
-    Cause("predictions are not numbers", "collapsed", ("finite predictions",),
-          "Look for NaN in the inputs and in the training losses; predict again from the best checkpoint."),
-    Cause("the predictions were not made by this model", "cannot tell", ("model reproduces predictions",),
-          "Predict again with the checkpoint that is to be judged, then run this diagnosis again."),
-    Cause("the predictions belong to another dataset", "cannot tell", ("scores are the dataset's",),
-          "Give the dataset that the predictions were made for, with its windows in the same order."),
-    Cause("labels and inputs are shifted against each other", "underperforming", ("track offset",),
-          "Check the assembly, the coordinate base and the read shift of the files that are named; curate again.",
-          supports=("label signal", "association")),
-    Cause("tracks of different cell types are the same file", "underperforming", ("duplicated tracks",),
-          "Compare path and md5 of the named rows in the manifest, correct them and curate again."),
-    Cause("tracks or labels of two cell types are swapped", "underperforming", ("swapped tracks",),
-          "Compare the named rows of the manifest with their source, correct them and curate again.",
-          supports=("cell-type signal", "locus-average residual")),
-    Cause("an input is the label (leak)", "cannot tell", ("label leak",),
-          "Take the named track out of the inputs: with it the scores say nothing about unseen cell types."),
-    Cause("scores do not belong to their windows", "collapsed", ("score follows its profile",),
-          "Check the order of windows and cell types in the scores: each must be the mean of its own profile.",
-          supports=("label signal", "association")),
-    Cause(NO_SIGNAL, "collapsed", ("label signal",),
-          "Do not tune the model. Check how the scores were made: draw scores and one input track side by side at "
-          "a few loci, and check that window order, assembly and cell-type order agree.",
-          supports=("ambiguous bases", "repeated sequences", "training fit", "association", "constant output",
-                    "variance ratio"),
-          unless=("association",)),
-    Cause("sequences are mostly N or repeated", "underperforming", ("ambiguous bases",),
-          "Check the FASTA and its chromosome names: windows without sequence must be dropped in curation.",
-          supports=("repeated sequences",)),
-    Cause("sequences are mostly N or repeated", "underperforming", ("repeated sequences",),
-          "Drop repeated windows in curation and check how windows were drawn."),
-    Cause("constant or empty tracks", "underperforming", ("constant tracks",),
-          "Replace the named files, or take them out of the manifest: a missing assay is handled, a zero one is not."),
-    Cause("scale mismatch between cell types", "underperforming", ("score scale",),
-          "Check that all scores are in the same unit (fold change, counts, depth-normalised) and curate again.",
-          supports=("variance ratio", "track scale")),
-    Cause("scale mismatch between cell types", "underperforming", ("track scale",),
-          "Check that the named tracks are in the same unit in every cell type and curate again."),
-    Cause("shortcut through GC content", "underperforming", ("GC shortcut",),
-          "Draw GC-matched negatives, and judge the model within GC strata.",
-          supports=("modality drop",)),
-    Cause("vanishing or exploding gradients", "collapsed", ("gradient norms", "training fit"),
-          "Check initialisation, normalisation layers and loss scale; clip gradients at 1 and use warm-up.",
-          supports=("first loss", "constant output")),
-    Cause("training never left its first loss", "collapsed", ("first loss", "training fit"),
-          "The labels can be learned from the inputs, so check the learning rate (too low or far too high), "
-          "that every parameter is trained, and that one batch can be overfitted.",
-          supports=("constant output", "gradient norms", "label signal")),
-    Cause("constant output", "collapsed", ("constant output",),
-          "Check the score head for saturation and zero gradients, and whether one batch can be overfitted.",
-          supports=("variance ratio", "training fit", "effective rank", "tokens made alike")),
-    Cause(NOTHING_LEARNED, "collapsed", ("training fit",),
-          "Give the dataset and the training history as well: they tell labels without signal from a model fault.",
-          supports=("variance ratio", "association", "constant output", "effective rank")),
-    Cause("too few windows to tell", "cannot tell", ("power",),
-          "Evaluate on more windows and cell types: the sentence says how wide the interval is now."),
-    Cause("works on seen loci only", "underperforming", ("chromosome gap",),
-          "Regularise (dropout, fewer epochs), train on more loci, and check that no chromosome is in both sets.",
-          supports=("still improving",)),
-    Cause("learned on training cell types only", "underperforming", ("cell-type gap",),
-          "Add cell types or metadata, drop inputs that identify the cell type, and check which assays the unseen "
-          "cell types lack.",
-          supports=("missing tracks", "modality drop", "locus-average residual")),
-    Cause(NOTHING_LEARNED, "collapsed", ("association",),
-          "Give the dataset and the training history as well: they tell labels without signal from a model fault.",
-          supports=("variance ratio", "constant output"),
-          alternatives=(NO_SIGNAL, "a fault of the model or its training", "scores and predictions out of order")),
-    Cause("labels do not follow the inputs of their own cell type", "collapsed",
-          ("cell-type signal",),
-          "Check the order of cell types in scores and tracks: labels may be permuted between cell types.",
-          supports=("locus-average residual", "variation across cell types"), unless=("locus-average residual",)),
-    Cause("collapse to the locus average", "collapsed", ("locus-average residual",),
-          "The model ignores what sets this cell type apart: train without the locus prior or drop it at random, and "
-          "check that marks and metadata reach the head.",
-          supports=("variation across cell types", "cell-type swap", "modality drop",
-                    "skill over the locus average")),
-    Cause("collapse to the locus average", "collapsed", ("variation across cell types",),
-          "The model gives every cell type nearly the same value at a locus: check that marks and metadata reach the "
-          "head, and train without the locus prior or drop it at random.",
-          supports=("locus-average residual", "cell-type swap", "modality drop", "skill over the locus average")),
-    Cause("predictions do not move with the cell type's inputs", "underperforming", ("cell-type swap",),
-          "Check that marks and metadata reach the fusion, and that their masks are not all False.",
-          supports=("variation across cell types", "modality drop")),
-    Cause("a modality is dead or dominates", "underperforming", ("modality drop",),
-          "Look at the named branch: its inputs, its mask, its gradient norm; drop modalities at random in training."),
-    Cause("embeddings of low effective rank", "underperforming", ("effective rank",),
-          "Check normalisation and dropout before the head; a wider loss (profile, label) keeps more directions."),
-    Cause("tokens made alike with depth", "underperforming", ("tokens made alike",),
-          "Fewer layers, larger residual branch, or pre-norm blocks keep tokens apart."),
-    Cause("predictions off in level", "underperforming", ("level",),
-          "The order is right and the level is not: check that scores of this cell type are in the unit of the others.",
-          supports=("score scale", "track scale", "skill over the locus average")),
-    Cause("class-prior bias", "underperforming", ("class prior",),
-          "Calibrate the threshold on validation rows, and weigh classes by their base rate in the loss."),
-    Cause("training stopped too early", "underperforming", ("still improving",),
-          "Train for more epochs, and let the learning rate decay to its end."),
-    Cause("worse than the locus average", "underperforming", ("skill over the locus average",),
-          "Compare with the baselines of the evaluation; the locus average alone is the better predictor here.",
-          supports=("variance ratio",)),
-    Cause("predictions shrunk or stretched", "underperforming", ("variance ratio",),
-          "The order is right and the amplitude is not: judge by ranking (AUPRC, Pearson), and recalibrate the score on "
-          "cell types that were not trained on; check that scores of this cell type are in the unit of the others."),
-)
-
-
 def diagnose(predictions: pd.DataFrame, *, arrays: Arrays | None = None, model: Any = None,
              history: pd.DataFrame | None = None, evaluation: dict[str, Any] | None = None,
              seed: int = 1) -> Diagnosis:
@@ -221,10 +99,11 @@ def diagnose(predictions: pd.DataFrame, *, arrays: Arrays | None = None, model: 
     Raises ChromaccError when a column is missing, a (cell type, window) pair occurs twice or no score is known.
     """
     table = prepare(predictions, arrays)
-    checks = [*prediction_checks(table, evaluation), *data_checks(arrays, table, seed),
-              *model_checks(model, arrays, table, seed), *history_checks(history)]
-    order = ("data", "optimisation", "model", "generalisation")
-    checks.sort(key=lambda check: order.index(check.group))
+    sample = None if arrays is None else take(arrays, seed)
+    checks = [*prediction_checks(table, evaluation), *data_checks(arrays, sample, table, seed),
+              *label_checks(arrays, sample, table, seed), *generalisation_checks(arrays, table),
+              *model_checks(model, arrays, table, seed), *history_checks(history, table)]
+    checks.sort(key=lambda check: GROUPS.index(check.group))
     return _decide(tuple(checks), table, None if arrays is None else bool(arrays.simulated))
 
 
@@ -243,6 +122,7 @@ def _decide(checks: tuple[Check, ...], table: Table, simulated: bool | None) -> 
     sentence = f"{named.verdict.capitalize()}: {named.name}. {by_name[named.needs[0]].sentence}"
     if named.alternatives:
         sentence += f" What was given cannot tell this from: {'; '.join(named.alternatives)}."
+        sentence += f" {named.separated_by}" if named.separated_by else ""
     if others:
         sentence += f" Also found, further down the list: {'; '.join(others)}."
     return Diagnosis(named.verdict, named.name, confidence, sentence, evidence, _against(named, by_name),
@@ -268,8 +148,11 @@ def _with_alternatives(cause: Cause, by_name: dict[str, Check]) -> Cause:
     """Name labels without signal beside "learned nothing" unless the label-signal check has ruled it out."""
     if cause.name not in (NOTHING_LEARNED, "constant output") or by_name["label signal"].verdict in ("ok", "warn"):
         return cause
-    return replace(cause, alternatives=tuple(dict.fromkeys(
-        (NO_SIGNAL, "a fault of the model or its training", *cause.alternatives))))
+    others = (NO_SIGNAL, "a fault of the model or its training", *cause.alternatives)
+    if by_name["labels agree between cell types"].verdict == "ok":  # then they are no noise, if perhaps out of order
+        others = ("a fault of the model or its training", *cause.alternatives, WITHIN)
+    return replace(cause, alternatives=tuple(n for n in dict.fromkeys(others) if n != NO_SIGNAL or n in others[:1]),
+                   separated_by=cause.separated_by or GIVE_DATASET)
 
 
 def _unexamined(causes: tuple[Cause, ...], by_name: dict[str, Check]) -> list[str]:
@@ -291,7 +174,7 @@ def _against(named: Cause, by_name: dict[str, Check]) -> tuple[str, ...]:
 def _without_cause(checks: tuple[Check, ...], by_name: dict[str, Check], table: Table,
                    simulated: bool | None) -> Diagnosis:
     """Build the diagnosis when no cause holds: healthy, or weak for a reason that was not found."""
-    nobody = Cause("", "healthy", (), "Read the evaluation for how good the predictions are, and against what.")
+    nobody = Cause("", "model", "healthy", (), "Read the evaluation for how good the predictions are, and against what.")
     failed, warned = ([check.name for check in checks if check.verdict == verdict] for verdict in ("fail", "warn"))
     ran = sum(check.verdict != "not run" for check in checks)
     unexamined = _unexamined(CAUSES, by_name)

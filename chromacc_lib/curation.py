@@ -23,21 +23,49 @@ from chromacc_lib.dataset import open_dataset, replace_folder, window_table
 from chromacc_lib.fetch import fetch
 from chromacc_lib.genes import read_gene_names
 from chromacc_lib.manifest import (
-    check_files, check_manifest, genome_sizes, is_simulated, keep_cell_types, lineages_of, lock_table,
-    read_expression, read_manifest,
+    check_files,
+    check_manifest,
+    genome_sizes,
+    is_simulated,
+    keep_cell_types,
+    lineages_of,
+    lock_table,
+    read_expression,
+    read_manifest,
 )
 from chromacc_lib.matching import MatchChoice, bp_to_tss
 from chromacc_lib.normalization import fit_normalization, require_method
 from chromacc_lib.problems import require_no_problems
 from chromacc_lib.regions import (
-    CHUNK_WINDOWS, TRACK_KINDS, Plan, SignalFile, code_hashes, fill_regions, is_begun, lay_out, region_windows,
-    regions_to_do, remove_markers, require_normalisable, write_durably,
+    CHUNK_WINDOWS,
+    TRACK_KINDS,
+    Plan,
+    SignalFile,
+    code_hashes,
+    fill_regions,
+    is_begun,
+    lay_out,
+    region_windows,
+    regions_to_do,
+    remove_markers,
+    require_normalisable,
+    write_durably,
 )
 from chromacc_lib.signals import STATISTICS, bytes_to_fetch, chroms_with_data, genome_mean
 from chromacc_lib.sources import is_url, require_file
 from chromacc_lib.windows import (
-    Count, Selection, background_windows, cap_windows, label_windows, observed_assays, peak_windows, read_peaks,
-    require_placement, split_cell_types, split_chromosomes, tiled_windows,
+    Count,
+    Selection,
+    background_windows,
+    cap_windows,
+    label_windows,
+    observed_assays,
+    peak_windows,
+    read_peaks,
+    require_placement,
+    split_cell_types,
+    split_chromosomes,
+    tiled_windows,
 )
 
 __all__ = ["Curation", "CurationParameters", "curate"]

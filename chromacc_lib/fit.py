@@ -19,6 +19,7 @@ from chromacc_lib.dataset import Arrays
 from chromacc_lib.hub import complete_model_folder, model_card
 from chromacc_lib.inference import load_model, read_model_config
 from chromacc_lib.memory import fitting_batch
+from chromacc_lib.monitor import Monitor
 from chromacc_lib.streaming import StreamedRegionData
 from chromacc_lib.training import (
     TrainingConfig, TrainingResult, choose_precision, model_config, save_model, start_fabric, train,
@@ -61,13 +62,14 @@ def training_settings(parameters: Mapping[str, object]) -> tuple[TrainingConfig,
 
 def fit(
     dataset_dir: str | Path, model_dir: str | Path, arrays: Arrays, data: RegionData | StreamedRegionData,
-    config: TrainingConfig, sizes: dict, *, device: str = "auto", patience: int = 0, trained_model: str = "",
-    gpu: int | None = None, callbacks: Sequence[Callback] = (), say: Callable[[str], object] = print,
+    config: TrainingConfig, sizes: dict, *, device: str = "auto", patience: int = 0, stop_on_collapse: bool = False,
+    trained_model: str = "", gpu: int | None = None, callbacks: Sequence[Callback] = (), say: Callable[[str], object] = print,
 ) -> Fitted:  # fmt: skip
     """Train, or take a model that was trained elsewhere, and write the model folder.
 
     arrays, data: of `streaming.open_training_data`. device: as in `choose_device`. patience: epochs without a better
-    validation error after which training ends, 0 = never. trained_model: path of the model.safetensors of a
+    validation error after which training ends, 0 = never. stop_on_collapse: end a training that heads for collapse, of
+    which `monitor.Monitor` warns in any case. trained_model: path of the model.safetensors of a
     folder that `chromacc train` wrote, "" = train here. gpu: index of the one to take, None = the first. A training
     that was interrupted goes on where it stopped: its state is in `checkpoint.pt` of the folder until the model is
     saved. Every process that torchrun started calls this alike; only the first one writes and talks. Raises
@@ -87,8 +89,8 @@ def fit(
     checkpoint = Checkpoint(folder / CHECKPOINT, identity, say=tell)
     if config.batch_windows == 0:
         config = replace(config, batch_windows=_batch_windows(checkpoint, arrays, data, config, sizes, fabric, tell))
-    watching = [EarlyStopping(patience)] if patience else []
-    watching += [checkpoint, History(folder / "history.csv"), Progress(), *callbacks]
+    watching = [Progress(), Monitor(tell, stop_on_collapse), *([EarlyStopping(patience)] if patience else [])]
+    watching += [checkpoint, History(folder / "history.csv"), *callbacks]
     result = train(arrays, config, sizes=sizes, callbacks=watching, fabric=fabric, data=data)
     if result.stopped:
         tell(f"stopped early: {result.stopped}")

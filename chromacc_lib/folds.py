@@ -44,7 +44,8 @@ from chromacc_lib.workers import ALONE, gpu_of_worker, side_by_side
 __all__ = ["leave_one_out"]
 
 # Modules whose change trains a fold again, or evaluates it again; what curates is in the dataset's fingerprint.
-_TRAINING = ("model", "batches", "streaming", "objectives", "callbacks", "pretraining", "training", "fit")
+_TRAINING = ("model", "batches", "streaming", "objectives", "vitals", "callbacks", "pretraining", "training", "monitor",
+             "fit")
 _EVALUATION = ("inference", "baselines", "intervals", "wording", "calibration", "strata", "comparison", "ceiling",
                "evaluation", "folds")
 
@@ -64,6 +65,7 @@ class _Job(NamedTuple):
     training: TrainingConfig
     sizes: dict[str, Any]
     patience: int
+    stop_on_collapse: bool
     device: str
     curating: dict[str, str]    # further arguments of `curate`
     evaluating: dict[str, int]  # those of `evaluate`
@@ -73,17 +75,18 @@ def leave_one_out(
     manifest: str | Path, genome_fasta: str | Path, out_dir: str | Path, cell_types: Sequence[str] = (),
     parameters: CurationParameters = CurationParameters(), training: TrainingConfig = TrainingConfig(),
     sizes: Mapping[str, Any] | None = None, *, blacklist: str | Path = "", truth_manifest: str | Path = "",
-    remote_tracks: str = "stream", patience: int = 0, n_bootstrap: int = 1000, block_bp: int = 250_000,
-    device: str = "auto", workers: int | None = None, dask_address: str = "", say: Callable[[str], object] = print,
+    remote_tracks: str = "stream", patience: int = 0, stop_on_collapse: bool = False, n_bootstrap: int = 1000,
+    block_bp: int = 250_000, device: str = "auto", workers: int | None = None, dask_address: str = "",
+    say: Callable[[str], object] = print,
 ) -> pd.DataFrame:  # fmt: skip
     """Test each cell type by a model of the others; returns and writes `out_dir`/folds.csv and folds.json.
 
     cell_types: those to hold out, each with the others of its donor; () = all. The rest only ever trains. parameters:
     of every fold but for test_cell_types; validation_cell_types is taken as it is, ("none",) included, and where it is
     empty drawn for each fold by `leave_one_out_folds` among `cell_types`. Test chromosomes that are not given are drawn
-    for each fold by the seed. sizes: fields of `ModelConfig`. patience, device: as in `fit`. workers: folds at a time,
-    None = one a GPU, or on CPUs one a core. dask_address: of a scheduler whose workers have this project installed and
-    see the same paths.
+    for each fold by the seed. sizes: fields of `ModelConfig`. patience, stop_on_collapse, device: as in `fit`. workers:
+    folds at a time, None = one a GPU, or on CPUs one a core. dask_address: of a scheduler whose workers have this project
+    installed and see the same paths.
 
     Two rows a fold, stratum "all" and "cell-type-specific" (rows of unseen cell types x unseen chromosomes), with
     columns fold, test, validation and training cell types, windows, blocks, open_rows, base_rate; of the model skill
@@ -99,7 +102,7 @@ def leave_one_out(
     Raises ChromaccError for what no fold could run with, and, when all others are done, if a fold failed.
     """
     jobs = _plan(manifest, genome_fasta, Path(out_dir), tuple(cell_types), parameters, _Job(
-        "", "", "", parameters, training, dict(sizes or {}), patience, device,
+        "", "", "", parameters, training, dict(sizes or {}), patience, stop_on_collapse, device,
         {"blacklist": str(blacklist), "truth_manifest": str(truth_manifest), "remote_tracks": remote_tracks},
         {"n_bootstrap": n_bootstrap, "block_bp": block_bp}))  # fmt: skip
     say(f"{len(jobs)} folds: {', '.join(jobs)}")
@@ -206,7 +209,7 @@ def _finished(job: _Job, folder: Path, threads: int) -> list[dict]:
 
 def _key(job: _Job, fingerprint: str) -> str:
     """Hash of what a fold's model depends on; the dataset's fingerprint covers its input and parameters."""
-    made_from = [fingerprint, asdict(job.training), job.sizes, job.patience, _code(_TRAINING)]
+    made_from = [fingerprint, asdict(job.training), job.sizes, job.patience, job.stop_on_collapse, _code(_TRAINING)]
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -224,7 +227,7 @@ def _train(job: _Job, folder: Path) -> None:
     require_no_leaks(audit(folder / "dataset"))
     arrays, data = open_training_data(folder / "dataset", job.training.stream_windows)
     fit(folder / "dataset", folder / "model", arrays, data, job.training, dict(job.sizes), device=job.device,
-        patience=job.patience, gpu=gpu_of_worker(job.device))  # fmt: skip
+        patience=job.patience, stop_on_collapse=job.stop_on_collapse, gpu=gpu_of_worker(job.device))  # fmt: skip
 
 
 def _evaluate(job: _Job, folder: Path) -> list[dict]:

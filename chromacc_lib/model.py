@@ -455,8 +455,6 @@ class ChromaccModel(nn.Module):
         matches and sequence, each (B, T, d), come from the sequence encoder.
         """
         b, c, t = batch.accessibility.shape
-        known = batch.sequence.amin(1) < 4 if batch.sequence.dtype == torch.uint8 else batch.sequence.amax((1, 2)) > 0
-        observed = [known[:, None].expand(b, c)]
         absent = sequence.new_zeros(b, c, 1, sequence.shape[-1])
         gated = self.cell_gate(matches, batch.metadata, batch.metadata_observed) if self.cell_gate else absent
         tokens = [sequence[:, None] + gated]
@@ -465,12 +463,19 @@ class ChromaccModel(nn.Module):
             (self.tf_encoder, batch.tf, batch.tf_observed),
         ):
             tokens.append(encoder(signal.flatten(0, 1), seen.flatten(0, 1)).view(b, c, t, -1) if encoder else absent)
-            observed.append(seen.any(-1))
         cell = self.cell_token(batch.metadata)[:, :, None] if self.cell_token else absent
         prior = torch.cat([batch.prior, batch.prior_score[..., None, None].expand(b, c, t, 1)], -1)
         tokens += [cell, self.prior_token(prior)]
-        observed += [batch.metadata_observed, batch.prior_observed]
-        return tokens, torch.stack(observed, -1)
+        return tokens, self.observed(batch)
+
+    @staticmethod
+    def observed(batch: Batch) -> Tensor:
+        """Which of MODALITIES a batch has anything of, bool (B, C, 5)."""
+        known = batch.sequence.amin(1) < 4 if batch.sequence.dtype == torch.uint8 else batch.sequence.amax((1, 2)) > 0
+        return torch.stack([
+            known[:, None].expand_as(batch.prior_observed), batch.histone_observed.any(-1), batch.tf_observed.any(-1),
+            batch.metadata_observed, batch.prior_observed,
+        ], -1)  # fmt: skip
 
     def heads(self, tokens: Tensor, batch: Batch) -> Output:
         """Tokens (B, C, T, d) -> what they predict, on top of the locus prior of the batch.

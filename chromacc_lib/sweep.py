@@ -26,6 +26,7 @@ import yaml
 from chromacc_lib import ChromaccError
 from chromacc_lib.dataset import Arrays, load_arrays
 from chromacc_lib.model import ModelConfig
+from chromacc_lib.monitor import Monitor
 from chromacc_lib.training import FROM_DATA, TrainingConfig, start_fabric, train
 from chromacc_lib.workers import ALONE, gpu_of_worker, side_by_side
 
@@ -41,13 +42,15 @@ class Sweep:
     """What to train: every setting with every seed.
 
     settings: {name: {field: value}}, each on top of base; fields are those of TrainingConfig and ModelConfig. The first
-    is what the others are compared with. windows: so many training windows, evenly spaced; 0 = all.
+    is what the others are compared with. windows: so many training windows, evenly spaced; 0 = all. stop_on_collapse: end
+    runs that head for collapse, see `monitor.Monitor`.
     """
 
     settings: Mapping[str, Mapping[str, Any]]
     seeds: tuple[int, ...] = (1,)
     base: Mapping[str, Any] = field(default_factory=dict)
     windows: int = 0
+    stop_on_collapse: bool = False
 
     def __post_init__(self) -> None:
         problems = []
@@ -63,7 +66,7 @@ class Sweep:
 
 
 def read_sweep(path: str | Path) -> Sweep:
-    """Read a sweep from YAML: `seeds`, `base`, `windows`, and either `settings` by name or a `grid` of lists.
+    """Read a sweep from YAML: `seeds`, `base`, `windows`, `stop_on_collapse`, and `settings` by name or a `grid` of lists.
 
     Of a grid, all combinations are taken, or `draw` of them, drawn by `draw_seed` (1). Raises ChromaccError for
     anything else that the file holds.
@@ -72,11 +75,11 @@ def read_sweep(path: str | Path) -> Sweep:
         content = yaml.safe_load(Path(path).read_text()) or {}
     except (OSError, yaml.YAMLError) as error:
         raise ChromaccError(f"{path}: this sweep cannot be read ({error})") from error
-    known = {"seeds", "base", "windows", "settings", "grid", "draw", "draw_seed"}
+    known = {"seeds", "base", "windows", "settings", "grid", "draw", "draw_seed", "stop_on_collapse"}
     if not isinstance(content, dict) or set(content) - known or ("settings" in content) == ("grid" in content):
         raise ChromaccError(
-            f"{path}: a sweep holds `settings` or `grid`, not both, and may hold seeds, base, windows, draw, draw_seed; "
-            f"got {', '.join(map(str, content)) if isinstance(content, dict) else type(content).__name__}"
+            f"{path}: a sweep holds `settings` or `grid`, not both, and may hold seeds, base, windows, draw, draw_seed, "
+            f"stop_on_collapse; got {', '.join(map(str, content)) if isinstance(content, dict) else type(content).__name__}"
         )
     settings = content.get("settings")
     if settings is None:
@@ -85,7 +88,8 @@ def read_sweep(path: str | Path) -> Sweep:
             chosen = random.Random(content.get("draw_seed", 1)).sample(sorted(settings), content["draw"])
             settings = {name: settings[name] for name in chosen}
     settings = {name: given or {} for name, given in settings.items()}
-    return Sweep(settings, tuple(content.get("seeds", (1,))), content.get("base") or {}, content.get("windows", 0))
+    return Sweep(settings, tuple(content.get("seeds", (1,))), content.get("base") or {}, content.get("windows", 0),
+                 content.get("stop_on_collapse", False))  # fmt: skip
 
 
 def _combinations(grid: Mapping[str, list]) -> list[dict[str, Any]]:
@@ -103,10 +107,11 @@ def run_sweep(
     """Train every setting with every seed; returns and writes `out_dir`/sweep.csv, one row a run.
 
     Columns: setting, seed, the figures of FIGURES at the best epoch (seconds: of all epochs), best_epoch, epochs,
-    parameters, error (a run that fails has its message here and no figures), key. A run that stands in the table
-    already, of the same settings, seed and dataset, is not trained again, so an interrupted sweep goes on. workers: runs
-    at a time, None = one a GPU, or on CPUs one a core, each with its share of the threads. dask_address: of a scheduler
-    whose workers have this project installed and see dataset_dir.
+    parameters, warning (the first line in which `monitor.Monitor` warned of the run, if it did), stopped (why it ended
+    before its last epoch, if it did), error (a run that fails has its message here and no figures), key. A run that
+    stands in the table already, of the same settings, seed and dataset, is not trained again, so an interrupted sweep
+    goes on. workers: runs at a time, None = one a GPU, or on CPUs one a core, each with its share of the threads.
+    dask_address: of a scheduler whose workers have this project installed and see dataset_dir.
     """
     out, table_path = Path(out_dir), Path(out_dir) / "sweep.csv"
     out.mkdir(parents=True, exist_ok=True)
@@ -114,7 +119,8 @@ def run_sweep(
     jobs = {}
     for name, seed in itertools.product(sweep.settings, sweep.seeds):
         given = {**sweep.base, **sweep.settings[name], "seed": seed}
-        key = hashlib.sha256(json.dumps([given, sweep.windows, dataset], sort_keys=True).encode()).hexdigest()[:16]
+        made_from = [given, sweep.windows, dataset, *(["stop on collapse"] if sweep.stop_on_collapse else [])]
+        key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
         jobs[name, seed] = key, given
     rows = pd.read_csv(table_path).to_dict("records") if table_path.is_file() else []
     done = {row["key"] for row in rows if not isinstance(row["error"], str)}
@@ -123,7 +129,7 @@ def run_sweep(
     say(f"{len(jobs)} runs ({len(sweep.settings)} settings x {len(sweep.seeds)} seeds), {len(jobs) - len(todo)} done before")
     with side_by_side(dask_address, workers, device) as (client, threads):
         arguments = {"dataset_dir": str(Path(dataset_dir).absolute()), "windows": sweep.windows, "device": device,
-                     "threads": threads}  # fmt: skip
+                     "threads": threads, "stop_on_collapse": sweep.stop_on_collapse}  # fmt: skip
         futures = {client.submit(_run, given, **arguments, pure=False): who for who, given in todo.items()}
         for future, result in distributed.as_completed(list(futures), loop=client.loop, with_results=True):
             name, seed = futures[future]
@@ -131,26 +137,32 @@ def run_sweep(
             pd.DataFrame(rows).to_csv(table_path.with_suffix(".new"), index=False)
             table_path.with_suffix(".new").replace(table_path)
             figures = result["error"] or f"validation skill {result['validation_skill']:+.3f}, {result['seconds']:.0f} s"
-            say(f"{name}, seed {seed}: {figures}")
+            say(f"{name}, seed {seed}: {figures}" + (f"; {result['warning']}" if result["warning"] else ""))
     found = {row["key"]: row for row in rows}  # named as they are asked for now, in that order
     return pd.DataFrame([found[key] | {"setting": name, "seed": seed} for (name, seed), (key, _) in jobs.items()])
 
 
-def _run(given: Mapping[str, Any], dataset_dir: str, windows: int, device: str, threads: int) -> dict[str, Any]:
+def _run(
+    given: Mapping[str, Any], dataset_dir: str, windows: int, device: str, threads: int, stop_on_collapse: bool
+) -> dict[str, Any]:
     """Train one setting in a worker; the figures of the epoch that it keeps, or the message of what went wrong."""
+    warnings: list[str] = []
     sizes = {name: value for name, value in given.items() if name in _MODEL}
     try:
         settings = TrainingConfig(**{name: value for name, value in given.items() if name in _TRAINING})
         with ALONE:
             torch.set_num_threads(threads)
             fabric = start_fabric(device, settings.precision, gpu_of_worker(device))
-            result = train(_arrays(dataset_dir, windows), settings, sizes=sizes, fabric=fabric)
+            result = train(_arrays(dataset_dir, windows), settings, sizes=sizes, fabric=fabric,
+                           callbacks=[Monitor(warnings.append, stop_on_collapse)])  # fmt: skip
     except ChromaccError as error:
-        return dict.fromkeys((*FIGURES, "best_epoch", "epochs", "parameters"), np.nan) | {"error": str(error)}
+        none = dict.fromkeys((*FIGURES, "best_epoch", "epochs", "parameters"), np.nan)
+        return none | {"warning": "".join(warnings[:1]), "stopped": "", "error": str(error)}
     best = result.history.set_index("epoch").loc[result.best_epoch]
     figures = {figure: float(best[figure]) for figure in FIGURES} | {"seconds": float(result.history["seconds"].sum())}
     parameters = sum(p.numel() for p in result.model.parameters())
-    return figures | {"best_epoch": result.best_epoch, "epochs": len(result.history), "parameters": parameters, "error": ""}
+    return figures | {"best_epoch": result.best_epoch, "epochs": len(result.history), "parameters": parameters,
+                      "warning": "".join(warnings[:1]), "stopped": result.stopped, "error": ""}  # fmt: skip
 
 
 @lru_cache(maxsize=1)

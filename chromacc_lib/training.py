@@ -38,13 +38,12 @@ from chromacc_lib.model import Batch, ChromaccModel, ModelConfig
 from chromacc_lib.objectives import Objective
 from chromacc_lib.pretraining import Rows, pretrain, seed_torch
 from chromacc_lib.streaming import StreamedRegionData
+from chromacc_lib.vitals import BRANCHES, Vitals, is_sampled, relative_updates, weights_by_branch
 
 __all__ = ["TrainingConfig", "TrainingResult", "averaged", "build_model", "choose_device", "choose_precision", "model_config",
            "save_model", "start_fabric", "train", "validation_rows"]  # fmt: skip
 
 MATRICES_PER_TF = 4  # JASPAR has several of some TFs: alone, in dimers, of two lengths
-BRANCHES = ("sequence_encoder", "histone_encoder", "tf_encoder", "cell_gate", "cell_token", "prior_token", "fusion",
-            "encoder", "score_head", "label_head", "profile_head")  # fmt: skip
 OPTIMISERS = {"adamw": partial(torch.optim.AdamW, fused=True), "adam": partial(torch.optim.Adam, fused=True)}
 FROM_DATA = ("histone_marks", "tfs", "features", "window_bp", "n_bins", "score_mean", "positive_share")
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
@@ -254,6 +253,7 @@ def train(
     windows, cells = np.flatnonzero(arrays.windows["split"].to_numpy() == "train"), np.flatnonzero(arrays.train_mask)
     average = averaged(model, config, len(windows))
     validation = _Validation(arrays, data, config, fabric)
+    vitals = Vitals.of(data, validation.windows, validation.cells)
     step = _Step(fabric, model, wrapped, optimiser, config)
     state = TrainingState(config, model, average, optimiser, is_first_process=fabric.is_global_zero)
     for callback in callbacks:
@@ -278,7 +278,9 @@ def train(
             average.update_parameters(model)
             for callback in callbacks:
                 callback.on_step(state)
-        state.end_epoch(_epoch_row(state, validation(average.module)))
+        inside = vitals(average.module) if fabric.is_global_zero else {}
+        row = _epoch_row(state, validation(average.module) | inside)
+        state.end_epoch(fabric.broadcast(row))  # to the last digit the same everywhere: what stops a run reads it
         for callback in callbacks:
             callback.on_epoch(state)
     if not state.best_weights:
@@ -440,7 +442,10 @@ class _Step:
                 + f"); lower learning_rate (now {config.learning_rate}) or lengthen warmup_share, and look at the dataset "
                 "for values that are not finite."
             )
+        before = weights_by_branch(self.model) if is_sampled(index, n_steps) else {}
         self.optimiser.step()
+        moved = relative_updates(self.model, before) if before else dict.fromkeys(BRANCHES, math.nan)
+        row |= {f"update_{name}": float(value) for name, value in moved.items()}
         return row | {"learning_rate": rate, "step": time.perf_counter() - start}
 
     def _pulls(self, tokens: Tensor, batch: Batch, target: Target) -> dict[str, Tensor]:
@@ -518,17 +523,42 @@ class _Validation:
             "validation_mse": float(mse), "validation_skill": float(1 - mse / base),
             "validation_pearson": float(np.corrcoef(predicted, measured)[0, 1]) if spread else math.nan,
             "prediction_std": float(predicted.std()), "label_std": float(measured.std()),
+            "variance_ratio": float(predicted.var() / measured.var()) if measured.std() > 0 else math.nan,
+            **_departures(predicted - average, measured - average),
         }  # fmt: skip
 
 
-def _epoch_row(state: TrainingState, validation: dict[str, float]) -> dict[str, float]:
-    """Mean of every figure over the epoch's steps, the validation figures, and speed in (window, cell type) samples."""
+def _departures(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
+    """How far predictions depart from the locus average, beside how far measurements do, and whether alike."""
+    spread = predicted.std() > 0 and measured.std() > 0
+    return {
+        "departure_ratio": float(predicted.var() / measured.var()) if measured.std() > 0 else math.nan,
+        "departure_pearson": float(np.corrcoef(predicted, measured)[0, 1]) if spread else math.nan,
+    }
+
+
+def _epoch_row(state: TrainingState, figures: dict[str, float]) -> dict[str, float]:
+    """Mean of every figure over the epoch's steps, the figures of its end, and speed in (window, cell type) samples.
+
+    Columns: epoch; its steps; learning_rate (of the last step); train_loss and its terms train_<term>; pull_<term>, the
+    gradient's norm where the heads begin; grad_<branch> and grad_norm, before clipping; update_<branch>, the relative
+    change of the weights a step (of a sample of steps). Of the steps, too: train_loss_first and learning_rate_first (of
+    the first), train_loss_max and grad_norm_max, clipped_share (of steps whose gradient was longer than clip_norm). On
+    validation rows: validation_mse, validation_skill and validation_pearson, prediction_std and label_std, variance_ratio
+    (of predictions over labels); departure_ratio and departure_pearson, the same and Pearson's r of what departs from the
+    locus average; and, on a small part of them, the figures of `vitals.model_vitals`.
+    """
     steps = pd.DataFrame(state.steps)
     seconds = float(steps["step"].sum() + steps["wait"].sum())
     samples, rate = float(steps["samples"].sum()), float(steps["learning_rate"].iloc[-1])
     means = steps.drop(columns=["step", "wait", "samples", "learning_rate"]).mean().to_dict()
+    steady = {
+        "train_loss_first": float(steps["train_loss"].iloc[0]), "train_loss_max": float(steps["train_loss"].max()),
+        "learning_rate_first": float(steps["learning_rate"].iloc[0]), "grad_norm_max": float(steps["grad_norm"].max()),
+        "clipped_share": float((steps["grad_norm"] > state.config.clip_norm).mean()),
+    }  # fmt: skip
     return {
-        "epoch": state.epoch, "learning_rate": rate, **means, **validation, "seconds": seconds,
+        "epoch": state.epoch, "steps": len(steps), "learning_rate": rate, **means, **steady, **figures, "seconds": seconds,
         "samples_per_second": samples / seconds, "share_waiting_for_data": float(steps["wait"].sum()) / seconds,
     }  # fmt: skip
 

@@ -101,6 +101,16 @@ def test_patience_stops_early_and_it_is_said(curated, tmp_path):
     assert json.loads((tmp_path / "model" / "config.json").read_text())["stopped"] == fitted.result.stopped
 
 
+def test_a_run_that_heads_for_collapse_is_warned_of_and_stopped_when_asked_to(curated, tmp_path):
+    """A kill after the last epoch finds the training ended, and the folder says why."""
+    said, changed = [], {"epochs": 4, "learning_rate": 1e-7}
+    fitted = trained(curated[1], tmp_path / "model", said, stop_on_collapse=True, changed=changed)
+    assert len(fitted.result.history) == 2 and sum("this run heads for collapse" in line for line in said) == 1
+    assert "learning rate too low" in json.loads((tmp_path / "model" / "config.json").read_text())["stopped"]
+    whole = trained(curated[1], tmp_path / "whole", said, changed=changed | {"epochs": 2})
+    assert whole.result.stopped == "" and len(whole.result.history) == 2
+
+
 def test_a_model_trained_elsewhere_is_taken_whole_or_refused(curated, straight, tmp_path):
     folder, fitted, _ = straight
     said, weights_file = [], str(folder / "model.safetensors")

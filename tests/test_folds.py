@@ -144,7 +144,7 @@ def test_the_mean_over_folds_has_students_t_over_folds_and_says_how_few_there_ar
 def test_cell_types_that_are_not_named_only_ever_train(project):
     for named in ((), ("D", "F"), ("D",)):
         jobs = folds._plan(project.manifest, project.genome_fasta, project.folder / "out", named, CurationParameters(),
-                           folds._Job("", "", "", CurationParameters(), folds.TrainingConfig(), {}, 0, "cpu", {}, {}))
+                           folds._Job("", "", "", CurationParameters(), folds.TrainingConfig(), {}, 0, False, "cpu", {}, {}))
         assert list(jobs) == list(named or project.cell_types)
         for name, job in jobs.items():
             assert job.parameters.test_cell_types == (name,) and job.folder.endswith(f"/out/{name}")

@@ -1,6 +1,7 @@
 """Figures: alt text reaches the notebook, figures are closed, axes are labelled, undefined values are said to be so."""
 
 import base64
+import importlib
 
 import matplotlib
 
@@ -13,7 +14,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
-from chromacc_lib import ChromaccError, plots
+from chromacc_lib import ChromaccError, plots, project_path
 from chromacc_lib.matching import match_summary
 
 
@@ -47,6 +48,12 @@ def assert_labelled(fig) -> None:
         spec = ax.get_subplotspec()
         if spec is not None and spec.is_last_row():
             assert ax.get_xlabel(), ax.get_title()
+
+
+def test_every_figure_of_the_parts_is_found_in_plots():
+    parts = [path.stem for path in project_path("chromacc_lib").glob("plots_*.py")]
+    public = {name for part in parts for name in importlib.import_module(f"chromacc_lib.{part}").__all__}
+    assert len(parts) > 1 and public == set(plots.__all__)
 
 
 def test_show_sends_a_png_with_its_alt_text_and_closes_the_figure():
@@ -197,3 +204,33 @@ def test_assay_worth_has_a_panel_a_cell_type_and_says_what_is_undefined():
     points = [[line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"] for ax in fig.axes]
     assert points == [[0.03, 0.03, 0.06, 0.06], [0.03, 0.06], []]
     assert fig.axes[0].get_yticklabels()[0].get_text() == "CTCF"
+
+
+@pytest.fixture
+def history() -> pd.DataFrame:
+    """Three epochs of two branches and of what the monitor watches; the second branch got no gradient in the last."""
+    epochs = np.arange(1, 4)
+    return pd.DataFrame({
+        "epoch": epochs, "grad_norm": 2.0, "grad_fusion": 1.0, "grad_encoder": [1.0, 0.5, 0.0], "update_fusion": 1e-3,
+        "update_encoder": 1e-4, "variance_ratio": [0.2, 0.5, 0.6], "departure_ratio": [0.1, 0.2, 0.3], "effective_rank": 9.0,
+        "token_similarity": [0.9, -0.2, 0.8], "attention_entropy_sequence": 0.9, "attention_entropy_fusion": 0.5,
+        "attention_entropy_encoder": 0.8,
+    })  # fmt: skip
+
+
+def test_branches_are_drawn_as_shares_and_a_gradient_of_zero_leaves_a_gap(history):
+    left, right = plots.plot_branches(history, ["fusion", "encoder"]).axes
+    assert left.lines[0].get_ydata().tolist() == [0.5] * 3
+    np.testing.assert_array_equal(left.lines[1].get_ydata(), [0.5, 0.25, np.nan])
+    assert right.lines[1].get_ydata().tolist() == [1e-4] * 3 and "weights" in right.get_ylabel()
+    old = history.drop(columns=["update_fusion", "update_encoder"])
+    assert len(plots.plot_branches(old, ["fusion", "encoder"]).axes) == 1
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_what_the_monitor_watches_lies_within_the_axes(history, epochs):
+    fig = plots.plot_vitals(history.head(epochs))
+    assert_labelled(fig)
+    for ax in fig.axes:
+        low, high = ax.get_ylim()
+        assert ax.lines and all(low <= value <= high for line in ax.lines for value in line.get_ydata())

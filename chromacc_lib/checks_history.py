@@ -1,0 +1,274 @@
+"""Checks of a training by its history: one row an epoch, as `training._epoch_row` writes them, or anybody's.
+
+Needed are epoch, train_loss and validation_loss or validation_mse; every further column adds checks, and a check whose
+columns are missing says so. None needs the dataset or the model, and only one looks at the predictions.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from chromacc_lib import ChromaccError
+from chromacc_lib.checks import Check, Table, judge, not_run, rule_text
+
+__all__ = ["history_checks", "loss_weights"]
+
+HISTORY_NAMES = (
+    "divergence", "early loss spike", "no warm-up", "updates too large", "updates too small", "exploding gradients",
+    "vanishing gradients", "first loss", "still improving", "loss balance", "checkpoint matches history",
+)  # fmt: skip
+HEADS = ("score_head", "label_head", "profile_head")  # branches that the loss reaches first
+TERMS = ("score", "profile", "label")
+# (warn, fail), tuned on reduced pilots of two seeds, healthy and broken
+SPIKE = (2.5, 4)             # healthy: 1.7
+LARGE_UPDATE = (0.02, 0.03)  # healthy: 0.01; ten times its learning rate: 0.035
+SMALL_UPDATE = (3e-4, 1e-4)
+EXPLOSION = (20, 50)         # healthy: 4
+VANISHING = (0.01, 3e-3)     # healthy: 0.2
+BALANCE = (0.05, 0.02)       # healthy: 0.5
+CHECKPOINT = (1.1, 1.2)      # healthy: 1.0
+
+
+def history_checks(history: pd.DataFrame | None, table: Table) -> list[Check]:
+    """Run the checks on history.csv, one row an epoch; `table`: the predictions of the model that came of it.
+
+    Read where they are there: grad_norm, grad_norm_max and grad_<branch> (before clipping), update_<branch>,
+    learning_rate (last step) and learning_rate_first, train_loss_first and train_loss_max, train_<term> and pull_<term>.
+    Raises ChromaccError when there are no epochs or no losses.
+    """
+    if history is None:
+        return [not_run(name, "optimisation", "no training history was given") for name in HISTORY_NAMES]
+    validation = [name for name in ("validation_loss", "validation_mse") if name in history]
+    if history.empty or "train_loss" not in history or not validation:
+        raise ChromaccError(f"diagnose: the history has {len(history)} epochs and the columns "
+                            f"{', '.join(history.columns)}; needed: epochs with train_loss and validation_loss or "
+                            "validation_mse. Give history.csv as training wrote it.")
+    losses = history[validation[0]].to_numpy(float)
+    return [_check_divergence(history["train_loss"].to_numpy(float), losses), _check_spike(history),
+            _check_warmup(history), *_check_updates(history), _check_exploding(history), _check_vanishing(history),
+            _check_first_loss(losses), _check_still_improving(losses, history), _check_balance(history),
+            _check_checkpoint(history, table)]
+
+
+# --- the losses ----------------------------------------------------------------------------------------------
+
+def _check_divergence(train: np.ndarray, validation: np.ndarray) -> Check:
+    """Did the loss turn into NaN, or end above where it began? (Goodfellow et al. 2016, Deep Learning, 11.4.1)"""
+    bad = int((~(np.isfinite(train) & np.isfinite(validation))).sum())
+    ratio = float(train[-1] / train[0]) if bad == 0 and train[0] > 0 else math.nan
+    sentence = (f"The loss is NaN or infinite in {bad} of {len(train)} epochs." if bad else
+                f"The training loss went from {train[0]:.4g} in the first epoch to {train[-1]:.4g} in the last.")
+    return Check("divergence", "optimisation", ratio, "last over first training loss: fail above 1.2, or when a loss "
+                 "is not finite", "fail" if bad or ratio > 1.2 else "ok", sentence)
+
+
+def _check_spike(history: pd.DataFrame) -> Check:
+    """Did the loss jump in the first epoch, when Adam's estimate of the gradient's variance rests on a few steps?
+
+    Liu et al. 2020, "On the variance of the adaptive learning rate and beyond" (ICLR): without warm-up the first steps
+    throw the weights where they do not come back from. Largest training loss of a step in the first epoch, over the first
+    step's or the median epoch's, whichever is larger.
+    """
+    name = "early loss spike"
+    if not {"train_loss_first", "train_loss_max"} <= set(history.columns):
+        return not_run(name, "optimisation", "the history has no columns train_loss_first and train_loss_max")
+    first, highest = (float(history[column].iloc[0]) for column in ("train_loss_first", "train_loss_max"))
+    if not (math.isfinite(first) and first > 0):
+        return not_run(name, "optimisation", "the loss of the first step is not a positive number")
+    usual = max(first, float(np.nanmedian(history["train_loss"])))  # one step's loss is that of a few windows
+    value = highest / usual if math.isfinite(highest) else math.inf
+    return Check(name, "optimisation", value, rule_text("largest loss of a step in the first epoch, over the first and the median epoch's",
+                 *SPIKE), judge(value, *SPIKE),
+                 f"In the first epoch the loss of a step began at {first:.3g} and reached {highest:.3g}.")
+
+
+def _check_first_loss(losses: np.ndarray) -> Check:
+    """Did training get anywhere? Share of the first epoch's validation loss that the best epoch took away."""
+    losses = losses[np.isfinite(losses)]
+    if len(losses) < 2:
+        return not_run("first loss", "optimisation", "fewer than two epochs with a finite loss")
+    value = float((losses[0] - losses.min()) / losses[0])
+    return Check("first loss", "optimisation", value, rule_text("share of the first loss taken away", 0.05, 0.01),
+                 judge(value, 0.05, 0.01),
+                 f"The best validation loss ({losses.min():.4g}) is {100 * value:.1f}% below the first epoch's.")
+
+
+def _check_still_improving(losses: np.ndarray, history: pd.DataFrame) -> Check:
+    """Was training stopped while it still improved? Share of all improvement that the last epoch brought.
+
+    A learning rate that has decayed to its end ends the improvement by itself, so then it is a warning only. After
+    Prechelt 1998, "Early stopping - but when?" (progress at the moment of stopping).
+    """
+    if len(losses) < 2 or not np.isfinite(losses).all() or not losses.min() < 0.99 * losses[0]:
+        return not_run("still improving", "optimisation", "fewer than two epochs, or the loss never fell by 1%")
+    value = float((losses[:-1].min() - losses[-1]) / (losses[0] - losses.min()))
+    decayed = "learning_rate" in history and bool(
+        history["learning_rate"].iloc[-1] <= 0.1 * history["learning_rate"].max())
+    verdict = "ok" if value <= 0.1 else "warn" if decayed else "fail"
+    return Check("still improving", "optimisation", value, "share of the improvement that came in the last epoch: "
+                 "warn above 0.1, fail above 0.1 while the learning rate had not decayed to a tenth", verdict,
+                 f"{100 * max(value, 0):.0f}% of the fall in validation loss came in the last of {len(losses)} epochs, "
+                 f"with the learning rate {'decayed' if decayed else 'not decayed'}.")
+
+
+# --- the steps -----------------------------------------------------------------------------------------------
+
+def _check_warmup(history: pd.DataFrame) -> Check:
+    """Did the learning rate start at its peak? Rate of the very first step over the largest of any epoch's end."""
+    name = "no warm-up"
+    if not {"learning_rate_first", "learning_rate"} <= set(history.columns):
+        return not_run(name, "optimisation", "the history has no columns learning_rate_first and learning_rate")
+    first = float(history["learning_rate_first"].iloc[0])
+    peak = float(np.nanmax(history[["learning_rate_first", "learning_rate"]].to_numpy(float)))
+    value = first / peak if peak > 0 else math.nan
+    return Check(name, "optimisation", value, "first over largest learning rate: fail above 0.5 (of itself no fault: "
+                 "read with the early loss spike)", "fail" if value > 0.5 else "ok",
+                 f"The first step had a learning rate of {first:.3g}, {value:.2f} of the largest.")
+
+
+def _check_updates(history: pd.DataFrame) -> list[Check]:
+    """How far did a step move the weights? |change| / |weights| a step, median over branches, in its largest epoch.
+
+    About 1e-3 is the usual rule of thumb (Karpathy, CS231n, "Ratio of weights:updates"); small models train well at ten
+    times as much. Branches count alike, and the heads, which start near zero, are left out of the large ones' median.
+    """
+    columns = [name for name in history if name.startswith("update_")]
+    known = history[columns].dropna(how="all", axis=0).dropna(how="all", axis=1)
+    if known.empty:
+        return [not_run(name, "optimisation", "the history has no columns update_<branch>")
+                for name in ("updates too large", "updates too small")]
+    body = [name for name in known if name.removeprefix("update_") not in HEADS] or list(known)
+    value = float(known[body].median(axis=1).max())
+    sentence = f"A step changed a branch's weights by {value:.2g} of their size (median branch, in the epoch of the largest)."
+    return [Check("updates too large", "optimisation", value, rule_text("change of the weights a step", *LARGE_UPDATE),
+                  judge(value, *LARGE_UPDATE), sentence),
+            Check("updates too small", "optimisation", value, rule_text("change of the weights a step", *SMALL_UPDATE),
+                  judge(value, *SMALL_UPDATE), sentence)]
+
+
+def _check_exploding(history: pd.DataFrame) -> Check:
+    """Did gradients explode? Largest norm of a step (of an epoch, where that is all there is) over the usual one.
+
+    Pascanu et al. 2013, "On the difficulty of training recurrent neural networks" (norms and clipping). The usual one is
+    the median epoch of the second half: a network that starts with exploding gradients has left them by then, or not.
+    """
+    name = "exploding gradients"
+    if "grad_norm" not in history:
+        return not_run(name, "optimisation", "the history has no column grad_norm")
+    means = history["grad_norm"].to_numpy(float)
+    largest = history["grad_norm_max"].to_numpy(float) if "grad_norm_max" in history else means
+    bad = ~(np.isfinite(means) & np.isfinite(largest))
+    if bad.any():
+        return Check(name, "optimisation", math.inf, "fail when a norm is not finite", "fail",
+                     f"The gradient norm is NaN or infinite in {int(bad.sum())} epochs.")
+    usual = float(np.median(means[len(means) // 2:]))
+    value = float(largest.max() / usual) if usual > 0 else math.inf if largest.max() > 0 else 0.0
+    clipped = f"; {100 * float(history['clipped_share'].max()):.0f}% of the steps were clipped in the epoch with most" \
+        if "clipped_share" in history else ""
+    return Check(name, "optimisation", value, rule_text("largest over usual norm of the gradient", *EXPLOSION),
+                 judge(value, *EXPLOSION), f"The largest norm of a gradient was {largest.max():.3g}, usual in the second "
+                 f"half of training were {usual:.3g}{clipped}.")
+
+
+def _check_vanishing(history: pd.DataFrame) -> Check:
+    """Does the gradient reach what lies behind the heads? Its norm there over that at the heads, best branch and epoch.
+
+    Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks" (AISTATS).
+    Without branches in the history: the last epochs' norm over the first's.
+    """
+    name = "vanishing gradients"
+    branches = [c for c in history if c.startswith("grad_") and not c.startswith("grad_norm")]
+    heads = [c for c in branches if c.removeprefix("grad_") in HEADS]
+    behind = [c for c in branches if c not in heads and history[c].notna().any()]
+    if heads and behind:
+        norms = history[behind].div(history[heads].max(axis=1).clip(lower=1e-30), axis=0).replace(np.inf, np.nan)
+        value = float(norms.max(axis=1).median())
+        still = [c.removeprefix("grad_") for c in behind if (history[c] == 0).all()]
+        words = (f"The gradient behind the heads was at most {value:.2g} of theirs (largest branch, median epoch)"
+                 + (f"; {', '.join(still)} never got a gradient." if still else "."))
+    elif "grad_norm" in history:
+        norms = history["grad_norm"].to_numpy(float)
+        first, late = norms[0], float(np.median(norms[len(norms) // 2:]))
+        value = late / first if first > 0 else 0.0
+        words = f"The norm of the gradient went from {first:.3g} in the first epoch to {late:.3g} in the later half."
+    else:
+        return not_run(name, "optimisation", "the history has neither grad_<branch> nor grad_norm")
+    if not math.isfinite(value):
+        return not_run(name, "optimisation", "the gradient norms are not finite")
+    return Check(name, "optimisation", value, rule_text("norm of the gradient behind the heads over theirs",
+                 *VANISHING), judge(value, *VANISHING), words)
+
+
+# --- the terms of the loss -----------------------------------------------------------------------------------
+
+def loss_weights(history: pd.DataFrame) -> dict[str, float]:
+    """Return the weight of each of TERMS in train_loss, that of the score being 1; {} where it cannot be told.
+
+    The loss is a weighted sum of its terms, and so are its epochs' means: least squares finds the weights from the
+    history alone. They cannot be told from fewer epochs than weights, or from terms that fall in step.
+    """
+    columns = [f"train_{term}" for term in TERMS]
+    if not {"train_loss", *columns} <= set(history.columns):
+        return {}
+    rows = history[["train_loss", *columns]].to_numpy(float)
+    rows = rows[np.isfinite(rows).all(axis=1)]
+    if len(rows) < 2:
+        return {}
+    terms, rest = rows[:, 2:], rows[:, 0] - rows[:, 1]
+    found, *_ = np.linalg.lstsq(terms / terms.mean(axis=0), rest, rcond=1e-6)
+    found = found / terms.mean(axis=0)
+    wrong = np.abs(terms @ found - rest).max() > 1e-3 * np.abs(rows[:, 0]).max()
+    return {} if wrong or (found < -1e-6).any() else dict(zip(TERMS, (1.0, *np.maximum(found, 0.0).tolist())))
+
+
+def _check_balance(history: pd.DataFrame) -> Check:
+    """What share of the pull on the shared tokens is the score's? Norms of the terms' gradients there, weighted.
+
+    Chen et al. 2018, "GradNorm: gradient normalization for adaptive loss balancing in deep multitask networks" (ICML).
+    """
+    name = "loss balance"
+    if not {f"pull_{term}" for term in TERMS} <= set(history.columns):
+        return not_run(name, "optimisation", "the history has no columns pull_<term>")
+    weights = loss_weights(history)
+    if not weights:
+        return not_run(name, "optimisation", "the weights of the terms cannot be told from fewer than two epochs, or "
+                       "from losses that are not finite")
+    pulls = {term: weights[term] * float(history[f"pull_{term}"].median()) for term in TERMS}
+    total = sum(pulls.values())
+    if not (math.isfinite(total) and total > 0):
+        return not_run(name, "optimisation", "no term has a finite gradient")
+    shares = {term: pull / total for term, pull in pulls.items()}
+    listed = ", ".join(f"{term} {100 * share:.1f}% (weight {weights[term]:.3g})" for term, share in shares.items())
+    return Check(name, "optimisation", shares["score"], rule_text("share of the score in the pull on the tokens",
+                 *BALANCE), judge(shares["score"], *BALANCE),
+                 f"Of what pulls at the tokens that all heads read, in the median epoch: {listed}.", {"shares": shares})
+
+
+# --- the checkpoint ------------------------------------------------------------------------------------------
+
+def _check_checkpoint(history: pd.DataFrame, table: Table) -> Check:
+    """Are the predictions as good on the validation rows as the best epoch was? If not, another checkpoint made them.
+
+    The history's error is of one strand and of some of the rows; the table's may be of both strands, and lower.
+    """
+    name = "checkpoint matches history"
+    if "validation_mse" not in history or not np.isfinite(history["validation_mse"]).any():
+        return not_run(name, "optimisation", "the history has no column validation_mse with a finite value")
+    if not np.isfinite(history["validation_mse"].iloc[-1]):
+        return not_run(name, "optimisation", "the training broke off")
+    if not {"cell_type_split", "window_split"} <= set(table.rows.columns):
+        return not_run(name, "optimisation", "the table has no split columns")
+    rows = table.rows[table.rows["window_split"] == "validation"]
+    unseen = rows["cell_type_split"] == "validation"
+    rows = rows[unseen if unseen.any() else rows["cell_type_split"] == "train"]
+    if len(rows) < 50:
+        return not_run(name, "optimisation", f"the table has {len(rows)} validation rows, fewer than 50")
+    mse, best = float(((rows["score"] - rows["predicted_score"])**2).mean()), float(history["validation_mse"].min())
+    value = mse / best if best > 0 else math.nan
+    epoch = int(history.loc[history["validation_mse"].idxmin(), "epoch"]) if "epoch" in history else \
+        int(history["validation_mse"].to_numpy().argmin()) + 1
+    return Check(name, "optimisation", value, rule_text("squared error on validation rows over the best epoch's",
+                 *CHECKPOINT), judge(value, *CHECKPOINT),
+                 f"On the validation rows the predictions have a squared error of {mse:.4g}; the best epoch ({epoch} of "
+                 f"{len(history)}) had {best:.4g}.")

@@ -1,0 +1,67 @@
+"""One look for all figures: a colour-blind-safe palette with fixed meanings, and alt text with every figure shown."""
+
+import base64
+import io
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+from IPython.display import display
+from matplotlib.figure import Figure
+
+from chromacc_lib import ChromaccError
+
+__all__ = ["PALETTE", "colour", "show", "use_style"]
+
+# Okabe & Ito (2008), "Color Universal Design": told apart under every common colour vision deficiency.
+# Colours have fixed meanings across notebooks, so that a reader learns them once.
+PALETTE: dict[str, str] = {
+    "model": "#0072B2",          # blue: what our model predicts
+    "average": "#E69F00",        # orange: the training-cell-type average at the same locus
+    "measured": "#000000",       # black: what was measured
+    "truth": "#009E73",          # green: noise-free truth, simulated data only
+    "boosting": "#CC79A7",       # purple: gradient boosting
+    "boosting_with_average": "#882255",  # dark red: gradient boosting that also sees the average (Paul Tol)
+    "ridge": "#D55E00",          # vermilion: ridge regression
+    "nearest": "#56B4E9",        # sky blue: nearest training cell type
+    "mean": "#999999",           # grey: what knows nothing of the cell type, base rates, reference lines
+    "train": "#0072B2",
+    "validation": "#E69F00",
+    "test": "#D55E00",
+    "A": "#009E73", "C": "#0072B2", "G": "#E69F00", "T": "#D55E00",
+}
+FIGURE_DPI = 110  # sharp at the width of a notebook's text, and still small in a shared HTML file
+
+
+def colour(name: str) -> str:
+    """Return the shared colour for `name`, a key of `PALETTE`; raise ChromaccError for an unknown name."""
+    if name not in PALETTE:
+        raise ChromaccError(f"plots: no colour is called {name!r}; known names: {', '.join(PALETTE)}")
+    return PALETTE[name]
+
+
+def use_style() -> None:
+    """Set the look of all figures of a notebook; call it once, in the cell after the parameters."""
+    sns.set_theme(context="notebook", style="ticks", font_scale=0.85)
+    cycle = [PALETTE[name] for name in ("model", "average", "truth", "boosting", "ridge", "nearest", "mean")]
+    plt.rcParams.update({
+        "axes.prop_cycle": plt.cycler(color=cycle), "axes.spines.top": False, "axes.spines.right": False,
+        "axes.titleweight": "bold", "axes.titlesize": "medium", "legend.frameon": False, "image.cmap": "cividis",
+        "figure.dpi": FIGURE_DPI, "figure.constrained_layout.use": True,
+    })
+
+
+def show(fig: Figure, alt: str, width: int | None = None) -> None:
+    """Display a figure as PNG with its alt text, then close it.
+
+    alt: what a reader who cannot see the figure has to know, one or two sentences.
+    width: display width in CSS pixels; None keeps the figure's own width.
+    Raises ChromaccError when `alt` is empty.
+    """
+    if not alt.strip():
+        raise ChromaccError("plots.show: alt text is empty; say in one or two sentences what the figure shows")
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=FIGURE_DPI, bbox_inches="tight", facecolor="white")
+    plt.close(fig)
+    metadata: dict[str, str | int] = {"alt": alt} if width is None else {"alt": alt, "width": width}
+    bundle = {"image/png": base64.b64encode(buffer.getvalue()).decode("ascii"), "text/plain": alt}
+    display(bundle, raw=True, metadata={"image/png": metadata})
