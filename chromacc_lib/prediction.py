@@ -24,7 +24,7 @@ import torch
 from chromacc_lib import ChromaccError, __version__, project_path
 from chromacc_lib.cell_inputs import EXPRESSION, CellTypeInputs, read_inputs
 from chromacc_lib.hub import ModelFolder, TrainingReference, open_model_folder
-from chromacc_lib.inference import predict_batch
+from chromacc_lib.inference import filled, predict_batch
 from chromacc_lib.manifest import genome_sizes, open_genome, read_intervals
 from chromacc_lib.model import Batch
 from chromacc_lib.normalization import normalise_metadata, normalise_tracks, track_constants
@@ -300,9 +300,10 @@ def _stream(
             for chunk in chunks:
                 n, nothing = len(chunk.windows), False
                 outputs = []
-                for rows in np.array_split(np.arange(n), -(-n // BATCH_WINDOWS[chosen])):
-                    batch = _batch(folder, chunk, rows, (z[0], known[0]), weights, shown)
-                    outputs.append(_output(model, batch))
+                size = BATCH_WINDOWS[chosen]
+                for rows in np.split(np.arange(n), range(size, n, size)):
+                    batch = _batch(folder, chunk, filled(rows), (z[0], known[0]), weights, shown)
+                    outputs.append(tuple(values[: len(rows)] for values in _output(model, batch)))
                     bar.update(len(rows))
                 score, logit, profile = (torch.cat(tensors).numpy() for tensors in zip(*outputs, strict=True))
                 table = chunk.windows.assign(average_score=_average_score(folder.reference, chunk.prior_row))
