@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -37,7 +39,28 @@ def read_model_config(model_dir: str | Path) -> dict:
             f"{model_dir} holds no trained model (config.json and model.safetensors are needed); run the training "
             "notebook first, or name the model folder of a finished run."
         )
-    return json.loads(path.read_text())
+    try:
+        content = json.loads(path.read_text())
+        content["model"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ChromaccError(
+            f"{path}: no readable configuration of a model ({error!r}); copy the model folder again, or train again."
+        ) from error
+    return content
+
+
+def _read_model_config(model_dir: str | Path) -> ModelConfig:
+    """The `ModelConfig` of config.json; raises `ChromaccError` that names the fields which do not fit this version."""
+    raw = read_model_config(model_dir)["model"]
+    known = {field.name: field.default is MISSING for field in fields(ModelConfig)}
+    wrong = [f"unknown: {name}" for name in raw if name not in known]
+    wrong += [f"missing: {name}" for name, needed in known.items() if needed and name not in raw]
+    if wrong:
+        raise ChromaccError(
+            f"{Path(model_dir) / 'config.json'}: fields of the model that do not fit this version of chromacc "
+            f"({'; '.join(wrong)}); use the version that trained it, or train again."
+        )
+    return ModelConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()})
 
 
 def load_model(model_dir: str | Path, arrays: Arrays | None = None) -> ChromaccModel:
@@ -46,13 +69,17 @@ def load_model(model_dir: str | Path, arrays: Arrays | None = None) -> ChromaccM
     With `arrays`, raises `ChromaccError` when the dataset's tracks, features or bins are not those of the model, in
     its order, by name.
     """
-    raw = read_model_config(model_dir)["model"]
-    config = ModelConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+    config = _read_model_config(model_dir)
     if arrays is not None:
         _require_match(config, arrays, model_dir)
     model = ChromaccModel(config)
     try:
         model.load_state_dict(load_file(Path(model_dir) / "model.safetensors"))
+    except SafetensorError as error:
+        raise ChromaccError(
+            f"{Path(model_dir) / 'model.safetensors'}: no readable weights ({error}); copy the model folder again, or "
+            "train again."
+        ) from error
     except RuntimeError as error:
         raise ChromaccError(
             f"{model_dir}: model.safetensors does not fit the model that config.json describes ({error}); it was trained "

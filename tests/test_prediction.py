@@ -192,6 +192,39 @@ def test_weights_of_another_model_are_refused(trained, tmp_path):
         open_model_folder(tmp_path / "model")
 
 
+@pytest.mark.parametrize(("name", "change", "told"), [
+    ("model.safetensors", lambda text: text[:-1000], "no readable weights"),
+    ("model.safetensors", lambda text: text[:-1] + b"\x01", r"model\.safetensors not as written by the training"),
+    ("config.json", lambda text: b"{", r"config\.json: no readable configuration"),
+    ("config.json", lambda text: b"{}", r"no readable configuration of a model \(KeyError\('model'\)\)"),
+    ("config.json", lambda text: text.replace(b'"d_model"', b'"width"'), "unknown: width"),
+    ("config.json", lambda text: text.replace(b'"tfs"', b'"factors"'), r"unknown: factors; missing: tfs"),
+    ("config.json", lambda text: text.replace(b'"H3K27ac"', b'"H3K4me3"', 1).replace(b'"H3K4me3",\n   "H3K4me3"',
+                                              b'"H3K4me3",\n   "H3K27ac"'), r"config\.json not as written"),
+    ("normalization.json", lambda text: b"{", r"normalization\.json: no readable JSON"),
+    ("normalization.json", lambda text: text.replace(b".5", b".6", 1), r"normalization\.json not as written"),
+])  # fmt: skip
+def test_a_file_that_does_not_belong_is_refused_by_name(trained, tmp_path, name, change, told):
+    shutil.copytree(trained.model_dir, tmp_path / "model")
+    path = tmp_path / "model" / name
+    before = path.read_bytes()
+    path.write_bytes(change(before))
+    assert path.read_bytes() != before
+    with pytest.raises(ChromaccError, match=told):
+        open_model_folder(tmp_path / "model")
+
+
+def test_files_of_another_run_with_the_same_tracks_are_refused_by_name(trained, tmp_path):
+    shutil.copytree(trained.model_dir, tmp_path / "model")
+    changed = replace(trained.arrays, score=trained.arrays.score + 1)
+    with open(tmp_path / "model" / "locus_prior.npz", "wb") as handle:
+        hub._write_reference(training_reference([changed], "tiny1"), handle)
+    with pytest.raises(ChromaccError, match=r"locus_prior\.npz not as written by the training.*of another run"):
+        open_model_folder(tmp_path / "model")
+    (tmp_path / "model" / "SHA256SUMS").unlink()  # a folder of an older version
+    assert open_model_folder(tmp_path / "model").reference.score[0] == trained.arrays.prior_score[0, 3] + 1
+
+
 def test_a_folder_without_a_model_is_refused(trained, tmp_path):
     with pytest.raises(ChromaccError, match="holds no trained model"):
         predict_manifest(tmp_path, trained.manifest, trained.genome_fasta, cell_type=CELL, **SILENT)
@@ -201,7 +234,7 @@ def test_the_card_says_what_was_held_out(trained):
     card = (trained.model_dir / "model_card.md").read_text()
     assert "| training cell types | A, B, C, F |" in card and "| cell types never trained on | D |" in card
     assert "+0.250" in card and "H3K27ac, H3K4me3" in card and "SIMULATED" not in card
-    assert "CTCF MA0139.2" in card
+    assert "CTCF MA0139.2" in card and "Not evaluated yet" in card
 
 
 # --- the same as from the dataset ---------------------------------------------------------------------------

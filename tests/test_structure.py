@@ -63,6 +63,7 @@ ORDER = [
     "loci",
     "assays",
     "distance",
+    "expectation",
     "leakage",
     "folds",
     "causes",
