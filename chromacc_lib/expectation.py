@@ -1,9 +1,9 @@
-"""What is known of a trained model by its evaluation, kept in its folder, and what it lets one expect of a new cell type.
+"""What is known of a trained model by its evaluation, kept in its folder, and what to expect of a new cell type.
 
 `evaluation.json` holds the part of a run's `evaluation_metrics.json` and `assay_worth.json` that a prediction needs:
 threshold, recalibration, conformal intervals, skill, and the accuracy with every set of modalities shown;
-`diagnosis.json` the verdict of `collapse_diagnostics.json`. Both name the weights that they are about. So `model/` alone
-is all that prediction needs, and its `model_card.md` says how good the model was found to be.
+`diagnosis.json` the verdict of `collapse_diagnostics.json`. Both name the weights that they are about. So `model/`
+alone is all that prediction needs, and its `model_card.md` says how good the model was found to be.
 """
 
 import json
@@ -99,12 +99,14 @@ def add_diagnosis(model_dir: str | Path, run_dir: str | Path) -> Path:
 
 def _chosen(entry: Mapping, names: Sequence[str], *more: str) -> dict:
     """Some of an entry, or why it is undefined."""
-    return {"undefined": entry["undefined"]} if "undefined" in entry else {name: entry[name] for name in (*names, *more)}
+    return {name: entry[name] for name in (("undefined",) if "undefined" in entry else (*names, *more))}
 
 
 def _required(path: Path) -> dict:
     if not path.is_file():
-        raise ChromaccError(f"{path}: not there; run the notebook that writes it (03_evaluation, 04_collapse_diagnostics)")
+        raise ChromaccError(
+            f"{path}: not there; run the notebook that writes it (03_evaluation, 04_collapse_diagnostics)"
+        )
     return read_json(path)
 
 
@@ -122,11 +124,14 @@ def update_card(model_dir: str | Path) -> None:
     if not heading:
         raise ChromaccError(f"{card}: no section {RESULT_HEADING!r}: of an older version, or edited; train again")
     _, following, after = rest.partition("\n## ")
-    parts = [_result_text(read_json(folder / EVALUATION_FILE))] if (folder / EVALUATION_FILE).is_file() else [NOT_EVALUATED]
+    evaluated = folder / EVALUATION_FILE
+    parts = [_result_text(read_json(evaluated)) if evaluated.is_file() else NOT_EVALUATED]
     if (folder / DIAGNOSIS_FILE).is_file():
         found = read_json(folder / DIAGNOSIS_FILE)
         cause = f": {found['cause']}" if found["cause"] else ""
-        parts.append(f"**Diagnosis: {found['verdict']}{cause}** (confidence: {found['confidence']}). {found['sentence']}")
+        parts.append(
+            f"**Diagnosis: {found['verdict']}{cause}** (confidence: {found['confidence']}). {found['sentence']}"
+        )
     _write(card, f"{before}{heading}\n" + "\n\n".join(parts) + f"\n{following}{after}")
 
 
@@ -155,17 +160,20 @@ def read_evaluated(folder: ModelFolder) -> Evaluated:
     content = read_json(path)
     if content.get("weights_sha256") != folder.weights_sha256:
         raise ChromaccError(
-            f"{path}: the evaluation of other weights than those of model.safetensors; copy the whole folder of one run, or "
-            "run 03_evaluation again"
+            f"{path}: the evaluation of other weights than those of model.safetensors; copy the whole folder of one "
+            "run, or run 03_evaluation again"
         )
     try:
         known = {name: content[name] for name in ("recalibration", "conformal")}
         names = [field.name for field in fields(Recalibration)]
         recalibration = None if "undefined" in known["recalibration"] else Recalibration(
             **{name: known["recalibration"][name] for name in names})
-        intervals = None if "undefined" in known["conformal"] else ScoreIntervals.from_dict(known["conformal"]["intervals"])
+        conformal = known["conformal"]
+        intervals = None if "undefined" in conformal else ScoreIntervals.from_dict(conformal["intervals"])
     except (KeyError, TypeError) as error:
-        raise ChromaccError(f"{path}: not as this version of chromacc writes it ({error!r}); run 03_evaluation again") from error
+        raise ChromaccError(
+            f"{path}: not as this version of chromacc writes it ({error!r}); run 03_evaluation again"
+        ) from error
     return Evaluated(content, recalibration, intervals)
 
 
@@ -174,8 +182,8 @@ def expected_accuracy(evaluated: Evaluated, config: ModelConfig, present: Collec
 
     present: names of tracks, and "expression". prior: of how many windows the locus average is known: "all", "some" or
     "none". Returns "with" and "without", each {"shown": modalities, skill, pr_auc, mse: intervals}: what is there of a
-    modality counted as the whole of it, and as nothing. They are the same, and "exact" true, where each modality is there
-    whole or not at all. "missing": {assay: what it added to all others: intervals}, of those that the evaluation knows.
+    modality counted as the whole of it, and as nothing. They are the same, and "exact" true, where each modality is
+    there whole or not at all. "missing": {assay: what it added to all others: intervals}, of those that the evaluation knows.
     "sentence": all that in words; "basis": on what it was measured.
     """
     accuracy = evaluated.content.get("accuracy")
@@ -194,8 +202,8 @@ def expected_accuracy(evaluated: Evaluated, config: ModelConfig, present: Collec
         if entry is None:
             return None
         ends[name] = {"shown": sorted(entry["shown"])} | {metric: entry[metric] for metric in METRICS}
-    missing = {entry["assay"]: {metric: entry["added_last"][metric] for metric in METRICS} for entry in accuracy["assays"]
-               if entry["assay"] not in present}
+    missing = {entry["assay"]: {metric: entry["added_last"][metric] for metric in METRICS}
+               for entry in accuracy["assays"] if entry["assay"] not in present}  # fmt: skip
     result = {**ends, "exact": some & known == whole & known, "missing": missing, "basis": accuracy["basis"]}
     return result | {"sentence": _expectation_words(result)}
 
@@ -205,8 +213,8 @@ def _expectation_words(found: Mapping) -> str:
     if found["exact"]:
         text = f"Shown {_listed(found['with']['shown'])}, the model had {with_}"
     else:
-        text = (f"Shown {_listed(found['with']['shown'])}, of which this cell type has a part, the model had {with_}; shown "
-                f"{_listed(found['without']['shown'])} alone, {without}: expect something between")
+        text = (f"Shown {_listed(found['with']['shown'])}, of which this cell type has a part, the model had {with_}; "
+                f"shown {_listed(found['without']['shown'])} alone, {without}: expect something between")  # fmt: skip
     text += f" ({found['basis'].rstrip('.')})."
     costs = [f"{name} {_figure(entry['skill'], '+.3f')}" for name, entry in found["missing"].items()]
     return text + (f" What is missing added to the skill, beside all others: {'; '.join(costs)}." if costs else "")

@@ -20,32 +20,37 @@ def figure(value: float) -> dict:
     return {"value": value, "low": value - 0.1, "high": value + 0.1}
 
 
-def write_run(run, undefined: bool = False):
-    """The files of a run that an evaluation and a diagnosis write; skill of a subset = number of its modalities / 10."""
+def write_run(run, undefined: bool = False, edge: float = 1.0):
+    """The files of an evaluation and a diagnosis; skill of a subset = number of its modalities / 10.
+
+    edge: predicted score between the two groups of intervals.
+    """
     run.mkdir(exist_ok=True)
     headline = {"skill": figure(0.5), "pearson": figure(0.8), "cell_types": ["D"],
                 "size": {"rows": 40, "windows": 40, "cell_types": 1, "blocks": 4}}  # fmt: skip
     recalibration = {"temperature": 2.0, "offset": 0.5, "source": "here", "sentence": "Temperature 2.",
                      "pooled": {when: {"ece": figure(0.2)} for when in ("before", "after")}}  # fmt: skip
-    ends = ScoreIntervals(0.9, (1.0,), (-0.5, -np.inf), (0.25, np.inf), (50, 5), "there").to_dict()
+    ends = ScoreIntervals(0.9, (edge,), (-0.5, -np.inf), (0.25, np.inf), (50, 5), "there").to_dict()
     conformal = {"nominal": 0.9, "source": "there", "intervals": ends, "pooled": {"coverage": figure(0.85)},
                  "sentence": "Intervals hold 85%."}  # fmt: skip
     if undefined:
         recalibration, conformal = {"undefined": "no labels"}, {"undefined": "no scores"}
     metrics = {
-        "simulated": False, "verdict": "The model beats the average.", "headline": headline, "interval_method": "bootstrap",
-        "threshold": None if undefined else 0.3, "threshold_source": "one class" if undefined else "highest F1",
+        "simulated": False, "verdict": "The model beats the average.", "headline": headline,
+        "interval_method": "bootstrap", "threshold": None if undefined else 0.3, "threshold_source": "one class" if undefined else "highest F1",
         "recalibration": recalibration, "conformal": conformal,
         "distance": {"threshold": 1.0, "rule": "far: farther", "sentence": "Distance tells nothing."},
     }  # fmt: skip
     (run / "evaluation_metrics.json").write_text(json.dumps(metrics))
     shown = [some for size in range(6) for some in combinations(MODALITIES, size)]
-    subsets = [{"shown": list(s), "skill": figure(len(s) / 10), "pr_auc": figure(0.5), "mse": figure(0.1)} for s in shown]
+    subsets = [{"shown": list(s), "skill": figure(len(s) / 10), "pr_auc": figure(0.5), "mse": figure(0.1)}
+               for s in shown]  # fmt: skip
     assays = [{"cell_type": "all unseen cell types", "assay": name, "added_last": {m: figure(0.05) for m in
                ("skill", "pr_auc", "mse")}} for name in ("H3K27ac", "CTCF", "expression")]  # fmt: skip
     worth = {"basis": "40 windows.", "subsets": {"all unseen cell types": subsets}, "assays": assays}
     (run / "assay_worth.json").write_text(json.dumps(worth))
-    found = {"verdict": "healthy", "cause": "", "confidence": "high", "sentence": "Nothing found.", "next_step": "Go on."}
+    found = {"verdict": "healthy", "cause": "", "confidence": "high", "sentence": "Nothing found.",
+             "next_step": "Go on."}  # fmt: skip
     (run / "collapse_diagnostics.json").write_text(json.dumps(found))
     return run
 
