@@ -483,9 +483,10 @@ def _notebook_values(options: argparse.Namespace, notebooks: Sequence[str], give
 def _predict(options: argparse.Namespace) -> int:
     """Predict one cell type."""
     from chromacc_lib.prediction import predict_manifest
+    from chromacc_lib.prediction_page import write_qc_page
     from chromacc_lib.reference import genome_path
 
-    predict_manifest(
+    prediction = predict_manifest(
         options.model,
         options.manifest,
         genome_path(options.genome_fasta),
@@ -501,7 +502,8 @@ def _predict(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         gene_names=options.gene_names or "",
     )
-    print(f"written to {options.out}")
+    page = write_qc_page(prediction)
+    print(f"written to {options.out}; what to make of it: {page}")
     return 0
 
 

@@ -183,7 +183,8 @@ def expected_accuracy(evaluated: Evaluated, config: ModelConfig, present: Collec
     present: names of tracks, and "expression". prior: of how many windows the locus average is known: "all", "some" or
     "none". Returns "with" and "without", each {"shown": modalities, skill, pr_auc, mse: intervals}: what is there of a
     modality counted as the whole of it, and as nothing. They are the same, and "exact" true, where each modality is
-    there whole or not at all. "missing": {assay: what it added to all others: intervals}, of those that the evaluation knows.
+    there whole or not at all. "missing": {assay: what it added to all others: intervals}, of those that the evaluation
+    knows.
     "sentence": all that in words; "basis": on what it was measured.
     """
     accuracy = evaluated.content.get("accuracy")

@@ -352,7 +352,7 @@ def _opened(model_dir: str, weights_sha256: str) -> ModelFolder:
 def _predict_elsewhere(job: _Job, number: int, windows: pd.DataFrame, threads: int) -> int:
     """Predict a chunk in a dask worker; return its windows."""
     if not job.chunks.folder.is_dir():
-        raise ChromaccError(f"{job.chunks.folder}: not seen by a worker; it needs the same paths (a shared file system)")
+        raise ChromaccError(f"{job.chunks.folder}: not seen by a worker; needed: the same paths, a shared folder")
     gpu = gpu_of_worker(job.device)
     with ALONE:
         torch.set_num_threads(threads)
@@ -427,13 +427,13 @@ def predict_manifest(
     summary.json.
 
     model_dir: a finished run's `model/`. manifest: any subset of the model's tracks, expression or not;
-    accessibility is not needed, and not looked at. regions: BED, chromosomes or "genome" (see `region_windows`), or "" =
-    the windows of the locus prior; stride: bp between windows within a region, 0 = side by side. cell_type: needed
-    when the manifest has several. threshold: probability from which a window is called open; None = the evaluation's, of the
-    model folder, else 0.5. workers: threads that read bigWigs, None = one a core where it pays. processes: of this
-    machine that predict, 0 = one, or one a GPU; dask_address: of a scheduler whose workers predict instead, "" = none.
-    device: "auto", "cpu" or "cuda". overwrite: replace another cell type's prediction in out_dir. gene_names: as in
-    training, see `read_gene_names`.
+    accessibility is not needed, and not looked at. regions: BED, chromosomes or "genome" (see `region_windows`), or ""
+    = the windows of the locus prior; stride: bp between windows within a region, 0 = side by side. cell_type: needed
+    when the manifest has several. threshold: probability from which a window is called open; None = the
+    evaluation's, of the model folder, else 0.5. workers: threads that read bigWigs, None = one a core where it pays.
+    processes: of this machine that predict, 0 = one, or one a GPU; dask_address: of a scheduler whose workers predict
+    instead, "" = none. device: "auto", "cpu" or "cuda". overwrite: replace another cell type's prediction in out_dir.
+    gene_names: as in training, see `read_gene_names`.
 
     The bigWig holds fold over the genome-wide mean by bin: sinh of the predicted profile, at least 0; where
     windows overlap, profiles are averaged on the arcsinh scale first. Probabilities are recalibrated, and scores have

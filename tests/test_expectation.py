@@ -37,7 +37,8 @@ def write_run(run, undefined: bool = False, edge: float = 1.0):
         recalibration, conformal = {"undefined": "no labels"}, {"undefined": "no scores"}
     metrics = {
         "simulated": False, "verdict": "The model beats the average.", "headline": headline,
-        "interval_method": "bootstrap", "threshold": None if undefined else 0.3, "threshold_source": "one class" if undefined else "highest F1",
+        "interval_method": "bootstrap", "threshold": None if undefined else 0.3,
+        "threshold_source": "one class" if undefined else "highest F1",
         "recalibration": recalibration, "conformal": conformal,
         "distance": {"threshold": 1.0, "rule": "far: farther", "sentence": "Distance tells nothing."},
     }  # fmt: skip

@@ -41,6 +41,9 @@ ARTEFACTS = [
     "model/normalization.json",
     "model/history.csv",
     "model/model_card.md",
+    "model/SHA256SUMS",
+    "model/evaluation.json",
+    "model/diagnosis.json",
     "predictions.parquet",
     "baselines.parquet",
     "evaluation_metrics.json",
@@ -49,6 +52,7 @@ ARTEFACTS = [
     "interpretation/motifs.csv",
     "interpretation/patterns.meme",
     "prediction/summary.json",
+    "prediction/qc.html",
 ]
 
 

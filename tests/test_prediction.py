@@ -1,6 +1,7 @@
 """Prediction from a manifest: the same as from the curated dataset; files that round-trip; clear errors."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from chromacc_lib.model import ChromaccModel
 from chromacc_lib.normalization import METHODS, file_constants
 from chromacc_lib.places import prior_windows, region_windows
 from chromacc_lib.prediction import LOCUS_PRIOR, predict_manifest, predict_windows
+from chromacc_lib.prediction_page import write_qc_page
 from chromacc_lib.quality import Quality, expression_distance
 from chromacc_lib.training import TrainingConfig, TrainingResult, model_config, save_model
 from chromacc_lib.writers import BigWigWriter, file_stem
@@ -803,6 +805,35 @@ def test_the_command_predicts(trained, tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "inputs present: H3K27ac, H3K4me3, CTCF, expression; missing: none" in shown
     assert (tmp_path / "mine" / "D.bw").stat().st_size > 0
+    assert (tmp_path / "mine" / "qc.html").is_file() and "qc.html" in shown
+    assert cli.main([*command, "--cell-type", CELL, "--regions", "chrT2,chrT4", "--stride", "500"]) == 0
+    assert "238 windows in" in capsys.readouterr().out  # 2 x (1 + 59 x 2)
+    assert cli.main([*command, "--cell-type", CELL, "--regions", "chrT9"]) == 1
+    assert "'chrT9': no such file, and no chromosome" in capsys.readouterr().err
+
+
+# --- the page -----------------------------------------------------------------------------------------------
+def test_the_page_says_what_is_missing_and_what_to_expect(trained, predicted, tmp_path):
+    from test_expectation import write_run
+
+    shutil.copytree(trained.model_dir, write_run(tmp_path / "run") / "model")
+    bare = write_qc_page(predicted).read_text()
+    assert "Not known: the model folder holds no evaluation" in bare and "REAL DATA" in bare
+    add_evaluation(tmp_path / "run" / "model", tmp_path / "run")
+    moved = replace(trained, model_dir=tmp_path / "run" / "model")
+    at = trained.arrays.windows.iloc[3]
+    bed = write_lines(tmp_path / "r.bed", *(f"{at['chrom']}\t{at['start'] + n}\t{at['end'] + n}" for n in (0, 200)))
+    rows = [row | {"cell_type": "<b>odd"} for row in rows_of(trained, CELL, leave_out=("H3K27ac",))]
+    page = write_qc_page(predict(moved, rows, tmp_path, regions=bed))
+    assert page == tmp_path / "out" / "qc.html"
+    text = page.read_text()
+    assert "&lt;b&gt;odd: predicted" in text and "<b>odd" not in text
+    assert re.search(r"H3K27ac</th><td>missing", text) and re.search(r"CTCF</th><td>present, in 100%", text)
+    assert "1 of 2 windows are no windows of the training data" in text
+    assert "<td>0.300 (0.200 to 0.400)</td><td>0.500 (0.400 to 0.600)</td>" in text  # no prior, no marks; with them
+    assert "H3K27ac +0.050" in text and "Temperature 2." in text
+    assert text.count("<img ") == 2 == len(re.findall(r'<img src="data:image/png;base64,[^"]+" alt="[^"]{20,}"', text))
+    assert not re.search(r"https?://", text)
 
 
 # --- figures ------------------------------------------------------------------------------------------------

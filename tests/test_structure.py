@@ -98,6 +98,7 @@ ORDER = [
     "plots_prediction",
     "plots",
     "provenance",
+    "prediction_page",
     "zoo",
     "report",
     "parameters",
