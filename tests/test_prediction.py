@@ -709,6 +709,18 @@ def test_windows_of_n_are_left_out_and_counted(trained, inputs, tmp_path):
         predict_windows(*inputs, fasta, windows.iloc[:1])
 
 
+def test_a_chunk_of_nothing_but_n_is_passed_over(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(prediction, "CHUNK_WINDOWS", 7)
+    lines = trained.genome_fasta.read_text().splitlines()
+    fasta = write_lines(tmp_path / "n.fa", *["N" * 60 if 1 <= i <= 250 else line for i, line in enumerate(lines)])
+    made = predict(replace(trained, genome_fasta=fasta), rows_of(trained, CELL), tmp_path, regions="chrT1")
+    assert made.summary["n_windows"] == 45 and made.summary["counts"][-1].startswith("windows: kept 45 of 60")
+    assert pd.read_parquet(made.windows)["start"].tolist() == list(range(15_000, 60_000, 1000))
+    whole = write_lines(tmp_path / "all.fa", *["N" * 60 if 1 <= i <= 1000 else line for i, line in enumerate(lines)])
+    with pytest.raises(ChromaccError, match="none of 60 windows can be predicted"):
+        predict(replace(trained, genome_fasta=whole), rows_of(trained, CELL), tmp_path / "all", regions="chrT1")
+
+
 def test_prior_windows_lie_on_the_fastas_chromosomes(trained, inputs, tmp_path):
     chosen = prior_windows(inputs[0], trained.genome_fasta)
     assert len(chosen.windows) == len(trained.arrays.windows)
