@@ -259,9 +259,13 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     predict.add_argument("--genome-fasta", type=_path_or_name, required=True, help=GENOME_HELP)
     predict.add_argument(
         "--regions",
-        type=_path,
-        metavar="BED",
-        help="where to predict; by default the windows for which the model has a locus average",
+        default="",
+        metavar="BED|CHROMOSOMES|genome",
+        help="where to predict: a BED file, chromosomes such as chr8,chr9, or the whole genome; by default the windows "
+        "for which the model has a locus average",
+    )
+    predict.add_argument(
+        "--stride", type=int, default=0, metavar="BP", help="from window to window in a region; side by side by default"
     )
     predict.add_argument(
         "--cell-type", default="", help="which cell type of the manifest, when it has several"
@@ -275,6 +279,10 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     predict.add_argument(
         "--workers", type=int, metavar="N", help="threads that read tracks; one a core by default"
     )
+    predict.add_argument(
+        "--processes", type=int, default=0, metavar="N", help="that predict side by side; one, or one a GPU, by default"
+    )
+    predict.add_argument("--dask-address", default="", metavar="URL", help="of a scheduler, tcp://host:8786")
     predict.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     predict.add_argument(
         "--overwrite", action="store_true", help="replace another cell type's prediction in the folder"
@@ -505,22 +513,27 @@ def _notebook_values(options: argparse.Namespace, notebooks: Sequence[str], give
 def _predict(options: argparse.Namespace) -> int:
     """Predict one cell type."""
     from chromacc_lib.prediction import predict_manifest
+    from chromacc_lib.prediction_page import write_qc_page
     from chromacc_lib.reference import genome_path
 
-    predict_manifest(
+    prediction = predict_manifest(
         options.model,
         options.manifest,
         genome_path(options.genome_fasta),
-        options.regions or "",
+        _path(options.regions) if Path(options.regions).expanduser().is_file() else options.regions,
         options.out,
+        stride=options.stride,
         cell_type=options.cell_type,
         threshold=options.threshold,
         workers=options.workers,
+        processes=options.processes,
+        dask_address=options.dask_address,
         device=options.device,
         overwrite=options.overwrite,
         gene_names=options.gene_names or "",
     )
-    print(f"written to {options.out}")
+    page = write_qc_page(prediction)
+    print(f"written to {options.out}; what to make of it: {page}")
     return 0
 
 

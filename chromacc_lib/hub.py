@@ -1,12 +1,15 @@
 """The model folder: all that prediction needs, completed after training, and read back whole or refused by
 name.
 
-Beside weights, config, history and card it holds `normalization.json` (the dataset's scaling, unchanged) and
-`locus_prior.npz`: what the training cell types show at each window, and what their inputs look like.
+Beside weights, config, history and card it holds `normalization.json` (the dataset's scaling, unchanged),
+`locus_prior.npz` (what the training cell types show at each window, and what their inputs look like) and `SHA256SUMS`
+of these files, which `sha256sum -c` reads: files of two models that look alike are told apart. What is known of the
+model since, `expectation` keeps beside them.
 Coordinates are 0-based half-open, in bp.
 """
 
 import hashlib
+import json
 import os
 import shutil
 import zipfile
@@ -34,11 +37,17 @@ __all__ = [
     "complete_model_folder",
     "model_card",
     "open_model_folder",
+    "read_json",
     "track_figures",
     "training_reference",
 ]
 
 PRIOR_FILE = "locus_prior.npz"
+SUMS_FILE = "SHA256SUMS"
+SUMMED = ("config.json", PRIOR_FILE, "model.safetensors", "normalization.json")
+LATER = ("evaluation.json", "diagnosis.json")  # what `expectation` adds
+RESULT_HEADING = "## Result on cell types and chromosomes never trained on"
+NOT_EVALUATED = "Not evaluated yet (03_evaluation)."
 WINDOW_COLUMNS = ["chrom", "start", "end", "gc", "kind", "split"]
 
 
@@ -111,10 +120,10 @@ class ModelFolder:
 
 
 def complete_model_folder(model_dir: str | Path, dataset_dir: str | Path, arrays: Arrays) -> None:
-    """Add to a saved model what prediction needs: `normalization.json` and `locus_prior.npz`.
+    """Add to a saved model what prediction needs: `normalization.json`, `locus_prior.npz` and `SHA256SUMS`.
 
     dataset_dir, arrays: the dataset that the model was trained on, which is read in parts; the arrays may be the
-    tables of streamed data. Each file appears only when it is whole.
+    tables of streamed data. Each file appears only when it is whole. What was known of other weights is removed.
     Raises ChromaccError when model_dir holds no model, or one that was trained on another dataset.
     """
     folder, dataset = project_path(model_dir), project_path(dataset_dir)
@@ -127,13 +136,19 @@ def complete_model_folder(model_dir: str | Path, dataset_dir: str | Path, arrays
     with open(folder / ".locus_prior.part", "wb") as handle:
         _write_reference(reference, handle)
     os.replace(folder / ".locus_prior.part", folder / PRIOR_FILE)
+    sums = {name: _sha256(folder / name) for name in SUMMED}
+    (folder / ".sums.part").write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+    os.replace(folder / ".sums.part", folder / SUMS_FILE)
+    for path in (folder / name for name in LATER):
+        if path.is_file() and read_json(path).get("weights_sha256") != sums["model.safetensors"]:
+            path.unlink()
 
 
 def model_card(arrays: Arrays, result: TrainingResult, config: TrainingConfig) -> str:
     """Return the Markdown text of `model_card.md` (after Mitchell et al. 2019): what the model was made of,
     and for.
 
-    Its figures are those of the validation rows, which chose the checkpoint; the evaluation gives the result.
+    Its figures are those of the validation rows, which chose the checkpoint; `expectation.update_card` adds the result.
     """
     cells, windows = arrays.cell_types, arrays.windows
     named = {split: ", ".join(cells.loc[cells["split"] == split, "cell_type"]) or "none" for split in SPLITS}
@@ -174,6 +189,10 @@ accessibility is known.
 | Pearson, on those validation rows | {best["validation_pearson"]:.3f} |
 | versions | chromacc {__version__}, torch {torch.__version__} |
 
+{RESULT_HEADING}
+
+{NOT_EVALUATED}
+
 ## Intended use
 
 Cell types of the same genome, with any subset of these tracks, each as a signal of at least 0, scaled by its
@@ -181,9 +200,10 @@ own constants as `normalization.json` says. Missing assays may be left out.
 
 ## Limits
 
-The validation rows chose the checkpoint, so these figures are a little too good: `evaluation_metrics.json` of
-the run has the result, with intervals, and `collapse_diagnostics.json` whether to believe it. Away from the
-windows of `locus_prior.npz` the locus average is not known, and the model does without. Not for clinical use.
+The validation rows chose the checkpoint, so the figures in the table above are a little too good. Away from the
+windows of `locus_prior.npz` the locus average is not known, and the model does without. Probabilities and
+intervals are calibrated on the validation cell types, and hold for a new one as far as it is like them. An element that
+is open in no training cell type is not among those windows, and was hardly ever shown to the model. Not for clinical use.
 """
 
 
@@ -282,14 +302,46 @@ def open_model_folder(model_dir: str | Path) -> ModelFolder:
             f"{folder}: a trained model, but {' and '.join(missing)} not there, so it cannot serve a new "
             "cell type; run the training notebook (02_training) to its end, or copy the whole folder"
         )
-    model, normalization, reference = (
-        load_model(folder),
-        read_normalization(folder),
-        _read_reference(folder / PRIOR_FILE),
-    )
+    model, reference = load_model(folder), _read_reference(folder / PRIOR_FILE)
+    read_json(folder / "normalization.json")
+    normalization = read_normalization(folder)
     _require_match(folder, model, normalization, reference)
-    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    return ModelFolder(folder, model, normalization, reference, weights)
+    sums = {name: _sha256(folder / name) for name in SUMMED}
+    _require_sums(folder, sums)
+    return ModelFolder(folder, model, normalization, reference, sums["model.safetensors"])
+
+
+def read_json(path: Path) -> dict:
+    """Return the object in a JSON file of a model folder. Raises ChromaccError when it is none."""
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ChromaccError(f"{path}: no readable JSON ({error}); copy the model folder again") from error
+    if not isinstance(content, dict):
+        raise ChromaccError(f"{path}: got a JSON {type(content).__name__}, needed an object; copy the model folder again")
+    return content
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _require_sums(folder: Path, sums: dict[str, str]) -> None:
+    """Raise ChromaccError that names the files which are not those that were written together.
+
+    A folder without `SHA256SUMS` is of an older version, and all that can be asked of it has been asked.
+    """
+    path = folder / SUMS_FILE
+    if not path.is_file():
+        return
+    written = dict(reversed(line.split(maxsplit=1)) for line in path.read_text().splitlines() if line.strip())
+    wrong = [name for name, digest in sums.items() if written.get(name) != digest]
+    if wrong:
+        raise ChromaccError(
+            f"{folder}: {', '.join(wrong)} not as written by the training (compared with {SUMS_FILE}): changed since, or of "
+            "another run; copy the whole folder of one run, or train again"
+        )
 
 
 def _read_reference(path: Path) -> TrainingReference:

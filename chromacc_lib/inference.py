@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,14 @@ from chromacc_lib.dataset import Arrays, locus_average
 from chromacc_lib.model import Batch, ChromaccModel, ModelConfig, Output
 from chromacc_lib.progress import progress
 
-__all__ = ["complete_profiles", "evaluating", "load_model", "predict_batch", "predict_dataset", "predict_scores", "read_model_config"]
+__all__ = [
+    "complete_profiles", "evaluating", "filled", "load_model", "predict_batch", "predict_dataset", "predict_scores", "read_model_config",
+]  # fmt: skip
+
+# The last rows of a matrix product go through other kernels, which round otherwise, unless there are a multiple of so
+# many; measured with MKL: 4. Batches are filled up to it: a window's prediction is then the same to the last bit
+# wherever it stands in whatever batch.
+WHOLE_WINDOWS = 8
 
 
 def read_model_config(model_dir: str | Path) -> dict:
@@ -32,9 +40,27 @@ def read_model_config(model_dir: str | Path) -> dict:
             "notebook first, or name the model folder of a finished run."
         )
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ChromaccError(f"{path}: no JSON ({error}); copy the model folder again, or train again.") from error
+        content = json.loads(path.read_text())
+        content["model"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ChromaccError(
+            f"{path}: no readable configuration of a model ({error!r}); copy the model folder again, or train again."
+        ) from error
+    return content
+
+
+def _read_model_config(model_dir: str | Path) -> ModelConfig:
+    """The `ModelConfig` of config.json; raises `ChromaccError` that names the fields which do not fit this version."""
+    raw = read_model_config(model_dir)["model"]
+    known = {field.name: field.default is MISSING for field in fields(ModelConfig)}
+    wrong = [f"unknown: {name}" for name in raw if name not in known]
+    wrong += [f"missing: {name}" for name, needed in known.items() if needed and name not in raw]
+    if wrong:
+        raise ChromaccError(
+            f"{Path(model_dir) / 'config.json'}: fields of the model that do not fit this version of chromacc "
+            f"({'; '.join(wrong)}); use the version that trained it, or train again."
+        )
+    return ModelConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()})
 
 
 def load_model(model_dir: str | Path, arrays: Arrays | None = None) -> ChromaccModel:
@@ -43,8 +69,7 @@ def load_model(model_dir: str | Path, arrays: Arrays | None = None) -> ChromaccM
     With `arrays`, raises `ChromaccError` when the dataset's tracks, features or bins are not those of the model, in
     its order, by name.
     """
-    raw = read_model_config(model_dir)["model"]
-    config = ModelConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+    config = _read_model_config(model_dir)
     if arrays is not None:
         _require_match(config, arrays, model_dir)
     model = ChromaccModel(config)
@@ -52,7 +77,8 @@ def load_model(model_dir: str | Path, arrays: Arrays | None = None) -> ChromaccM
         model.load_state_dict(load_file(Path(model_dir) / "model.safetensors"))
     except SafetensorError as error:
         raise ChromaccError(
-            f"{model_dir}: model.safetensors is truncated or corrupt ({error}); copy the model folder again, or train again."
+            f"{Path(model_dir) / 'model.safetensors'}: no readable weights ({error}); copy the model folder again, or "
+            "train again."
         ) from error
     except RuntimeError as error:
         raise ChromaccError(
@@ -95,23 +121,28 @@ def predict_batch(model: ChromaccModel, batch: Batch) -> Output:
     )  # fmt: skip
 
 
+def filled(windows: np.ndarray) -> np.ndarray:
+    """A batch's windows, the last one repeated until there are a multiple of `WHOLE_WINDOWS`."""
+    return np.pad(windows, (0, -len(windows) % WHOLE_WINDOWS), mode="edge")
+
+
 @torch.no_grad()
 def predict_scores(
-    model: ChromaccModel, data: RegionData, windows: np.ndarray, cell_types: np.ndarray, batch_windows: int = 12
+    model: ChromaccModel, data: RegionData, windows: np.ndarray, cell_types: np.ndarray, batch_windows: int = 16
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predicted score (arcsinh fold) and probability of being open, both float32 (len(windows), len(cell_types)).
 
     Each is the mean over both strands (logits are averaged, then made a probability). Every accessibility token is
-    masked. The model's training mode is restored.
+    masked. The model's training mode is restored. Batches are `filled`: how many windows share one changes no bit.
     """
     device = next(model.parameters()).device
     scores, logits = [], []
-    chunks = np.array_split(windows, max(1, -(-len(windows) // batch_windows)))
+    chunks = np.split(windows, range(batch_windows, len(windows), batch_windows))
     with evaluating(model), progress(len(chunks), "predicting", "batches", leave=False) as bar:
         for chunk in chunks:
-            output = predict_batch(model, data.batch(chunk, cell_types).to(device))
-            scores.append(output.score.cpu())
-            logits.append(output.logit.cpu())
+            output = predict_batch(model, data.batch(filled(chunk), cell_types).to(device))
+            scores.append(output.score[: len(chunk)].cpu())
+            logits.append(output.logit[: len(chunk)].cpu())
             bar.update()
     return torch.cat(scores).numpy(), torch.cat(logits).sigmoid().numpy()
 
@@ -119,7 +150,7 @@ def predict_scores(
 @torch.no_grad()
 def complete_profiles(
     model: ChromaccModel, data: RegionData, windows: np.ndarray, cell_types: np.ndarray, known: np.ndarray,
-    batch_windows: int = 12,
+    batch_windows: int = 16,
 ) -> np.ndarray:
     """Accessibility of cell types of which part is measured: float32 (len(windows), len(cell_types), T), arcsinh fold.
 
@@ -137,15 +168,16 @@ def complete_profiles(
     chunks = np.array_split(np.arange(len(windows)), max(1, -(-len(windows) // batch_windows)))
     with evaluating(model):
         for chunk in chunks:
-            profile = data.target(windows[chunk], cell_types).profile
-            batch = reveal(data.batch(windows[chunk], cell_types), profile, torch.from_numpy(known[chunk]))
+            rows = filled(chunk)
+            profile = data.target(windows[rows], cell_types).profile
+            batch = reveal(data.batch(windows[rows], cell_types), profile, torch.from_numpy(known[rows]))
             predicted = predict_batch(model, batch.to(device)).profile.cpu()
-            profiles.append(torch.where(batch.accessibility_observed, profile, predicted))
+            profiles.append(torch.where(batch.accessibility_observed, profile, predicted)[: len(chunk)])
     return torch.cat(profiles).numpy()
 
 
 def predict_dataset(
-    model: ChromaccModel, arrays: Arrays, batch_windows: int = 6, seen_windows: int = 0
+    model: ChromaccModel, arrays: Arrays, batch_windows: int = 8, seen_windows: int = 0
 ) -> pd.DataFrame:
     """One row a (window, cell type): what was measured, what is predicted, the locus average, the truth.
 

@@ -70,16 +70,19 @@ class Places:
 def choose_places(arrays: Arrays, predicted: np.ndarray, n_windows: int, n_cell_types: int, seed: int) -> Places:
     """Draw peak windows on chromosomes that were not trained on, each in the cell types where it is predicted highest.
 
-    predicted: float (W, C), predicted score. Raises ChromaccError when no such window is there.
+    predicted: float (W, C), predicted score, NaN where nothing was predicted; windows are drawn from those that have all
+    cell types. Raises ChromaccError when no such window is there.
     """
     windows = arrays.windows
-    there = np.flatnonzero(((windows["split"] != "train") & (windows["kind"] == "peak")).to_numpy())
+    whole = np.isfinite(predicted).all(axis=1)
+    there = np.flatnonzero((windows["split"] != "train") & (windows["kind"] == "peak") & whole)
     if not len(there):
-        raise ChromaccError("choose_places: no peak window lies on a validation or test chromosome; curate with some.")
+        raise ChromaccError("choose_places: no peak window on a validation or test chromosome is predicted in all cell types; "
+                            "curate with some, or evaluate with seen_windows=0.")  # fmt: skip
     drawn = np.sort(np.random.default_rng(seed).choice(there, min(n_windows, len(there)), replace=False))
     cells = np.argsort(-predicted[drawn], axis=1, kind="stable")[:, :n_cell_types]
-    return Places(drawn, cells, f"{len(drawn)} of {len(there)} peak windows on chromosomes that the model was not trained "
-                  f"on, each in the {cells.shape[1]} cell types in which its predicted score is highest")  # fmt: skip
+    return Places(drawn, cells, f"{len(drawn)} of {len(there)} peak windows that are predicted in all cell types, on "
+                  f"chromosomes that the model was not trained on, each in the {cells.shape[1]} cell types in which its predicted score is highest")  # fmt: skip
 
 
 # --- modalities ----------------------------------------------------------------------------------------------

@@ -468,7 +468,7 @@ def _outputs(this: _Run, stage: Stage, before: dict, known: dict[str, str]) -> d
     as it is. Raises ChromaccError when the stage changed a file that another stage wrote: a file has one
     writer.
     """
-    derived = {this.folder / name for name in ("run.json", "index.html", f"{stage.name}.html")}
+    derived = {this.folder / name for name in ("run.json", "index.html", f"{stage.name}.html", "model/model_card.md")}
     data_folders = [folder for folder in this.folders(stage) if folder != this.folder]
     paths = set(written_since(before, this.folders(stage))) | set(written_since({}, data_folders))
     paths |= {project_path(shown) for shown in known if project_path(shown).exists()}

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from chromacc_lib.plots_style import PALETTE
 
-__all__ = ["plot_browser", "plot_input_distance", "plot_knockouts"]
+__all__ = ["plot_average_density", "plot_browser", "plot_input_distance", "plot_knockouts"]
 
 
 def plot_input_distance(tracks: dict[str, dict]) -> Figure:
@@ -45,6 +47,22 @@ def plot_input_distance(tracks: dict[str, dict]) -> Figure:
         ncol=2,
         loc="outside upper center",
     )
+    return fig
+
+
+def plot_average_density(density: dict) -> Figure:
+    """Draw how many windows have which predicted score at which locus average, on a logarithmic colour scale.
+
+    density: {"edges": bin edges, arcsinh fold, "windows": counts, average x score}; at least one window.
+    """
+    edges, counts = np.array(density["edges"]), np.array(density["windows"], dtype=float)
+    fig, ax = plt.subplots(figsize=(5.2, 4.2))
+    drawn = ax.pcolormesh(edges, edges, np.where(counts > 0, counts, np.nan).T, norm=LogNorm(1, max(counts.max(), 2)))
+    used = np.flatnonzero(counts.any(axis=0) | counts.any(axis=1))
+    top = edges[used[-1] + 1]
+    ax.plot([0, top], [0, top], color=PALETTE["mean"], lw=1)
+    ax.set(xlim=(0, top), ylim=(0, top), xlabel="locus average (arcsinh fold)", ylabel="predicted score (arcsinh fold)")
+    fig.colorbar(drawn, ax=ax, label="windows")
     return fig
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from chromacc_lib import ChromaccError
 
-__all__ = ["PALETTE", "colour", "show", "use_style"]
+__all__ = ["PALETTE", "colour", "png", "show", "use_style"]
 
 # Okabe & Ito (2008), "Color Universal Design": told apart under every common colour vision deficiency.
 # Colours have fixed meanings across notebooks, so that a reader learns them once.
@@ -60,9 +60,14 @@ def show(fig: Figure, alt: str, width: int | None = None) -> None:
     """
     if not alt.strip():
         raise ChromaccError("plots.show: alt text is empty; say in one or two sentences what the figure shows")
+    image = png(fig)
+    metadata: dict[str, str | int] = {"alt": alt} if width is None else {"alt": alt, "width": width}
+    display({"image/png": image, "text/plain": alt}, raw=True, metadata={"image/png": metadata})
+
+
+def png(fig: Figure) -> str:
+    """Return a figure as PNG, in base64, and close it."""
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=FIGURE_DPI, bbox_inches="tight", facecolor="white")
     plt.close(fig)
-    metadata: dict[str, str | int] = {"alt": alt} if width is None else {"alt": alt, "width": width}
-    bundle = {"image/png": base64.b64encode(buffer.getvalue()).decode("ascii"), "text/plain": alt}
-    display(bundle, raw=True, metadata={"image/png": metadata})
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -3,7 +3,9 @@ it.
 
 Signals are read, binned and scaled by the code that curated the training data, so that a cell type predicted
 from its manifest alone gets what the evaluation got. Windows stream in chunks: memory does not grow with the
-regions. All coordinates are 0-based half-open, in bp.
+regions. A chunk is kept on disk as soon as it is predicted, here or by a worker elsewhere, and the files are written
+from the chunks in their order: they are the same, bit for bit, after a kill and with any number of workers. All
+coordinates are 0-based half-open, in bp.
 """
 
 import json
@@ -12,13 +14,15 @@ import shutil
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import distributed
 import numpy as np
 import pandas as pd
 import torch
@@ -26,26 +30,30 @@ import torch
 from chromacc_lib import ChromaccError, __version__, project_path
 from chromacc_lib.cache import file_lock
 from chromacc_lib.cell_inputs import EXPRESSION, CellTypeInputs, read_inputs
+from chromacc_lib.chunks import Chunks
+from chromacc_lib.expectation import Evaluated, read_evaluated
 from chromacc_lib.hub import ModelFolder, TrainingReference, open_model_folder
-from chromacc_lib.inference import predict_batch
-from chromacc_lib.manifest import genome_sizes, open_genome, read_intervals
+from chromacc_lib.inference import evaluating, filled, predict_batch
+from chromacc_lib.manifest import open_genome
 from chromacc_lib.model import Batch
 from chromacc_lib.normalization import normalise_metadata, normalise_tracks, track_constants
-from chromacc_lib.problems import require_no_problems
+from chromacc_lib.places import Places, prior_windows, region_windows
 from chromacc_lib.progress import progress
-from chromacc_lib.quality import FAR_SD, Quality, expression_distance
+from chromacc_lib.quality import Quality
 from chromacc_lib.signals import binned_signal
+from chromacc_lib.summary import calibration_lines, summarise, told
 from chromacc_lib.training import choose_device, device_words
-from chromacc_lib.windows import N_CODE, Count, Selection, sequence_codes
-from chromacc_lib.writers import BED_COLUMNS, BIGWIG_UNIT, PredictionWriters, file_stem
+from chromacc_lib.windows import N_CODE, Count, sequence_codes
+from chromacc_lib.workers import ALONE, gpu_of_worker, side_by_side
+from chromacc_lib.writers import PredictionWriters, file_stem
 
-__all__ = ["LOCUS_PRIOR", "Prediction", "Predictions", "predict_manifest", "predict_windows", "prior_windows",
-           "region_windows"]  # fmt: skip
+__all__ = ["LOCUS_PRIOR", "Prediction", "Predictions", "predict_manifest", "predict_windows"]
 
 LOCUS_PRIOR = "locus prior"  # what can be hidden besides tracks and expression
 MANY_N = "at most 5% of the bases may be N"
 MAX_N_FRACTION = 0.05  # as in curation: the model never saw a window with more N
-CHUNK_WINDOWS = 8192  # read and held at once: some 30 MB of signal for ten tracks of 15 bins
+CHUNK_WINDOWS = 2048  # read, held and kept at once: 4 MB of signal for ten tracks of 15 bins, 12 s of a CPU core
+AHEAD = 2  # chunks a worker that are handed out before the first comes back
 BATCH_WINDOWS = {"cpu": 16, "cuda": 256}  # on CPUs what the motif scan makes of a batch must fit the cache
 
 
@@ -69,66 +77,11 @@ class Prediction:
 
     bigwig: Path
     bed: Path
+    narrowpeak: Path
     windows: Path
     summary: dict
     folder: ModelFolder
     inputs: CellTypeInputs
-
-
-# --- where to predict ---------------------------------------------------------------------------------------
-def prior_windows(folder: ModelFolder, genome_fasta: str | Path) -> Selection:
-    """Return the windows of the locus prior that lie on the FASTA's chromosomes, in its order."""
-    windows = folder.reference.windows[["chrom", "start", "end"]]
-    return _tidy(windows, genome_sizes(genome_fasta), "windows of the locus prior", [])
-
-
-def region_windows(
-    regions: str | Path, genome_fasta: str | Path, window_bp: int, say: Callable[[str], None] = print
-) -> Selection:
-    """Turn the intervals of a BED file into windows of the model's width.
-
-    An interval up to a window wide gets one window, centred on its midpoint. A wider one is tiled side by
-    side from its start; the last tile is drawn back to end with it. Windows come in the FASTA's order, each
-    once. Raises ChromaccError that lists every fault of the file, or when no window is left.
-    """
-    path, sizes = project_path(regions), genome_sizes(genome_fasta)
-    table, problems = read_intervals(path, sizes)
-    for problem in problems:
-        if not problem.fatal:
-            say(str(problem))
-    require_no_problems(problems)
-    known = table[table["chrom"].isin(list(sizes))]
-    counts = [Count("regions", len(known), len(table), "their chromosome must be in the FASTA")]
-    start, end = known["start"].to_numpy(np.int64), known["end"].to_numpy(np.int64)
-    n_tiles = np.maximum(1, -(-(end - start) // window_bp))
-    row = np.repeat(np.arange(len(known)), n_tiles)
-    tile = np.arange(len(row)) - np.repeat(np.cumsum(n_tiles) - n_tiles, n_tiles)
-    centred = (start + end) // 2 - window_bp // 2
-    tiled = np.minimum(start[row] + tile * window_bp, end[row] - window_bp)
-    first = np.where(n_tiles[row] == 1, centred[row], tiled)
-    chroms = known["chrom"].to_numpy(dtype=str)[row]
-    return _tidy(
-        pd.DataFrame({"chrom": chroms, "start": first, "end": first + window_bp}), sizes, "windows", counts
-    )
-
-
-def _tidy(windows: pd.DataFrame, sizes: Mapping[str, int], what: str, counts: list[Count]) -> Selection:
-    """Keep windows within their chromosome, each once, in the FASTA's order; raise ChromaccError if none
-    is left.
-    """
-    inside = (windows["start"] >= 0) & (windows["end"] <= windows["chrom"].map(sizes))
-    once = windows[inside].drop_duplicates()
-    counts = [
-        *counts,
-        Count(what, int(inside.sum()), len(windows), "a window must lie within a chromosome of the FASTA"),
-        Count(what, len(once), int(inside.sum()), "the same window is predicted once"),
-    ]
-    if not len(once):
-        raise ChromaccError(
-            f"no window is left to predict: {'; '.join(map(str, counts))}. Check regions and FASTA"
-        )
-    rank = once["chrom"].map({chrom: i for i, chrom in enumerate(sizes)})
-    return Selection(once.iloc[np.lexsort((once["start"], rank))].reset_index(drop=True), counts)
 
 
 # --- from files to batches ----------------------------------------------------------------------------------
@@ -149,31 +102,25 @@ def _read_chunks(
     folder: ModelFolder,
     inputs: CellTypeInputs,
     genome_fasta: str | Path,
-    windows: pd.DataFrame,
+    parts: Iterable[pd.DataFrame],
     workers: int | None,
 ) -> Iterator[_Chunk]:
-    """Yield the windows chunk by chunk, in order, without those that have too many N."""
-    constants = track_constants(folder.normalization, inputs.tracks)
-    for part, codes, signals in _read_signals(
-        _readable(genome_fasta, windows), inputs, folder.model.config.n_bins, workers
-    ):
-        raw = np.full(
-            (len(part), 1, len(inputs.tracks), folder.model.config.n_bins, 3), np.nan, dtype=np.float32
-        )
+    """Yield the parts of the windows in order, each without those that have too many N."""
+    constants, n_bins = track_constants(folder.normalization, inputs.tracks), folder.model.config.n_bins
+    for part, codes, signals in _read_signals(_readable(genome_fasta, parts), inputs, n_bins, workers):
+        raw = np.full((len(part), 1, len(inputs.tracks), n_bins, 3), np.nan, dtype=np.float32)
         for track, signal in signals.items():
             raw[:, 0, track] = signal
         values, observed = normalise_tracks(raw, [inputs.files], constants)
         yield _Chunk(part, codes, values[:, 0], observed[:, 0], folder.reference.find(part))
 
 
-def _readable(genome_fasta: str | Path, windows: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
+def _readable(genome_fasta: str | Path, parts: Iterable[pd.DataFrame]) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
     with open_genome(genome_fasta) as genome:
-        for first in range(0, len(windows), CHUNK_WINDOWS):
-            part = windows.iloc[first : first + CHUNK_WINDOWS]
+        for part in parts:
             codes = sequence_codes(genome, part)
             known = (codes == N_CODE).mean(axis=1) <= MAX_N_FRACTION
-            if known.any():
-                yield part[known].reset_index(drop=True), codes[known]
+            yield part[known].reset_index(drop=True), codes[known]
 
 
 def _read_signals(
@@ -190,7 +137,8 @@ def _read_signals(
     with ThreadPoolExecutor(min(workers or os.cpu_count() or 1, len(paths))) as pool:
         waiting: deque = deque()
         for part, codes in parts:
-            jobs = {track: pool.submit(binned_signal, path, part, n_bins) for track, path in paths.items()}
+            there = paths if len(part) else {}
+            jobs = {track: pool.submit(binned_signal, path, part, n_bins) for track, path in there.items()}
             waiting.append((part, codes, jobs))
             if len(waiting) > 1:
                 yield _arrived(*waiting.popleft())
@@ -272,7 +220,12 @@ def predict_windows(
     missing. Windows with more than 5% N are left out. workers: threads that read. Raises ChromaccError for
     an unknown name.
     """
-    parts = [part for _, part in _stream(folder, inputs, genome_fasta, windows, hidden, workers, device)]
+    chunks = (windows.iloc[first : first + CHUNK_WINDOWS] for first in range(0, len(windows), CHUNK_WINDOWS))
+    with progress(len(windows), f"predicting {inputs.cell_type}", "windows") as bar:
+        stream = _stream(folder, inputs, genome_fasta, chunks, hidden, workers, choose_device(device), bar.update)
+        parts = [part for _, part in stream if len(part.windows)]
+    if not parts:
+        raise ChromaccError(f"none of {len(windows):,} windows can be predicted, because {MANY_N}")
     table = pd.concat([part.windows for part in parts], ignore_index=True)
     arrays = (np.concatenate([getattr(part, name) for part in parts]) for name in Predictions._fields[1:])
     return Predictions(table, *arrays)
@@ -282,38 +235,35 @@ def _stream(
     folder: ModelFolder,
     inputs: CellTypeInputs,
     genome_fasta: str | Path,
-    windows: pd.DataFrame,
+    parts: Iterable[pd.DataFrame],
     hidden: Sequence[Collection[str]],
     workers: int | None,
     device: str,
+    done: Callable[[int], object],
 ) -> Iterator[tuple[_Chunk, Predictions]]:
-    """Yield chunk by chunk what was read, and what is predicted for it.
+    """Yield part by part what was read, and what is predicted for it; done is told of windows as they are.
 
-    Raises ChromaccError for an unknown name to hide, and when no window has few enough N.
+    device: "cpu", "cuda" or "cuda:1". Raises ChromaccError for an unknown name to hide.
     """
     shown = _shown(inputs, hidden)
     z, known = normalise_metadata(inputs.metadata[None], folder.normalization, folder.model.config.features)
     weights = folder.reference.state_weights(z[0], bool(known[0]))
-    chosen = choose_device(device)
-    model, title = folder.model.to(chosen).eval(), f"predicting {inputs.cell_type}"
-    chunks = _read_chunks(folder, inputs, genome_fasta, windows, workers)
-    nothing = True
+    size, n_bins = BATCH_WINDOWS[torch.device(device).type], folder.model.config.n_bins
+    model = folder.model.to(device)
     try:
-        with progress(len(windows), title, "windows") as bar:
-            for chunk in chunks:
-                n, nothing = len(chunk.windows), False
-                outputs = []
-                for rows in np.array_split(np.arange(n), -(-n // BATCH_WINDOWS[chosen])):
-                    batch = _batch(folder, chunk, rows, (z[0], known[0]), weights, shown)
-                    outputs.append(_output(model, batch))
-                    bar.update(len(rows))
+        with evaluating(model):
+            for chunk in _read_chunks(folder, inputs, genome_fasta, parts, workers):
+                n = len(chunk.windows)
+                outputs = [(torch.empty(0, len(hidden)),) * 2 + (torch.empty(0, len(hidden), n_bins),)]
+                for rows in np.split(np.arange(n), range(size, n, size)) if n else ():
+                    batch = _batch(folder, chunk, filled(rows), (z[0], known[0]), weights, shown)
+                    outputs.append(tuple(values[: len(rows)] for values in _output(model, batch)))
+                    done(len(rows))
                 score, logit, profile = (torch.cat(tensors).numpy() for tensors in zip(*outputs, strict=True))
                 table = chunk.windows.assign(average_score=_average_score(folder.reference, chunk.prior_row))
                 yield chunk, Predictions(table, score, _sigmoid(logit), profile)
     finally:
         model.to("cpu")
-    if nothing:
-        raise ChromaccError(f"none of {len(windows):,} windows can be predicted, because {MANY_N}")
 
 
 def _output(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -333,6 +283,129 @@ def _average_score(reference: TrainingReference, prior_row: np.ndarray) -> np.nd
     return np.where(known, reference.score[prior_row], np.nan).astype(np.float32)
 
 
+# --- chunk by chunk, here or elsewhere ------------------------------------------------------------------------
+class _Job(NamedTuple):
+    """What a chunk is predicted from, wherever that is."""
+
+    model_dir: str
+    weights_sha256: str
+    inputs: CellTypeInputs
+    genome_fasta: str
+    chunks: Chunks
+    device: str
+
+
+def _identity(job: _Job, places: Places) -> list:
+    """All that decides about the chunks, for JSON."""
+    files = [job.genome_fasta, *(path for path in job.inputs.paths if path is not None)]
+    inputs = job.inputs
+    return [
+        [__version__, str(torch.__version__), np.__version__, choose_device(job.device), CHUNK_WINDOWS],
+        [job.weights_sha256, *_model_sums(Path(job.model_dir))], places.digest,
+        [inputs.cell_type, inputs.tracks, inputs.paths, repr(inputs.files), inputs.metadata.tobytes().hex()],
+        [[str(file), *_stamp(Path(file))] for file in files],
+    ]  # fmt: skip
+
+
+def _model_sums(folder: Path) -> list:
+    return [_stamp(folder / name) for name in ("config.json", "normalization.json", "locus_prior.npz")]
+
+
+def _stamp(path: Path) -> list[int]:
+    """Size and time of a file; [] for what is none, such as a web address."""
+    return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []
+
+
+def _predict_chunks(
+    job: _Job, folder: ModelFolder, todo: Iterable[tuple[int, pd.DataFrame]], workers: int | None, device: str,
+    done: Callable[[int], object],
+) -> None:  # fmt: skip
+    """Predict numbered chunks and keep each as soon as it is there."""
+    numbers: deque[int] = deque()
+
+    def parts() -> Iterator[pd.DataFrame]:
+        """The chunks' windows; their numbers queue up for what comes back in the same order."""
+        for number, windows in todo:
+            numbers.append(number)
+            yield windows
+
+    stream = _stream(folder, job.inputs, job.genome_fasta, parts(), ((),), workers, device, done)
+    for chunk, made in stream:
+        quality = Quality(folder.reference)
+        average = made.windows["average_score"].to_numpy()
+        quality.add(chunk.values, chunk.observed, chunk.prior_row, average, made.score[:, 0])
+        job.chunks.write(numbers.popleft(), quality.state() | {
+            "chrom": made.windows["chrom"].to_numpy(dtype=str), "start": made.windows["start"].to_numpy(np.int64),
+            "average_score": average, "predicted_score": made.score[:, 0],
+            "predicted_probability": made.probability[:, 0], "profile": made.profile[:, 0],
+        })  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _opened(model_dir: str, weights_sha256: str) -> ModelFolder:
+    """A worker's model, opened once. Raises ChromaccError when it sees another one under this path."""
+    folder = open_model_folder(model_dir)
+    if folder.weights_sha256 != weights_sha256:
+        raise ChromaccError(f"{model_dir}: a worker sees other weights there than the process that asks it")
+    return folder
+
+
+def _predict_elsewhere(job: _Job, number: int, windows: pd.DataFrame, threads: int) -> int:
+    """Predict a chunk in a dask worker; return its windows."""
+    if not job.chunks.folder.is_dir():
+        raise ChromaccError(f"{job.chunks.folder}: not seen by a worker; needed: the same paths, a shared folder")
+    gpu = gpu_of_worker(job.device)
+    with ALONE:
+        torch.set_num_threads(threads)
+        device = choose_device(job.device) if gpu is None else f"cuda:{gpu}"
+        folder = _opened(job.model_dir, job.weights_sha256)
+        _predict_chunks(job, folder, [(number, windows)], 1, device, lambda n: None)
+    return len(windows)
+
+
+def _side_by_side(
+    job: _Job, todo: Iterator[tuple[int, pd.DataFrame]], n_todo: int, processes: int, address: str,
+    done: Callable[[int], object],
+) -> None:  # fmt: skip
+    """Predict chunks in processes of this machine, or on the workers of a scheduler; few are on the way at a time."""
+    with side_by_side(address, processes or None, job.device, n_todo) as (client, threads):
+        def submit(number: int, windows: pd.DataFrame) -> distributed.Future:
+            """Hand out a chunk."""
+            return client.submit(_predict_elsewhere, job, number, windows, threads, pure=False)
+
+        ahead = AHEAD * max(1, len(client.nthreads()))
+        flying = distributed.as_completed([submit(*one) for one in islice(todo, ahead)], loop=client.loop)
+        for future in flying:
+            done(future.result())
+            for one in islice(todo, 1):
+                flying.add(submit(*one))
+
+
+def _fill(
+    job: _Job, folder: ModelFolder, places: Places, workers: int | None, processes: int, dask_address: str,
+    say: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Predict the chunks that are not there yet."""
+    todo = job.chunks.open()
+    if not todo:
+        say(f"all {job.chunks.n:,} chunks were predicted before")
+        return
+    wanted, last = set(todo), job.chunks.n - 1
+    n_windows = sum(CHUNK_WINDOWS if n < last else len(places) - last * CHUNK_WINDOWS for n in todo)
+    if len(todo) < job.chunks.n:
+        say(f"going on: {job.chunks.n - len(todo):,} of {job.chunks.n:,} chunks were predicted before")
+    rest = ((n, windows) for n, windows in enumerate(places.chunks(CHUNK_WINDOWS)) if n in wanted)
+    apart = processes > 1 or dask_address or (processes == 0 and choose_device(job.device) == "cuda"
+                                              and torch.cuda.device_count() > 1)  # fmt: skip
+    title = f"predicting {job.inputs.cell_type}"
+    with progress(len(places), title, "windows", done=len(places) - n_windows) as bar:
+        if apart:
+            _side_by_side(job, rest, len(todo), processes, dask_address, bar.update)
+        else:
+            _predict_chunks(job, folder, rest, workers, choose_device(job.device), bar.update)
+
+
+# --- from chunks to files -------------------------------------------------------------------------------------
 def predict_manifest(
     model_dir: str | Path,
     manifest: str | Path,
@@ -340,86 +413,98 @@ def predict_manifest(
     regions: str | Path = "",
     out_dir: str | Path = "prediction",
     *,
+    stride: int = 0,
     cell_type: str = "",
     threshold: float | None = None,
     workers: int | None = None,
+    processes: int = 0,
+    dask_address: str = "",
     device: str = "auto",
     overwrite: bool = False,
     gene_names: str | Path = "",
     say: Callable[[str], None] = print,
 ) -> Prediction:
-    """Predict a cell type that nobody has assayed, and write a bigWig, a BED, a table of windows and
+    """Predict a cell type that nobody has assayed, and write a bigWig, a BED, a narrowPeak, a table of windows and
     summary.json.
 
     model_dir: a finished run's `model/`. manifest: any subset of the model's tracks, expression or not;
-    accessibility is not needed, and not looked at. regions: BED (see `region_windows`), or "" = the windows
-    of the locus prior. cell_type: needed when the manifest has several. threshold: probability from which a
-    window is called open; None = the evaluation's, beside the model folder, else 0.5. workers: threads that
-    read bigWigs, None = one a core where it pays. device: "auto", "cpu" or "cuda". overwrite: replace another
-    cell type's prediction in out_dir. gene_names: as in training, see `read_gene_names`.
+    accessibility is not needed, and not looked at. regions: BED, chromosomes or "genome" (see `region_windows`), or ""
+    = the windows of the locus prior; stride: bp between windows within a region, 0 = side by side. cell_type: needed
+    when the manifest has several. threshold: probability from which a window is called open; None = the
+    evaluation's, of the model folder, else 0.5. workers: threads that read bigWigs, None = one a core where it pays.
+    processes: of this machine that predict, 0 = one, or one a GPU; dask_address: of a scheduler whose workers predict
+    instead, "" = none. device: "auto", "cpu" or "cuda". overwrite: replace another cell type's prediction in out_dir.
+    gene_names: as in training, see `read_gene_names`.
 
     The bigWig holds fold over the genome-wide mean by bin: sinh of the predicted profile, at least 0; where
-    windows overlap, profiles are averaged on the arcsinh scale first. Files appear only when they are whole,
-    summary.json last. Raises ChromaccError that says what is wrong with model, manifest, genome or regions.
+    windows overlap, profiles are averaged on the arcsinh scale first. Probabilities are recalibrated, and scores have
+    conformal intervals, where the model folder has them. Files appear only when they are whole, summary.json last. A
+    prediction that was interrupted goes on where it stopped, when it is asked for again with the same inputs. Raises
+    ChromaccError that says what is wrong with model, manifest, genome or regions.
     """
     folder = open_model_folder(model_dir)
     say(device_words(choose_device(device)))
+    evaluated = read_evaluated(folder)
     inputs = read_inputs(folder, manifest, genome_fasta, cell_type, say, gene_names)
     out, stem = project_path(out_dir), file_stem(inputs.cell_type, say)
     stale = _stale_files(out, inputs.cell_type, overwrite)
-    chosen = _chosen_windows(folder, regions, genome_fasta, say)
-    cut, source = _threshold(folder.path, threshold)
-    names = {"bigwig": f"{stem}.bw", "bed": f"{stem}.bed", "windows": f"{stem}.windows.parquet"}
+    places = _places(folder, regions, genome_fasta, stride, say)
+    cut = dict(zip(("threshold", "threshold_source"), _threshold(evaluated, threshold)))
+    chunks_of = -(-len(places) // CHUNK_WINDOWS)
+    job = _Job(str(folder.path), folder.weights_sha256, inputs, str(genome_fasta), None, device)
+    job = job._replace(chunks=Chunks(out, _identity(job, places), chunks_of))
     began = time.perf_counter()
-    with _partial_folder(out) as partial:
-        writers = PredictionWriters(
-            {kind: Path(partial) / name for kind, name in names.items()}, genome_sizes(genome_fasta), cut
-        )
-        quality = Quality(folder.reference)
-        with writers:
-            for chunk, made in _stream(folder, inputs, genome_fasta, chosen.windows, ((),), workers, device):
-                table = _table(made)
-                average, score = table["average_score"].to_numpy(), table["predicted_score"].to_numpy()
-                quality.add(chunk.values, chunk.observed, chunk.prior_row, average, score)
-                writers.add(table, made.profile[:, 0])
-        counts = [*chosen.counts, Count("windows", quality.n_windows, len(chosen.windows), MANY_N)]
-        summary = _summary(folder, inputs, quality) | {
-            "regions": Path(regions).name if regions else "windows of the locus prior",
-            "counts": [str(count) for count in counts],
-            "threshold": cut,
-            "threshold_source": source,
-            "n_open_windows": writers.n_open,
-            "files": names,
-        }
+    busy = f"{out}: another prediction is writing there; wait for it, or give this one a folder of its own"
+    with file_lock(out / ".lock", "put the prediction", busy):
+        for left in out.glob(".partial-*"):  # of a run that was killed
+            shutil.rmtree(left)
+        _fill(job, folder, places, workers, processes, dask_address, say)
+        summary = _write_files(job, folder, evaluated, places, stem, stale, cut)
+        job.chunks.remove()
+    for line in told(summary, time.perf_counter() - began):
+        say(line)
+    paths = (out / summary["files"][kind] for kind in ("bigwig", "bed", "narrowpeak", "windows"))
+    return Prediction(*paths, summary, folder, inputs)
+
+
+def _write_files(
+    job: _Job, folder: ModelFolder, evaluated: Evaluated, places: Places, stem: str, stale: Sequence[Path], cut: dict
+) -> dict:
+    """Write all files from the chunks, in their order, and return what summary.json says."""
+    out, quality = job.chunks.folder.parent, Quality(folder.reference)
+    names = {"bigwig": f"{stem}.bw", "bed": f"{stem}.bed", "narrowpeak": f"{stem}.narrowPeak",
+             "windows": f"{stem}.windows.parquet"}  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=out) as partial:
+        files = {kind: Path(partial) / name for kind, name in names.items()}
+        with PredictionWriters(files, places.sizes, cut["threshold"], calibration_lines(evaluated)) as writers:
+            for number in range(job.chunks.n):
+                chunk = job.chunks.read(number)
+                quality.merge(chunk)
+                if len(chunk["start"]):
+                    writers.add(_table(chunk, places.window_bp, evaluated), chunk["profile"])
+        if not quality.n_windows:
+            raise ChromaccError(f"none of {len(places):,} windows can be predicted, because {MANY_N}")
+        counts = [*places.counts, Count("windows", quality.n_windows, len(places), MANY_N)]
+        summary = summarise(folder, job.inputs, quality, evaluated) | {
+            "regions": places.name, "counts": [str(count) for count in counts], **cut,
+            "n_open_windows": writers.n_open, "files": names,
+        }  # fmt: skip
         (Path(partial) / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
         for path in stale:
             path.unlink(missing_ok=True)
         for name in (*names.values(), "summary.json"):
             os.replace(Path(partial) / name, out / name)
-    for line in _told(summary, time.perf_counter() - began):
-        say(line)
-    paths = (out / names[kind] for kind in ("bigwig", "bed", "windows"))
-    return Prediction(*paths, summary, folder, inputs)
+    return summary
 
 
-@contextmanager
-def _partial_folder(out: Path) -> Iterator[str]:
-    """Yield a folder in `out` to write to, for as long as this lasts, alone; what a killed run left is removed."""
-    busy = f"{out}: another prediction is writing there; wait until it is done, or give another folder"
-    with file_lock(out.with_name(f".{out.name}.predicting"), "give a folder", busy):
-        out.mkdir(exist_ok=True)
-        for left in out.glob(".partial-*"):
-            shutil.rmtree(left)
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=out) as partial:
-            yield partial
-
-
-def _chosen_windows(
-    folder: ModelFolder, regions: str | Path, genome_fasta: str | Path, say: Callable[[str], None]
-) -> Selection:
+def _places(
+    folder: ModelFolder, regions: str | Path, genome_fasta: str | Path, stride: int, say: Callable[[str], None]
+) -> Places:
     """Return where to predict, having said what was left out."""
     if regions:
-        chosen = region_windows(regions, genome_fasta, folder.model.config.window_bp, say)
+        chosen = region_windows(regions, genome_fasta, folder.model.config.window_bp, say, stride)
+    elif stride:
+        raise ChromaccError(f"stride={stride} is of regions; give some (a BED file, chromosomes, or 'genome')")
     else:
         chosen = prior_windows(folder, genome_fasta)
     for count in chosen.counts:
@@ -428,13 +513,14 @@ def _chosen_windows(
     return chosen
 
 
-def _table(predictions: Predictions) -> pd.DataFrame:
-    """Return the windows with what is predicted for them, nothing being hidden."""
-    columns = {
-        "predicted_score": predictions.score[:, 0],
-        "predicted_probability": predictions.probability[:, 0],
-    }
-    return predictions.windows.assign(**columns)
+def _table(chunk: Mapping[str, np.ndarray], window_bp: int, evaluated: Evaluated) -> pd.DataFrame:
+    """Return a chunk's windows with what is predicted for them, calibrated."""
+    low, high = evaluated.interval(chunk["predicted_score"])
+    columns = {name: chunk[name] for name in ("average_score", "predicted_score", "predicted_probability")}
+    calibrated = evaluated.calibrated(chunk["predicted_probability"])
+    return pd.DataFrame({"chrom": chunk["chrom"], "start": chunk["start"], "end": chunk["start"] + window_bp}).assign(
+        **columns, calibrated_probability=calibrated, score_low=low, score_high=high
+    )
 
 
 def _stale_files(out: Path, cell_type: str, overwrite: bool) -> list[Path]:
@@ -459,80 +545,10 @@ def _stale_files(out: Path, cell_type: str, overwrite: bool) -> list[Path]:
     return [out / Path(name).name for name in files]
 
 
-def _threshold(model_dir: Path, given: float | None) -> tuple[float, str]:
+def _threshold(evaluated: Evaluated, given: float | None) -> tuple[float, str]:
     """Return the threshold of the probability, and where it comes from."""
-    if given is not None:
-        if not 0 <= given <= 1:
-            raise ChromaccError(f"threshold={given}: a probability is needed, from 0 to 1")
-        return float(given), "given"
-    path = model_dir.parent / "evaluation_metrics.json"
-    if path.is_file():
-        metrics = json.loads(path.read_text())
-        source = metrics.get("threshold_source", path.name)
-        if metrics["threshold"] is None:
-            return 0.5, f"default: the evaluation's is {source}"
-        return float(metrics["threshold"]), f"evaluation of the model: {source}"
-    return 0.5, "default: no evaluation_metrics.json beside the model folder"
-
-
-def _summary(folder: ModelFolder, inputs: CellTypeInputs, quality: Quality) -> dict:
-    """Return what summary.json says of the model, of the inputs, and of how far they lie from training."""
-    table = quality.track_table(inputs.tracks)
-    spread = [row["mean_abs_z"] for row in table.values() if row["mean_abs_z"] is not None]
-    path, root = folder.path, project_path("")
-    return {
-        "cell_type": inputs.cell_type,
-        "simulated": inputs.simulated or folder.reference.simulated,
-        "assembly": inputs.assembly,
-        "model": path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name,
-        "model_weights_sha256": folder.weights_sha256,
-        "trained_on_this_cell_type": inputs.cell_type in folder.reference.cell_types,
-        "n_windows": quality.n_windows,
-        "windows_without_locus_prior": quality.n_windows - quality.n_with_prior,
-        "inputs_present": list(inputs.present),
-        "inputs_missing": list(inputs.missing),
-        "inputs_unused": list(inputs.unused),
-        "correlation_with_locus_average": quality.average_correlation,
-        "mean_abs_z_of_inputs": float(np.mean(spread)) if spread else None,
-        "tracks_far_from_training": [name for name, row in table.items() if row["far_from_training"]],
-        "tracks_not_compared_with_training": [
-            name
-            for name in inputs.tracks
-            if name in inputs.present and table[name]["far_from_training"] is None
-        ],
-        "tracks": table,
-        "expression": expression_distance(folder, inputs.metadata),
-        "bigwig_unit": BIGWIG_UNIT,
-        "bed_columns": BED_COLUMNS,
-        "versions": {"chromacc": __version__, "torch": str(torch.__version__), "numpy": np.__version__},
-    }
-
-
-def _told(summary: Mapping, seconds: float) -> list[str]:
-    """The lines that a user should read."""
-    n, without = summary["n_windows"], summary["windows_without_locus_prior"]
-    present, missing = (", ".join(summary[f"inputs_{what}"]) for what in ("present", "missing"))
-    speed = f"{n:,} windows in {seconds:.1f} s ({n / seconds:,.0f} a second)"
-    lines = [f"{summary['cell_type']}: {speed}, {summary['n_open_windows']:,} called open"]
-    lines.append(f"inputs present: {present}; missing: {missing or 'none'}")
-    if summary["trained_on_this_cell_type"]:
-        lines.append(
-            f"note: {summary['cell_type']} is one of the model's training cell types: its own accessibility "
-            "is in the locus average, and this is no prediction of an unseen cell type"
-        )
-    if without:
-        lines.append(
-            f"no locus prior for {without:,} of {n:,} windows, because they are no windows of the training "
-            "data: there the model does without"
-        )
-    if summary["tracks_not_compared_with_training"]:
-        lines.append(
-            "not compared with training (needs 3 training cell types with the track, and half of the "
-            "training data's windows predicted): " + ", ".join(summary["tracks_not_compared_with_training"])
-        )
-    if summary["tracks_far_from_training"]:
-        lines.append(
-            f"far from the training cell types (more than {FAR_SD} sd from their mean): "
-            + ", ".join(summary["tracks_far_from_training"])
-        )
-    return lines
+    if given is None:
+        return evaluated.threshold
+    if not 0 <= given <= 1:
+        raise ChromaccError(f"threshold={given}: a probability is needed, from 0 to 1")
+    return float(given), "given"

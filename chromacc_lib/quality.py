@@ -3,7 +3,7 @@
 A prediction far from training is a guess: what is measured here goes into its summary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from chromacc_lib.normalization import normalise_metadata
 
 __all__ = ["FAR_SD", "Quality", "expression_distance"]
 
+SUMS = ("n_windows", "n_with_prior", "n_compared", "n_observed", "weights", "sums", "moments", "density")
+DENSITY_BINS, DENSITY_TOP = 40, 5.0  # arcsinh fold; 5 is 74-fold, and what lies above counts in the last bin
 FAR_SD = 3  # sd between training cell types, from which a track is called far from training
 MIN_SHARE = (
     0.5  # of the reference's windows, for a comparison with training: a few loci differ by their nature
@@ -28,7 +30,9 @@ class Quality:
         self.n_windows = self.n_with_prior = self.n_compared = 0
         self.n_observed = np.zeros(reference.track_mean.shape[1], dtype=np.int64)
         self.weights, self.sums = np.zeros((2, len(self.n_observed))), np.zeros((2, len(self.n_observed)))
-        self.pairs: list[np.ndarray] = []
+        self.moments = np.zeros(6)  # of average and score: n, their sums, their squares', their product's
+        self.density = np.zeros((DENSITY_BINS, DENSITY_BINS), dtype=np.int64)  # average x score
+        self.edges = np.linspace(0, DENSITY_TOP, DENSITY_BINS + 1)
 
     def add(
         self,
@@ -55,15 +59,34 @@ class Quality:
                 self.weights[:, track] += weight
         known = np.isfinite(average)
         self.n_with_prior += int(known.sum())
-        self.pairs.append(np.stack([average[known], score[known]]))
+        a, s = average[known].astype(np.float64), score[known].astype(np.float64)
+        self.moments += [len(a), a.sum(), s.sum(), a @ a, s @ s, a @ s]
+        bins = (np.clip(np.searchsorted(self.edges, x, side="right") - 1, 0, DENSITY_BINS - 1) for x in (a, s))
+        np.add.at(self.density, tuple(bins), 1)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that was taken in, as arrays that `merge` adds up."""
+        return {f"quality_{name}": np.asarray(getattr(self, name)) for name in SUMS}
+
+    def merge(self, state: Mapping[str, np.ndarray]) -> None:
+        """Add what another one took in, in the order of chunks: sums of floats depend on it."""
+        for name in SUMS:
+            total = getattr(self, name) + state[f"quality_{name}"]
+            setattr(self, name, total.item() if np.ndim(total) == 0 else total)
 
     @property
     def average_correlation(self) -> float | None:
         """Pearson's r of predicted score and locus average; None where it is not defined."""
-        average, score = np.concatenate(self.pairs, axis=1).astype(np.float64)
-        if len(score) < 3 or average.std() == 0 or score.std() == 0:
+        n, a, s, aa, ss, product = self.moments
+        if n < 3:
             return None
-        return float(np.corrcoef(average, score)[0, 1])
+        spread = (aa - a * a / n) * (ss - s * s / n)
+        return float((product - a * s / n) / np.sqrt(spread)) if spread > 1e-18 * aa * ss else None
+
+    @property
+    def average_density(self) -> dict:
+        """Windows by locus average (rows) and predicted score (columns), in bins of equal width, arcsinh fold."""
+        return {"edges": self.edges.tolist(), "windows": self.density.tolist()}
 
     def track_table(self, tracks: Sequence[str]) -> dict[str, dict]:
         """Of each track: share of windows observed; mean z and mean |z|, beside the training cell types'.

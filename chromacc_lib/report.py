@@ -150,6 +150,7 @@ def write_index(run_dir: Path) -> Path:
         figures=_figures(run_dir),
         motifs=_motifs(run_dir),
         prediction=_read_json(run_dir / "prediction" / "summary.json"),
+        qc_page=(run_dir / "prediction" / "qc.html").is_file(),
         prediction_facts=_prediction_facts(_read_json(run_dir / "prediction" / "summary.json") or {}),
         forest=_forest(metrics),
         max_motifs=MAX_MOTIFS,
@@ -270,6 +271,8 @@ def _prediction_facts(summary: dict) -> dict[str, str]:
     if "n_open_windows" in summary:
         facts["windows"] = (f"{summary['n_windows']:,} predicted ({summary['regions']}), {summary['n_open_windows']:,} called "
                             f"open (probability of {summary['threshold']:.3f} or more)")
+    if summary.get("expected_accuracy"):
+        facts["accuracy to expect"] = summary["expected_accuracy"]["sentence"]
     for name, key in listed.items():
         if key in summary:
             facts[name] = f"{len(summary[key])}: {', '.join(summary[key])}" if summary[key] else "none"

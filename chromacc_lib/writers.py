@@ -5,7 +5,7 @@ Windows come in the order of the FASTA's chromosomes. All coordinates are 0-base
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -20,11 +20,16 @@ from chromacc_lib import ChromaccError
 from chromacc_lib.bigwig import require_written
 from chromacc_lib.signals import bin_edges
 
-__all__ = ["BED_COLUMNS", "BIGWIG_UNIT", "BigWigWriter", "PredictionWriters", "file_stem"]
+__all__ = ["BED_COLUMNS", "BIGWIG_UNIT", "NARROWPEAK_COLUMNS", "BigWigWriter", "PredictionWriters", "file_stem"]
 
 BED_COLUMNS = (
-    "chrom, start, end of the window; name; score = 1000 x probability of being open; strand (none); "
-    "thickStart, thickEnd = the bin of highest predicted accessibility; itemRgb"
+    "chrom, start, end of the window; name = number, probability of being open, fold of the window with its interval; "
+    "score = 1000 x that probability; strand (none); thickStart, thickEnd = the bin of highest predicted "
+    "accessibility; itemRgb"
+)
+NARROWPEAK_COLUMNS = (
+    "as BED, then signalValue = predicted fold over the genome-wide mean in the highest bin; pValue and qValue are not "
+    "known (-1); peak = the middle of that bin, from the window's start"
 )
 BIGWIG_UNIT = (
     "fold over the genome-wide mean, by bin, at least 0; where windows overlap, the mean of their profiles "
@@ -50,25 +55,27 @@ def file_stem(cell_type: str, say: Callable[[str], None] = print) -> str:
 
 
 class PredictionWriters:
-    """Append predictions to the bigWig, the BED and the table of windows. files: {"bigwig", "bed",
-    "windows"}.
+    """Append predictions to the bigWig, the BED, the narrowPeak and the table of windows. files: {"bigwig", "bed",
+    "narrowpeak", "windows"}; told: lines for the BED's head.
     """
 
-    def __init__(self, files: Mapping[str, Path], sizes: Mapping[str, int], threshold: float) -> None:
-        self.files, self.sizes, self.threshold = files, sizes, threshold
+    def __init__(
+        self, files: Mapping[str, Path], sizes: Mapping[str, int], threshold: float, told: Sequence[str] = ()
+    ) -> None:
+        self.files, self.sizes, self.threshold, self.told = files, sizes, threshold, told
         self.n_open, self.table = 0, None
 
     def __enter__(self) -> Self:
         self.bigwig = BigWigWriter(self.files["bigwig"], self.sizes)
         self.bed = open(self.files["bed"], "w", encoding="utf-8")
-        self.bed.write(
-            f"# windows with a predicted probability of being open of {self.threshold:.3f} or more\n"
-            f"# {BED_COLUMNS}\n"
-        )
+        self.narrowpeak = open(self.files["narrowpeak"], "w", encoding="utf-8")
+        head = (f"windows with a predicted probability of being open of {self.threshold:.3f} or more", BED_COLUMNS)
+        self.bed.writelines(f"# {line}\n" for line in (*head, *self.told))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.bed.close()
+        self.narrowpeak.close()
         if self.table is not None:
             self.table.close()
         self.bigwig.close(whole=kind is None)
@@ -76,8 +83,9 @@ class PredictionWriters:
     def add(self, windows: pd.DataFrame, profile: np.ndarray) -> None:
         """Append one chunk, in the FASTA's order.
 
-        windows: chrom, start, end, predicted_probability, and whatever else the table shall hold. profile:
-        arcsinh fold by bin, shape=(W, B).
+        windows: chrom, start, end, predicted_score, predicted_probability, calibrated_probability, score_low and
+        score_high (NaN = not known), and whatever else the table shall hold. profile: arcsinh fold by bin,
+        shape=(W, B).
         """
         table = pa.Table.from_pandas(windows, preserve_index=False)
         if self.table is None:
@@ -94,13 +102,17 @@ class PredictionWriters:
             return
         edges = bin_edges(int(some["end"].iloc[0] - some["start"].iloc[0]), profile.shape[1])
         top, start = profile[rows].argmax(axis=1), some["start"].to_numpy()
+        calibrated = some["calibrated_probability"].to_numpy()
+        shown = np.where(np.isnan(calibrated), probability[rows], calibrated)
+        score = np.rint(1000 * shown).astype(int)
+        names = self._names(some, shown)
         bed = pd.DataFrame(
             {
                 "chrom": some["chrom"],
                 "start": start,
                 "end": some["end"],
-                "name": [f"open_{self.n_open + i + 1}" for i in range(len(rows))],
-                "score": np.rint(1000 * probability[rows]).astype(int),
+                "name": names,
+                "score": score,
                 "strand": ".",
                 "thick_start": start + edges[top],
                 "thick_end": start + edges[top + 1],
@@ -108,7 +120,19 @@ class PredictionWriters:
             }
         )
         bed.to_csv(self.bed, sep="\t", header=False, index=False)
+        highest = np.sinh(np.maximum(profile[rows, top].astype(np.float64), 0))
+        peaks = bed.iloc[:, :6].assign(signal=[f"{fold:.4f}" for fold in highest], p=-1, q=-1,
+                                       peak=(edges[top] + edges[top + 1]) // 2)  # fmt: skip
+        peaks.to_csv(self.narrowpeak, sep="\t", header=False, index=False)
         self.n_open += len(rows)
+
+    def _names(self, some: pd.DataFrame, probability: np.ndarray) -> list[str]:
+        """Such as open_7;p=0.93;fold=2.10(1.40..3.00), what a browser shows; no ( ) where no interval is known."""
+        fold, low, high = (np.sinh(np.maximum(some[name].to_numpy(np.float64), 0))
+                           for name in ("predicted_score", "score_low", "score_high"))  # fmt: skip
+        ends = ["" if np.isnan(a) else f"({a:.2f}..{b:.2f})" for a, b in zip(low, high, strict=True)]
+        return [f"open_{self.n_open + i + 1};p={p:.3f};fold={f:.2f}{end}"
+                for i, (p, f, end) in enumerate(zip(probability, fold, ends, strict=True))]  # fmt: skip
 
 
 @dataclass

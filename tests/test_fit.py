@@ -21,7 +21,7 @@ from chromacc_lib.streaming import open_training_data
 
 SMALL = {"d_model": 32, "sequence_layers": 1, "encoder_layers": 1, "epochs": 2, "batch_windows": 15, "cells_per_window": 3,
          "dropout": 0.0, "precision": "32-true"}  # on any machine: two processes are compared with one  # fmt: skip
-FILES = ["config.json", "history.csv", "locus_prior.npz", "model.safetensors", "model_card.md", "normalization.json"]
+FILES = ["SHA256SUMS", "config.json", "history.csv", "locus_prior.npz", "model.safetensors", "model_card.md", "normalization.json"]
 
 
 class _AtTheEnd(Callback):

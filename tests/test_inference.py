@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from test_assays import make_arrays, make_model
 
-from chromacc_lib.inference import predict_dataset
+from chromacc_lib.batches import RegionData
+from chromacc_lib.inference import filled, predict_dataset, predict_scores
 
 
 @pytest.mark.parametrize("has_validation", [True, False])
@@ -25,7 +26,7 @@ def test_training_windows_can_be_a_sample_and_validation_windows_stay_with_the_c
                      | (whole["window_split"] == "validation") & choosing].reset_index(drop=True)  # fmt: skip
     assert len(windows) > 2 and len(whole) == arrays.score.size and choosing.any()
     assert {"train", "validation", "test"} == set(expected["window_split"]) and len(expected) < len(whole)
-    pd.testing.assert_frame_equal(part, expected, atol=1e-5)
+    pd.testing.assert_frame_equal(part, expected, check_exact=True)
 
 
 def test_without_a_number_all_windows_are_predicted_in_all_cell_types():
@@ -39,3 +40,14 @@ def test_more_windows_than_there_are_is_all_of_training():
     table = predict_dataset(make_model(arrays), arrays, seen_windows=10_000)
     n_training = (arrays.windows["split"] == "train").sum()
     assert (table["window_split"] == "train").sum() == n_training * len(arrays.cell_types)
+
+
+def test_a_window_is_predicted_alike_to_the_last_bit_in_every_batch():
+    arrays = make_arrays()
+    model, data, every = make_model(arrays), RegionData(arrays), np.arange(len(arrays.windows))
+    whole = predict_scores(model, data, every, np.arange(3))
+    assert np.array_equal(filled(np.array([4, 2, 7])), [4, 2, 7, 7, 7, 7, 7, 7]) and len(filled(every[:8])) == 8
+    for size in (1, 5, 7):
+        assert all(map(np.array_equal, predict_scores(model, data, every, np.arange(3), size), whole))
+    turned = predict_scores(model, data, every[::-1], np.array([2]))
+    assert all(np.array_equal(a[::-1, 0], b[:, 2]) for a, b in zip(turned, whole))

@@ -44,6 +44,9 @@ ARTEFACTS = [
     "model/normalization.json",
     "model/history.csv",
     "model/model_card.md",
+    "model/SHA256SUMS",
+    "model/evaluation.json",
+    "model/diagnosis.json",
     "predictions.parquet",
     "baselines.parquet",
     "evaluation_metrics.json",
@@ -52,6 +55,7 @@ ARTEFACTS = [
     "interpretation/motifs.csv",
     "interpretation/patterns.meme",
     "prediction/summary.json",
+    "prediction/qc.html",
 ]
 
 

@@ -1,7 +1,11 @@
 """Prediction from a manifest: the same as from the curated dataset; files that round-trip; clear errors."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
+import tracemalloc
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,22 +18,20 @@ from conftest import PARAMETERS, write_bigwig, write_fasta, write_lines, write_m
 
 from chromacc_lib import ChromaccError, cli, hub, plots, prediction, writers
 from chromacc_lib.batches import RegionData
+from chromacc_lib.cache import file_lock
 from chromacc_lib.cell_inputs import EXPRESSION, cut_manifest, read_inputs
 from chromacc_lib.curation import curate
 from chromacc_lib.dataset import Arrays, load_arrays
+from chromacc_lib.expectation import add_evaluation
 from chromacc_lib.hub import complete_model_folder, model_card, open_model_folder, training_reference
 from chromacc_lib.inference import predict_batch, predict_scores
-from chromacc_lib.manifest import read_manifest
+from chromacc_lib.manifest import read_intervals, read_manifest
 from chromacc_lib.model import ChromaccModel
 from chromacc_lib.normalization import METHODS, file_constants
-from chromacc_lib.prediction import (
-    LOCUS_PRIOR,
-    _threshold,
-    predict_manifest,
-    predict_windows,
-    prior_windows,
-    region_windows,
-)
+from chromacc_lib.places import prior_windows, region_windows
+from chromacc_lib.prediction import LOCUS_PRIOR, predict_manifest, predict_windows
+from chromacc_lib.prediction_page import write_qc_page
+from chromacc_lib.quality import Quality, expression_distance
 from chromacc_lib.training import TrainingConfig, TrainingResult, model_config, save_model
 from chromacc_lib.writers import BigWigWriter, file_stem
 
@@ -192,6 +194,39 @@ def test_weights_of_another_model_are_refused(trained, tmp_path):
         open_model_folder(tmp_path / "model")
 
 
+@pytest.mark.parametrize(("name", "change", "told"), [
+    ("model.safetensors", lambda text: text[:-1000], "no readable weights"),
+    ("model.safetensors", lambda text: text[:-1] + b"\x01", r"model\.safetensors not as written by the training"),
+    ("config.json", lambda text: b"{", r"config\.json: no readable configuration"),
+    ("config.json", lambda text: b"{}", r"no readable configuration of a model \(KeyError\('model'\)\)"),
+    ("config.json", lambda text: text.replace(b'"d_model"', b'"width"'), "unknown: width"),
+    ("config.json", lambda text: text.replace(b'"tfs"', b'"factors"'), r"unknown: factors; missing: tfs"),
+    ("config.json", lambda text: text.replace(b'"H3K27ac"', b'"H3K4me3"', 1).replace(b'"H3K4me3",\n   "H3K4me3"',
+                                              b'"H3K4me3",\n   "H3K27ac"'), r"config\.json not as written"),
+    ("normalization.json", lambda text: b"{", r"normalization\.json: no readable JSON"),
+    ("normalization.json", lambda text: text.replace(b".5", b".6", 1), r"normalization\.json not as written"),
+])  # fmt: skip
+def test_a_file_that_does_not_belong_is_refused_by_name(trained, tmp_path, name, change, told):
+    shutil.copytree(trained.model_dir, tmp_path / "model")
+    path = tmp_path / "model" / name
+    before = path.read_bytes()
+    path.write_bytes(change(before))
+    assert path.read_bytes() != before
+    with pytest.raises(ChromaccError, match=told):
+        open_model_folder(tmp_path / "model")
+
+
+def test_files_of_another_run_with_the_same_tracks_are_refused_by_name(trained, tmp_path):
+    shutil.copytree(trained.model_dir, tmp_path / "model")
+    changed = replace(trained.arrays, score=trained.arrays.score + 1)
+    with open(tmp_path / "model" / "locus_prior.npz", "wb") as handle:
+        hub._write_reference(training_reference([changed], "tiny1"), handle)
+    with pytest.raises(ChromaccError, match=r"locus_prior\.npz not as written by the training.*of another run"):
+        open_model_folder(tmp_path / "model")
+    (tmp_path / "model" / "SHA256SUMS").unlink()  # a folder of an older version
+    assert open_model_folder(tmp_path / "model").reference.score[0] == trained.arrays.prior_score[0, 3] + 1
+
+
 def test_a_folder_without_a_model_is_refused(trained, tmp_path):
     with pytest.raises(ChromaccError, match="holds no trained model"):
         predict_manifest(tmp_path, trained.manifest, trained.genome_fasta, cell_type=CELL, **SILENT)
@@ -201,7 +236,7 @@ def test_the_card_says_what_was_held_out(trained):
     card = (trained.model_dir / "model_card.md").read_text()
     assert "| training cell types | A, B, C, F |" in card and "| cell types never trained on | D |" in card
     assert "+0.250" in card and "H3K27ac, H3K4me3" in card and "SIMULATED" not in card
-    assert "CTCF MA0139.2" in card
+    assert "CTCF MA0139.2" in card and "Not evaluated yet" in card
 
 
 # --- the same as from the dataset ---------------------------------------------------------------------------
@@ -234,9 +269,10 @@ def test_an_unseen_cell_type_is_predicted_as_from_the_dataset(scaled, tmp_path, 
     )
     assert np.array_equal(table["average_score"], arrays.prior_score[:, cell])
     assert score.std() > 0.1  # else nothing could be told from the comparison
-    # Windows come in other batches here, and float32 sums round otherwise.
-    assert np.abs(table["predicted_score"] - score[:, 0]).max() < 5e-6
-    assert np.abs(table["predicted_probability"] - probability[:, 0]).max() < 5e-6
+    assert np.array_equal(table["predicted_score"], score[:, 0])
+    assert np.array_equal(table["predicted_probability"], probability[:, 0])
+    together, _ = predict_scores(folder.model, RegionData(arrays), every, np.arange(6), batch_windows=8)
+    assert np.array_equal(together[:, cell], score[:, 0])  # with others, as in the evaluation
 
 
 def test_the_model_reads_exactly_what_the_dataset_holds(scaled, monkeypatch):
@@ -250,7 +286,7 @@ def test_the_model_reads_exactly_what_the_dataset_holds(scaled, monkeypatch):
     predict_windows(folder, inputs, scaled.genome_fasta, scaled.arrays.windows)
     expected = RegionData(scaled.arrays).batch(np.arange(len(scaled.arrays.windows)), np.array([3]))
     for name, value in vars(expected).items():
-        got = torch.cat([getattr(batch, name) for batch in batches])
+        got = torch.cat([getattr(batch, name) for batch in batches])[: len(value)]  # the last batch is filled up
         assert got.dtype == value.dtype and torch.equal(got, value), name
 
 
@@ -274,13 +310,132 @@ def test_chunks_and_workers_change_nothing(trained, predicted, tmp_path, monkeyp
     monkeypatch.setattr(prediction, "CHUNK_WINDOWS", 7)
     again = predict(trained, rows_of(trained, CELL), tmp_path, workers=2)
     first, second = pd.read_parquet(predicted.windows), pd.read_parquet(again.windows)
-    assert np.abs(first["predicted_score"] - second["predicted_score"]).max() < 1e-5  # float32 sums depend on the batch shape
+    assert np.array_equal(first["predicted_score"], second["predicted_score"])
     assert (
         len(first) == len(second) > 20
         and again.summary["tracks"].keys() == predicted.summary["tracks"].keys()
     )
     for name, row in again.summary["tracks"].items():
         assert row["mean_z"] == pytest.approx(predicted.summary["tracks"][name]["mean_z"], abs=1e-9)
+
+
+KILLED = """
+import os, sys
+from chromacc_lib import chunks, prediction
+prediction.CHUNK_WINDOWS = 7
+write = chunks.Chunks.write
+def dying(self, number, arrays):
+    if number == 3:
+        os.kill(os.getpid(), 9)
+    write(self, number, arrays)
+chunks.Chunks.write = dying
+prediction.predict_manifest(*sys.argv[1:4], "", sys.argv[4], device="cpu")
+"""
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def test_a_killed_prediction_goes_on_and_ends_in_the_same_bytes(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(prediction, "CHUNK_WINDOWS", 7)
+    rows = rows_of(trained, CELL)
+    whole = predict(trained, rows, tmp_path / "whole")
+    (tmp_path / "killed").mkdir()
+    manifest = write_manifest(tmp_path / "killed" / "tracks.tsv", rows)
+    arguments = map(str, (trained.model_dir, manifest, trained.genome_fasta, tmp_path / "killed" / "out"))
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True)
+    assert killed.returncode == -9, killed.stderr
+    assert files_of(tmp_path / "killed" / "out") == {}
+    left, = (tmp_path / "killed" / "out").glob(".chunks-*")
+    kept = {path.name: path.stat().st_mtime_ns for path in left.glob("*.npz")}
+    assert len(kept) == 3
+    said, written, write = [], [], prediction.Chunks.write
+    monkeypatch.setattr(prediction.Chunks, "write", lambda self, number, arrays: written.append(number) or
+                        write(self, number, arrays))
+    again = predict(trained, rows, tmp_path / "killed", say=said.append)
+    assert written == list(range(3, -(-len(trained.arrays.windows) // 7)))
+    assert any(line.startswith("going on: 3 of") for line in said)
+    assert files_of(again.bigwig.parent) == files_of(whole.bigwig.parent)
+    assert not list(again.bigwig.parent.glob(".chunks-*"))
+
+
+def test_chunks_of_other_inputs_are_not_taken_up(trained, tmp_path, monkeypatch):
+    def fail(self, windows, profile):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="disk full"):
+        patched.setattr(writers.PredictionWriters, "add", fail)
+        predict(trained, rows_of(trained, CELL), tmp_path)
+    before, = (tmp_path / "out").glob(".chunks-*")
+    monkeypatch.setattr(prediction.Chunks, "remove", lambda self: None)
+    said = []
+    predict(trained, rows_of(trained, CELL, leave_out=("CTCF",)), tmp_path, say=said.append)
+    after, = (tmp_path / "out").glob(".chunks-*")
+    assert after != before and not any("before" in line for line in said)
+    predict(trained, rows_of(trained, CELL, leave_out=("CTCF",)), tmp_path, threshold=0.9, say=said.append)
+    assert any("chunks were predicted before" in line for line in said)  # the threshold is of the files alone
+
+
+def test_processes_of_dask_give_the_same_bytes(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(prediction, "CHUNK_WINDOWS", 16)
+    one = predict(trained, rows_of(trained, CELL), tmp_path / "one")
+    two = predict(trained, rows_of(trained, CELL), tmp_path / "two", processes=2)
+    assert files_of(one.bigwig.parent) == files_of(two.bigwig.parent)
+
+
+def test_two_predictions_do_not_write_one_folder(trained, tmp_path):
+    with file_lock(tmp_path / "out" / ".lock", ""), pytest.raises(ChromaccError, match="another prediction is writing"):
+        predict(trained, rows_of(trained, CELL), tmp_path)
+
+
+def test_memory_does_not_grow_with_the_windows(trained):
+    places = region_windows("genome", trained.genome_fasta, 1000, stride=1)
+    n = len(places)
+    tracemalloc.start()
+    seen = sum(len(part) for part in places.chunks(2048))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert seen == n == 6 * 59_001 and peak < 6_000_000  # bytes: one chromosome, a chunk; all would be 17 MB and more
+
+
+def test_the_locus_average_beside_the_prediction_is_counted(predicted):
+    table, density = pd.read_parquet(predicted.windows), predicted.summary["average_against_prediction"]
+    counts = np.array(density["windows"])
+    inner = [np.append(density["edges"][:-1], np.inf)] * 2
+    known = table.dropna(subset="average_score")
+    expected = np.histogram2d(known["average_score"].clip(0), known["predicted_score"].clip(0), inner)[0]
+    assert np.array_equal(counts, expected) and counts.sum() == len(known)
+
+
+# --- calibrated ---------------------------------------------------------------------------------------------
+def test_probabilities_and_intervals_are_those_of_the_evaluation(trained, predicted, tmp_path):
+    from test_expectation import write_run
+
+    edge = float(pd.read_parquet(predicted.windows)["predicted_score"].median())
+    shutil.copytree(trained.model_dir, write_run(tmp_path / "run", edge=edge) / "model")
+    add_evaluation(tmp_path / "run" / "model", tmp_path / "run")
+    moved = replace(trained, model_dir=tmp_path / "run" / "model")
+    said = []
+    made = predict(moved, rows_of(trained, CELL, leave_out=("CTCF",)), tmp_path / "a", say=said.append)
+    table = pd.read_parquet(made.windows)
+    logit = np.log(table["predicted_probability"] / (1 - table["predicted_probability"].astype(float)))
+    assert np.allclose(table["calibrated_probability"], 1 / (1 + np.exp(-(logit / 2 + 0.5))), atol=1e-6)
+    below = table["predicted_score"] < edge
+    assert np.allclose(table["score_low"][below], table["predicted_score"][below] - 0.5)
+    assert np.isinf(table["score_high"][~below]).all() and below.any()
+    assert (made.summary["threshold"], made.summary["threshold_source"]) == (0.3, "evaluation of the model: highest F1")
+    bed = pd.read_csv(made.bed, sep="\t", comment="#", header=None)
+    called = table[table["predicted_probability"] >= 0.3].reset_index(drop=True)
+    assert (bed[4] == np.rint(1000 * called["calibrated_probability"])).all() and len(bed) == len(called)
+    first, folds = called.iloc[0], np.sinh(called[["predicted_score", "score_low", "score_high"]].iloc[0].clip(0))
+    assert bed[3][0] == (f"open_1;p={first['calibrated_probability']:.3f};fold={folds.iloc[0]:.2f}"
+                         f"({folds.iloc[1]:.2f}..{folds.iloc[2]:.2f})")
+    assert "# probabilities: Temperature 2." in made.bed.read_text()
+    expected = made.summary["expected_accuracy"]
+    assert expected["exact"] and set(expected["missing"]) == {"CTCF"}
+    assert any(line.startswith("expected accuracy: Shown") for line in said)
+    assert json.loads((made.bed.parent / "summary.json").read_text()) == made.summary
 
 
 # --- files --------------------------------------------------------------------------------------------------
@@ -327,24 +482,22 @@ def test_the_bed_lists_open_windows(trained, predicted):
     ).all()
     assert (bed[7] - bed[6] == 100).all() and ((bed[6] >= bed[1]) & (bed[7] <= bed[2])).all()
     assert predicted.bed.read_text().startswith("# ")
+    peaks = pd.read_csv(predicted.narrowpeak, sep="\t", header=None)
+    assert peaks.shape[1] == 10 and (peaks[[0, 1, 2, 3, 4, 5]] == bed[[0, 1, 2, 3, 4, 5]]).all(axis=None)
+    assert (peaks[9] == bed[6] - bed[1] + 50).all() and (peaks[[7, 8]] == -1).all(axis=None)
+    with pyBigWig.open(str(predicted.bigwig)) as track:
+        at = peaks.iloc[0]
+        assert track.values(at[0], int(at[1] + at[9]), int(at[1] + at[9]) + 1)[0] == pytest.approx(at[6], rel=1e-3)
+    read, problems = read_intervals(predicted.narrowpeak, trained.sizes)
+    assert len(read) == len(peaks) and not any(problem.fatal for problem in problems)
 
 
-def test_the_threshold_comes_from_the_evaluation_or_is_given(trained, tmp_path):
-    shutil.copytree(trained.model_dir, tmp_path / "model")
-    (tmp_path / "evaluation_metrics.json").write_text(
-        json.dumps({"threshold": 0.2, "threshold_source": "F1"})
-    )
-    moved = replace(trained, model_dir=tmp_path / "model")
-    of_evaluation = predict(moved, rows_of(trained, CELL), tmp_path / "a").summary
-    assert of_evaluation["threshold"] == 0.2 and of_evaluation["threshold_source"].endswith("F1")
-    given = predict(moved, rows_of(trained, CELL), tmp_path / "b", threshold=0.99).summary
-    assert given["n_open_windows"] < of_evaluation["n_open_windows"]
-    undefined = {"threshold": None, "threshold_source": "undefined, because of one class"}
-    (tmp_path / "evaluation_metrics.json").write_text(json.dumps(undefined))
-    assert _threshold(moved.model_dir, None) == (
-        0.5, "default: the evaluation's is undefined, because of one class")
+def test_the_threshold_is_the_default_or_given(trained, predicted, tmp_path):
+    assert predicted.summary["threshold"] == 0.5 and "no evaluation.json" in predicted.summary["threshold_source"]
+    given = predict(trained, rows_of(trained, CELL), tmp_path / "b", threshold=0.99).summary
+    assert given["n_open_windows"] < predicted.summary["n_open_windows"]
     with pytest.raises(ChromaccError, match="from 0 to 1"):
-        predict(moved, rows_of(trained, CELL), tmp_path / "c", threshold=50)
+        predict(trained, rows_of(trained, CELL), tmp_path / "c", threshold=50)
 
 
 def test_a_failure_leaves_what_was_there(trained, tmp_path, monkeypatch):
@@ -357,8 +510,8 @@ def test_a_failure_leaves_what_was_there(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(writers.PredictionWriters, "add", fail)
     with pytest.raises(OSError, match="disk full"):
         predict(trained, rows_of(trained, CELL), tmp_path)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
-    assert set(before) == {*first.summary["files"].values(), "summary.json"}
+    after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+    assert after == before and set(before) == {*first.summary["files"].values(), "summary.json", ".lock"}
 
 
 def test_another_cell_types_folder_is_not_overwritten_unasked(trained, tmp_path):
@@ -367,7 +520,7 @@ def test_another_cell_types_folder_is_not_overwritten_unasked(trained, tmp_path)
         predict(trained, rows_of(trained, "E"), tmp_path)
     predict(trained, rows_of(trained, "E"), tmp_path, overwrite=True)
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"E.bw", "E.bed", "E.windows.parquet", "summary.json"}
+    assert names == {"E.bw", "E.bed", "E.narrowPeak", "E.windows.parquet", "summary.json", ".lock"}
 
 
 def test_names_of_files_are_safe():
@@ -387,7 +540,7 @@ def test_a_missing_assay_is_the_same_as_a_hidden_one(trained, inputs, tmp_path):
         *inputs, trained.genome_fasta, trained.arrays.windows, [(), ("H3K27ac", EXPRESSION)]
     )
     got = pd.read_parquet(made.windows)["predicted_score"]
-    assert np.abs(got - hidden.score[:, 1]).max() < 5e-6
+    assert np.array_equal(got, hidden.score[:, 1])
     assert np.abs(hidden.score[:, 0] - hidden.score[:, 1]).max() > 1e-3
     assert made.summary["inputs_missing"] == ["H3K27ac", "expression"]
     assert made.summary["inputs_present"] == ["H3K4me3", "CTCF"] and made.summary["expression"] is None
@@ -436,7 +589,7 @@ def test_distance_from_training_by_hand(trained):
     arrays = trained.arrays
     reference = open_model_folder(trained.model_dir).reference
     row = hub.track_figures(arrays.histone[:, [3], 0], arrays.histone_observed[:, [3], 0])
-    quality = prediction.Quality(reference)
+    quality = Quality(reference)
     z = np.concatenate([arrays.histone, arrays.tf], axis=2)[:, 3]
     seen = np.concatenate([arrays.histone_observed, arrays.tf_observed], axis=2)[:, 3]
     every, nothing = np.arange(len(z)), np.full(len(z), np.nan)
@@ -446,10 +599,10 @@ def test_distance_from_training_by_hand(trained):
     assert table["H3K27ac"]["training_mean_z"] == pytest.approx(np.mean(reference.track_mean[:, 0]))
     assert table["H3K27ac"]["far_from_training"] is False
     assert quality.average_correlation is None and quality.n_with_prior == 0
-    few = prediction.Quality(reference)
+    few = Quality(reference)
     few.add(z[:5], seen[:5], every[:5], nothing[:5], np.zeros(5))
     assert few.track_table(("H3K27ac", "H3K4me3", "CTCF"))["H3K27ac"]["far_from_training"] is None
-    shifted = prediction.Quality(reference)
+    shifted = Quality(reference)
     shifted.add(z + 5, seen, every, nothing, np.zeros(len(z)))
     assert shifted.track_table(("H3K27ac", "H3K4me3", "CTCF"))["H3K27ac"]["far_from_training"] is True
 
@@ -457,16 +610,16 @@ def test_distance_from_training_by_hand(trained):
 def test_distance_of_expression_by_hand(trained):
     folder = open_model_folder(trained.model_dir)
     of_a = np.log2(np.array([2.0, 1.0]))  # A: CTCF 1 TPM, GATA1 0 TPM
-    distance = prediction.expression_distance(folder, of_a)
+    distance = expression_distance(folder, of_a)
     assert distance["nearest_training_cell_type"] == "A" and distance["distance"] == pytest.approx(
         0, abs=1e-6
     )
     assert distance["training_median_to_nearest"] > 0
-    assert prediction.expression_distance(folder, np.full(2, np.nan)) is None
+    assert expression_distance(folder, np.full(2, np.nan)) is None
     reference = replace(
         folder.reference, metadata=np.array([[0, np.nan], [np.nan, 3.0]] * 2, dtype=np.float32)
     )
-    half = prediction.expression_distance(replace(folder, reference=reference), np.array([np.nan, of_a[1]]))
+    half = expression_distance(replace(folder, reference=reference), np.array([np.nan, of_a[1]]))
     assert half["nearest_training_cell_type"] == "B" and half["training_median_to_nearest"] == 0
 
 
@@ -492,6 +645,8 @@ def test_regions_become_windows_by_the_rule(trained, tmp_path):
         ("chrT2", 4600, 5600),
     ]
     assert [(count.kept, count.of) for count in chosen.counts] == [(5, 6), (6, 7), (5, 6)]
+    assert len(chosen) == 5 and [len(part) for part in chosen.chunks(2)] == [2, 2, 1]
+    pd.testing.assert_frame_equal(pd.concat(chosen.chunks(2), ignore_index=True), chosen.windows)
     assert any("elsewhere" in line for line in said)
 
 
@@ -500,6 +655,25 @@ def test_a_whole_chromosome_is_tiled_without_a_rest(trained, tmp_path):
     windows = region_windows(bed, trained.genome_fasta, 1700).windows
     assert windows["start"].iloc[0] == 0 and windows["end"].iloc[-1] == 60_000 and len(windows) == 36
     assert (windows["start"].to_numpy()[1:] <= windows["end"].to_numpy()[:-1]).all()
+
+
+def test_chromosomes_and_the_whole_genome_are_windows_at_a_stride(trained, tmp_path):
+    fasta = trained.genome_fasta
+    side_by_side = region_windows("chrT3", fasta, 1700)
+    pd.testing.assert_frame_equal(
+        side_by_side.windows, region_windows(write_lines(tmp_path / "r.bed", "chrT3\t0\t60000"), fasta, 1700).windows)
+    some = region_windows("chrT5, chrT2", fasta, 1000, stride=250)
+    assert list(dict.fromkeys(some.windows["chrom"])) == ["chrT2", "chrT5"] and len(some) == 2 * 237
+    assert some.windows["start"].tolist()[:3] == [0, 250, 500] and some.windows["end"].iloc[-1] == 60_000
+    whole = region_windows("genome", fasta, 1000, stride=7000)
+    assert len(whole) == 6 * 10 == len(pd.concat(whole.chunks(7))) and "whole genome" in whole.name
+    assert whole.digest != some.digest and whole.digest == region_windows("genome", fasta, 1000, stride=7000).digest
+    with pytest.raises(ChromaccError, match=r"'chrX': no such file, and no chromosome.*chrT1, chrT2.*'genome'"):
+        region_windows("chrX", fasta, 1000)
+    with pytest.raises(ChromaccError, match="stride=-5"):
+        region_windows("chrT1", fasta, 1000, stride=-5)
+    with pytest.raises(ChromaccError, match="stride=100 is of regions"):
+        predict(trained, rows_of(trained, CELL), tmp_path, stride=100)
 
 
 def test_windows_without_a_locus_prior_are_predicted_without_it(trained, inputs, tmp_path):
@@ -519,7 +693,7 @@ def test_windows_without_a_locus_prior_are_predicted_without_it(trained, inputs,
     assert any("no locus prior for 1 of 2 windows" in line for line in said)
     alone = predict_windows(*inputs, trained.genome_fasta, table, [(), (LOCUS_PRIOR,)])
     assert np.abs(alone.score[1, 0] - alone.score[1, 1]) == 0 < np.abs(alone.score[0, 0] - alone.score[0, 1])
-    assert np.abs(table["predicted_score"] - alone.score[:, 0]).max() < 5e-6
+    assert np.array_equal(table["predicted_score"], alone.score[:, 0])
     with pyBigWig.open(str(made.bigwig)) as track:
         assert track.header()["nBasesCovered"] == 1200  # they overlap
 
@@ -533,6 +707,18 @@ def test_windows_of_n_are_left_out_and_counted(trained, inputs, tmp_path):
     assert made.windows["start"].tolist() == [1100]
     with pytest.raises(ChromaccError, match="none of 1 windows can be predicted"):
         predict_windows(*inputs, fasta, windows.iloc[:1])
+
+
+def test_a_chunk_of_nothing_but_n_is_passed_over(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(prediction, "CHUNK_WINDOWS", 7)
+    lines = trained.genome_fasta.read_text().splitlines()
+    fasta = write_lines(tmp_path / "n.fa", *["N" * 60 if 1 <= i <= 250 else line for i, line in enumerate(lines)])
+    made = predict(replace(trained, genome_fasta=fasta), rows_of(trained, CELL), tmp_path, regions="chrT1")
+    assert made.summary["n_windows"] == 45 and made.summary["counts"][-1].startswith("windows: kept 45 of 60")
+    assert pd.read_parquet(made.windows)["start"].tolist() == list(range(15_000, 60_000, 1000))
+    whole = write_lines(tmp_path / "all.fa", *["N" * 60 if 1 <= i <= 1000 else line for i, line in enumerate(lines)])
+    with pytest.raises(ChromaccError, match="none of 60 windows can be predicted"):
+        predict(replace(trained, genome_fasta=whole), rows_of(trained, CELL), tmp_path / "all", regions="chrT1")
 
 
 def test_prior_windows_lie_on_the_fastas_chromosomes(trained, inputs, tmp_path):
@@ -631,6 +817,35 @@ def test_the_command_predicts(trained, tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "inputs present: H3K27ac, H3K4me3, CTCF, expression; missing: none" in shown
     assert (tmp_path / "mine" / "D.bw").stat().st_size > 0
+    assert (tmp_path / "mine" / "qc.html").is_file() and "qc.html" in shown
+    assert cli.main([*command, "--cell-type", CELL, "--regions", "chrT2,chrT4", "--stride", "500"]) == 0
+    assert "238 windows in" in capsys.readouterr().out  # 2 x (1 + 59 x 2)
+    assert cli.main([*command, "--cell-type", CELL, "--regions", "chrT9"]) == 1
+    assert "'chrT9': no such file, and no chromosome" in capsys.readouterr().err
+
+
+# --- the page -----------------------------------------------------------------------------------------------
+def test_the_page_says_what_is_missing_and_what_to_expect(trained, predicted, tmp_path):
+    from test_expectation import write_run
+
+    shutil.copytree(trained.model_dir, write_run(tmp_path / "run") / "model")
+    bare = write_qc_page(predicted).read_text()
+    assert "Not known: the model folder holds no evaluation" in bare and "REAL DATA" in bare
+    add_evaluation(tmp_path / "run" / "model", tmp_path / "run")
+    moved = replace(trained, model_dir=tmp_path / "run" / "model")
+    at = trained.arrays.windows.iloc[3]
+    bed = write_lines(tmp_path / "r.bed", *(f"{at['chrom']}\t{at['start'] + n}\t{at['end'] + n}" for n in (0, 200)))
+    rows = [row | {"cell_type": "<b>odd"} for row in rows_of(trained, CELL, leave_out=("H3K27ac",))]
+    page = write_qc_page(predict(moved, rows, tmp_path, regions=bed))
+    assert page == tmp_path / "out" / "qc.html"
+    text = page.read_text()
+    assert "&lt;b&gt;odd: predicted" in text and "<b>odd" not in text
+    assert re.search(r"H3K27ac</th><td>missing", text) and re.search(r"CTCF</th><td>present, in 100%", text)
+    assert "1 of 2 windows are no windows of the training data" in text
+    assert "<td>0.300 (0.200 to 0.400)</td><td>0.500 (0.400 to 0.600)</td>" in text  # no prior, no marks; with them
+    assert "H3K27ac +0.050" in text and "Temperature 2." in text
+    assert text.count("<img ") == 2 == len(re.findall(r'<img src="data:image/png;base64,[^"]+" alt="[^"]{20,}"', text))
+    assert not re.search(r"https?://", text)
 
 
 # --- figures ------------------------------------------------------------------------------------------------

@@ -173,6 +173,16 @@ def finished(bare):
     return bare
 
 
+def test_the_prediction_says_what_to_expect_and_where_to_read_on(finished):
+    assert "qc.html" not in report.write_index(finished).read_text()
+    (finished / "prediction" / "qc.html").write_text("page")
+    summary = {"cell_type": "K562", "expected_accuracy": {"sentence": "Skill 0.4."},
+               "average_against_prediction": {"edges": [0, 1], "windows": [[987654]]}}  # fmt: skip
+    (finished / "prediction" / "summary.json").write_text(json.dumps(summary))
+    text = report.write_index(finished).read_text()
+    assert 'href="prediction/qc.html"' in text and "<dd>Skill 0.4.</dd>" in text and "987654" not in text
+
+
 def test_index_of_a_finished_run(finished):
     text = report.write_index(finished).read_text()
     assert_offline(text)
