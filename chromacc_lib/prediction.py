@@ -482,8 +482,8 @@ def _write_files(
                 quality.merge(chunk)
                 if len(chunk["start"]):
                     writers.add(_table(chunk, places.window_bp, evaluated), chunk["profile"])
-        if not quality.n_windows:
-            raise ChromaccError(f"none of {len(places):,} windows can be predicted, because {MANY_N}")
+            if not quality.n_windows:
+                raise ChromaccError(f"none of {len(places):,} windows can be predicted, because {MANY_N}")
         counts = [*places.counts, Count("windows", quality.n_windows, len(places), MANY_N)]
         summary = summarise(folder, job.inputs, quality, evaluated) | {
             "regions": places.name, "counts": [str(count) for count in counts], **cut,

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pyBigWig
 import pytest
+import torch
 
 from chromacc_lib import project_path
 from chromacc_lib.curation import CurationParameters, curate
@@ -249,3 +250,10 @@ def recorded() -> Path:
         pytest.skip(f"no recorded answers at {folder} (set CHROMACC_ENCODE_API to a folder with "
                     "experiment_*.json.gz)")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_torch_is_left_on():
+    """What a test leaves behind in the process changes what the next ones compute: autocast above all."""
+    yield
+    assert not torch.is_autocast_enabled("cpu"), "a test left autocast on"

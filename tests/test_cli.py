@@ -110,10 +110,11 @@ def test_check_of_a_missing_manifest_is_a_message(tmp_path, capsys):
 
 
 def test_predict_hands_everything_over(monkeypatch, tmp_path, capsys):
-    from chromacc_lib import prediction
+    from chromacc_lib import prediction, prediction_page
 
     calls = []
     monkeypatch.setattr(prediction, "predict_manifest", lambda *a, **k: calls.append((a, k)))
+    monkeypatch.setattr(prediction_page, "write_qc_page", lambda made: tmp_path / "qc.html")
     monkeypatch.chdir(tmp_path)
     assert (
         cli.main(
@@ -141,6 +142,9 @@ def test_predict_hands_everything_over(monkeypatch, tmp_path, capsys):
         "device": "auto",
         "overwrite": False,
         "gene_names": "",
+        "stride": 0,
+        "processes": 0,
+        "dask_address": "",
     }
     assert calls == [(paths, options)]
     assert str(tmp_path / "o") in capsys.readouterr().out

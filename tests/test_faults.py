@@ -95,7 +95,7 @@ def test_a_prediction_on_a_full_disk_leaves_no_file_that_looks_whole(model_folde
     for n_bytes in (300, 2_000, size // 2, size - 2_000, size - 10, size - 1):
         with full_disk(n_bytes), pytest.raises((OSError, RuntimeError, ChromaccError)):
             make(out_dir=full)
-        assert list(full.iterdir()) == [], n_bytes
+        assert [path.name for path in full.iterdir() if not path.name.startswith((".lock", ".chunks-"))] == [], n_bytes
     again = make(out_dir=full).bigwig.parent
     for name in (f"{CELL}.bw", f"{CELL}.bed", f"{CELL}.windows.parquet"):
         assert (again / name).read_bytes() == (whole / name).read_bytes()
@@ -173,7 +173,7 @@ def test_the_batch_of_a_loss_that_is_not_finite_is_kept_and_found_in_the_data(cu
 def test_a_signal_lets_the_step_end_and_leaves_a_checkpoint_to_go_on_from(
     curated, straight, tmp_path, monkeypatch, capsys, number, status  # noqa: F811
 ):
-    """The signal comes in the middle of the third step; the command ends in good order, and goes on from there."""
+    """The signal comes at the end of the second step; the command ends in good order, and goes on from there."""
     command = ["train", str(curated[1]), "--out", str(tmp_path / "model"), "--set", "device=cpu"]
     command += [f"{name}={value}" for name, value in SMALL.items()]
 
@@ -186,12 +186,12 @@ def test_a_signal_lets_the_step_end_and_leaves_a_checkpoint_to_go_on_from(
         patch.setattr(fit, "Progress", SendsSignal)
         assert cli.main(command) == status
     said = capsys.readouterr()
-    assert f"stopped by {number.name} after step 3 of epoch 1; the same command goes on from there" in said.out
+    assert f"stopped by {number.name} after step 2 of epoch 1; the same command goes on from there" in said.out
     assert "chromacc: stopped. The same command goes on" in said.err and "Traceback" not in said.err
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["checkpoint.pt"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert cli.main(command) == 0
-    assert "it goes on at step 4 of epoch 1" in capsys.readouterr().out
+    assert "it goes on at step 3 of epoch 1" in capsys.readouterr().out
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == (straight[0] / "model.safetensors").read_bytes()
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == FILES
 
@@ -293,8 +293,9 @@ def test_two_trainings_or_predictions_of_one_folder_do_not_meet(curated, model_f
     trained(curated[1], tmp_path / "model", [], changed={"epochs": 1})  # free again
 
     rows, told = rows_of(model_folder, CELL), []
-    other = ("import sys, time\nfrom pathlib import Path\nfrom chromacc_lib.prediction import _partial_folder\n"
-             "with _partial_folder(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n")  # fmt: skip
+    other = ("import sys, time\nfrom pathlib import Path\nfrom chromacc_lib.cache import file_lock\n"
+             "(out := Path(sys.argv[1])).mkdir()\n(out / '.partial-left').mkdir()\n"
+             "with file_lock(out / '.lock', 'wait', 'held elsewhere'):\n    print('held', flush=True)\n    time.sleep(60)\n")  # fmt: skip
     (tmp_path / "p").mkdir()
     with subprocess.Popen([sys.executable, "-c", other, tmp_path / "p" / "out"], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"held\n"

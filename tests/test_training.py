@@ -435,7 +435,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
         load_model(tmp_path)
 
 
-@pytest.mark.parametrize("name, message", [("model.safetensors", "truncated or corrupt"), ("config.json", "no JSON")])
+@pytest.mark.parametrize("name, message", [("model.safetensors", "no readable weights"), ("config.json", "no readable configuration")])
 def test_a_model_folder_cut_anywhere_is_refused_by_name(result, tmp_path, name, message):
     save_model(result, CONFIG, tmp_path, {}, card="# Card\n")
     whole = (tmp_path / name).read_bytes()
