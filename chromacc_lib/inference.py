@@ -27,7 +27,8 @@ __all__ = [
 
 # The last rows of a matrix product go through other kernels, which round otherwise, unless there are a multiple of so
 # many; measured with MKL: 4. Batches are filled up to it: a window's prediction is then the same to the last bit
-# wherever it stands in whatever batch.
+# wherever it stands in whatever batch, on one thread; with more, it depends in the last bit (1e-7) on how a product is
+# shared out among them.
 WHOLE_WINDOWS = 8
 
 
@@ -133,7 +134,7 @@ def predict_scores(
     """Predicted score (arcsinh fold) and probability of being open, both float32 (len(windows), len(cell_types)).
 
     Each is the mean over both strands (logits are averaged, then made a probability). Every accessibility token is
-    masked. The model's training mode is restored. Batches are `filled`: how many windows share one changes no bit.
+    masked. The model's training mode is restored. Batches are `filled`: on one thread, how many windows share one changes no bit.
     """
     device = next(model.parameters()).device
     scores, logits = [], []

@@ -253,7 +253,11 @@ def recorded() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def nothing_of_torch_is_left_on():
-    """What a test leaves behind in the process changes what the next ones compute: autocast above all."""
+def torch_is_as_it_was():
+    """One thread for each test, whatever an import made of it: the workers share the cores, and sums keep their order.
+
+    What a test leaves on in the process changes what the next ones compute: autocast above all.
+    """
+    torch.set_num_threads(1)
     yield
     assert not torch.is_autocast_enabled("cpu"), "a test left autocast on"
