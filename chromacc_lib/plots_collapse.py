@@ -36,6 +36,7 @@ def diagnosis_table(diagnosis: Diagnosis) -> Styler:
     """Return a diagnosis as one HTML table: verdict, cause, what speaks for it and against the others, what to do next."""
 
     def listed(sentences: Sequence[str]) -> str:
+        """Sentences as HTML, one a line."""
         return "<br>".join(f"• {escape(sentence)}" for sentence in sentences) or "–"
 
     against = diagnosis.evidence_against

@@ -247,6 +247,7 @@ def _answering(run: Run, change: Callable[[Batch, Tensor], Tensor]) -> Run:
     """Return the run with a model whose scores pass through change(batch, scores (B, C)) -> scores."""
 
     def hook(module: torch.nn.Module, inputs: tuple[Batch], output: Output) -> Output:
+        """A forward hook: change the scores, and let the logits follow them."""
         score = change(inputs[0], output.score)
         return replace(output, score=score, logit=output.logit + 4 * (score - output.score))
 
@@ -267,6 +268,7 @@ def _knows_cell_types(run: Run, share: float, rng: np.random.Generator) -> Run:
     mean, spread = run.arrays.score[np.isfinite(run.arrays.score)].mean(), np.nanstd(run.arrays.score)
 
     def change(batch: Batch, score: Tensor) -> Tensor:
+        """Noise where the metadata are not those of a training cell type."""
         known = (batch.metadata[:, :, None] - seen).abs().amax(-1).amin(-1) < 1e-6
         other = mean + (1 - share) * (score - mean) + share * spread * _noise_of(batch)
         return torch.where(known | ~batch.metadata_observed, score, other)
@@ -283,6 +285,7 @@ def _knows_loci(run: Run, share: float, rng: np.random.Generator) -> Run:
     mean, spread = run.arrays.score[np.isfinite(run.arrays.score)].mean(), np.nanstd(run.arrays.score)
 
     def change(batch: Batch, score: Tensor) -> Tensor:
+        """Noise where the sequence is not that of a training window."""
         known = (_strandless(batch.sequence, key)[:, None] - seen).abs().amin(1, keepdim=True) < 1e-6
         return torch.where(known, score, mean + (1 - share) * (score - mean) + share * spread * _noise_of(batch))
 
@@ -300,6 +303,7 @@ def _reads_gc(run: Run, share: float, rng: np.random.Generator) -> Run:
     gc, score = run.arrays.windows["gc"].to_numpy(), run.arrays.score[np.isfinite(run.arrays.score)]
 
     def change(batch: Batch, predicted: Tensor) -> Tensor:
+        """Mix the window's GC content in."""
         here = ((batch.sequence == 1) | (batch.sequence == 2)).float().mean(1, keepdim=True)
         scaled = float(score.mean()) + float(score.std()) * (here - float(gc.mean())) / float(gc.std())
         return (1 - share) * predicted + share * scaled
@@ -314,6 +318,7 @@ def _reads_shape(run: Run, share: float, rng: np.random.Generator) -> Run:
     usual = _pointed(torch.from_numpy(run.arrays.histone[rows]), torch.from_numpy(run.arrays.tf[rows]))
 
     def change(batch: Batch, predicted: Tensor) -> Tensor:
+        """Mix in how pointed the tracks are."""
         here = (_pointed(batch.histone, batch.tf) - usual.mean()) / usual.std()
         return (1 - share) * predicted + share * (float(score.mean()) + float(score.std()) * here)
 

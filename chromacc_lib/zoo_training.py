@@ -153,6 +153,7 @@ def _operated(operate: Callable[[ChromaccModel, Any, np.random.Generator, Run], 
     """Make a plant of an operation on the model's weights or hooks; the model is a copy that the zoo made."""
 
     def plant(run: Run, value: Any, rng: np.random.Generator) -> Run:
+        """Operate on the run's model, without a gradient."""
         with torch.no_grad():
             operate(run.model, value, rng, run)
         return run
