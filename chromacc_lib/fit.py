@@ -17,13 +17,14 @@ from chromacc_lib.batches import RegionData
 from chromacc_lib.cache import file_lock
 from chromacc_lib.callbacks import Callback, Checkpoint, EarlyStopping, History, Progress
 from chromacc_lib.dataset import Arrays
+from chromacc_lib.devices import choose_precision, device_words, start_fabric
 from chromacc_lib.hub import complete_model_folder, model_card
 from chromacc_lib.inference import load_model, read_model_config
 from chromacc_lib.memory import fitting_batch
 from chromacc_lib.monitor import Monitor
 from chromacc_lib.streaming import StreamedRegionData
 from chromacc_lib.training import (
-    NonFiniteLoss, TrainingConfig, TrainingResult, choose_precision, device_words, model_config, save_model, start_fabric, train,
+    NonFiniteLoss, TrainingConfig, TrainingResult, model_config, save_model, train,
 )  # fmt: skip
 from chromacc_lib.windows import SPLITS
 

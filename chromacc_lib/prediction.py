@@ -31,6 +31,7 @@ from chromacc_lib import ChromaccError, __version__, project_path
 from chromacc_lib.cache import file_lock
 from chromacc_lib.cell_inputs import EXPRESSION, CellTypeInputs, read_inputs
 from chromacc_lib.chunks import Chunks
+from chromacc_lib.devices import choose_device, device_words
 from chromacc_lib.expectation import Evaluated, read_evaluated
 from chromacc_lib.hub import ModelFolder, TrainingReference, open_model_folder
 from chromacc_lib.inference import evaluating, filled, predict_batch
@@ -42,7 +43,6 @@ from chromacc_lib.progress import progress
 from chromacc_lib.quality import Quality
 from chromacc_lib.signals import binned_signal
 from chromacc_lib.summary import calibration_lines, summarise, told
-from chromacc_lib.training import choose_device, device_words
 from chromacc_lib.windows import N_CODE, Count, sequence_codes
 from chromacc_lib.workers import ALONE, gpu_of_worker, side_by_side
 from chromacc_lib.writers import PredictionWriters, file_stem

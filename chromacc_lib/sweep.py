@@ -26,10 +26,11 @@ import yaml
 from chromacc_lib import ChromaccError
 from chromacc_lib.cache import file_lock
 from chromacc_lib.dataset import Arrays, load_arrays
+from chromacc_lib.devices import choose_device, device_words, start_fabric
 from chromacc_lib.model import ModelConfig
 from chromacc_lib.monitor import Monitor
 from chromacc_lib.provenance import reached_sources
-from chromacc_lib.training import FROM_DATA, TrainingConfig, choose_device, device_words, start_fabric, train
+from chromacc_lib.training import FROM_DATA, TrainingConfig, train
 from chromacc_lib.workers import ALONE, gpu_of_worker, side_by_side
 
 __all__ = ["Sweep", "read_sweep", "run_sweep", "summarise"]

@@ -12,7 +12,7 @@ import torch
 
 from chromacc_lib import cores
 from chromacc_lib.regions import connect
-from chromacc_lib.training import choose_device
+from chromacc_lib.devices import choose_device
 
 __all__ = ["ALONE", "gpu_of_worker", "side_by_side"]
 

@@ -13,7 +13,7 @@ from chromacc_lib.batches import RegionData, Target
 from chromacc_lib.dataset import load_arrays
 from chromacc_lib.memory import available_memory, fitting_batch, saved_bytes
 from chromacc_lib.model import Batch
-from chromacc_lib.training import start_fabric
+from chromacc_lib.devices import start_fabric
 
 CPU = torch.device("cpu")
 GB = 10**9

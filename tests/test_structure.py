@@ -48,6 +48,7 @@ ORDER = [
     "vitals",
     "callbacks",
     "pretraining",
+    "devices",
     "training",
     "monitor",
     "workers",

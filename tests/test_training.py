@@ -15,10 +15,11 @@ from chromacc_lib import ChromaccError
 from chromacc_lib.batches import RegionData, drop_inputs, mask_accessibility, region_batches, shift_bins
 from chromacc_lib.callbacks import Callback, Checkpoint, EarlyStopping, EpochLine, History
 from chromacc_lib.dataset import load_arrays
+from chromacc_lib.devices import choose_device, choose_precision, device_words, start_fabric
 from chromacc_lib.inference import complete_profiles, load_model, predict_dataset, predict_scores
 from chromacc_lib.training import (
-    _ahead, _learning_rate, _require_enough, _require_same_place, _Step, start_fabric, TrainingConfig, averaged, build_model,
-    choose_device, choose_precision, device_words, save_model, train,
+    _ahead, _learning_rate, _require_enough, _require_same_place, _Step, TrainingConfig, averaged, build_model,
+    save_model, train,
 )  # fmt: skip
 
 SIZES = {"d_model": 32, "sequence_layers": 1, "encoder_layers": 1, "encoder_heads": 4, "histone_filters": 8, "tf_hidden": 16}

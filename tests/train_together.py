@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from chromacc_lib.dataset import load_arrays
-from chromacc_lib.training import TrainingConfig, start_fabric, train
+from chromacc_lib.devices import start_fabric
+from chromacc_lib.training import TrainingConfig, train
 
 
 def main(dataset: str, out: str, pretrain_epochs: str) -> None:

@@ -28,12 +28,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from chromacc_lib.batches import RegionData, region_batches
 from chromacc_lib.dataset import Arrays
+from chromacc_lib.devices import PRECISIONS, choose_precision, start_fabric
 from chromacc_lib.inference import predict_scores
 from chromacc_lib.layers import ByteDropout
-from chromacc_lib.training import (
-    BRANCHES, OPTIMISERS, PRECISIONS, TrainingConfig, _ahead, _grad_norm, _Step, averaged, build_model,
-    choose_precision, start_fabric,
-)  # fmt: skip
+from chromacc_lib.training import BRANCHES, OPTIMISERS, TrainingConfig, _ahead, _grad_norm, _Step, averaged, build_model
 
 WINDOWS, TRAINING, VALIDATION, TEST = 1024, 14, 3, 3  # windows and cell types, as the pilot's
 MARKS = ("H3K27ac", "H3K4me3", "H3K27me3")
