@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 from scipy.optimize import brentq
 
@@ -20,10 +19,9 @@ from chromacc_lib.problems import FileProblem, Problem, require_no_problems
 from chromacc_lib.signals import STATISTICS
 
 __all__ = [
-    "BLOCK_WINDOWS", "LEVELS", "METHODS", "Comparison", "FileConstants", "TrackConstants", "TrackReference",
-    "compare_methods", "compare_normalizations", "explain_choice", "file_constants", "fit_file", "fit_normalization",
-    "fit_track", "normalise_metadata", "normalise_tracks", "reads_windows", "require_method", "scale_file",
-    "solve_s3norm", "track_constants", "track_problems",
+    "BLOCK_WINDOWS", "KINDS", "LEVELS", "METHODS", "FileConstants", "TrackConstants", "TrackReference", "file_constants",
+    "fit_file", "fit_normalization", "fit_track", "normalise_metadata", "normalise_tracks", "reads_windows", "require_method", "scale_file",
+    "solve_s3norm", "track_constants", "track_problems", "try_track",
 ]
 
 METHODS = {
@@ -36,17 +34,6 @@ METHODS = {
               "background reference windows those of the training cell types' average; alpha = beta = 1 for a "
               "track that has no such contrast in some training cell type",
 }
-# what a method supposes, or leaves: the reason for it, and against it
-_TRADE = {
-    "arcsinh": "It evens out the depth of the files and nothing else: a cell type with more marked places, or stronger "
-               "ones, keeps them, and so does a file with a worse antibody.",
-    "log1p": "It evens out the depth of the files and pulls weak signal in as well: a cell type with more marked "
-             "places, or stronger ones, keeps them, and so does a file with a worse antibody.",
-    "quantile": "It makes files as alike as their distinct values allow, by construction: a true difference in amount "
-                "is taken away together with a technical one, and a small distance is no finding.",
-    "s3norm": "It supposes that what is peak and what is background in the training cell types is so in a new one, and "
-              "takes a true difference between the two means away together with a technical one.",
-}
 # 65 levels, denser near the top, where few bins hold most of the signal. The highest bins of all are too few
 # to tell their quantiles from noise
 LEVELS = np.round(np.concatenate([np.linspace(0, 0.9, 37), 1 - np.geomspace(0.1, 0.001, 29)[1:]]), 6)
@@ -56,7 +43,7 @@ MIN_CONTRAST = 1.25  # of a track's means under peak and background windows, eit
 MAX_BETA = 8.0  # beta is sought from 1/8 to 8: beyond, a file is another kind of signal, not another depth
 _REMEDY = ("Leave the file out (its track is missing then, not zero), or curate with a normalization that needs only "
            'the genome-wide mean: "arcsinh" or "log1p"')
-_KINDS = {"histone": "histone_mark", "tf": "tf_name"}  # variables of the dataset, with their dimension
+KINDS = {"histone": "histone_mark", "tf": "tf_name"}  # variables of the dataset, with their dimension
 _TARGETS = ("accessibility, score: arcsinh of the mean over replicates of x, the mean of the bin or of the window as "
             "fold over the genome-wide mean of the replicate's file, in the manifest's order; score_replicate and "
             "truth: arcsinh(x) of the one file")
@@ -131,7 +118,7 @@ def fit_track(bin_means: np.ndarray, genome_mean: np.ndarray, is_peak: np.ndarra
     bin_means: shape=(W, C, B). genome_mean: shape=(C,), NaN = missing. training: bool, shape=(C,). Raises
     ChromaccError that lists every file for which `fit_file` would raise.
     """
-    files, reference, problems = _try_track(bin_means, genome_mean, is_peak, training, method, names)
+    files, reference, problems = try_track(bin_means, genome_mean, is_peak, training, method, names)
     require_no_problems(problems)
     return files, reference
 
@@ -139,11 +126,11 @@ def fit_track(bin_means: np.ndarray, genome_mean: np.ndarray, is_peak: np.ndarra
 def track_problems(bin_means: np.ndarray, genome_mean: np.ndarray, is_peak: np.ndarray, training: np.ndarray,
                    method: str, names: Sequence[str]) -> list[Problem]:
     """Return what keeps files of one track from being normalised; arguments as in `fit_track`."""
-    return _try_track(bin_means, genome_mean, is_peak, training, method, names)[2]
+    return try_track(bin_means, genome_mean, is_peak, training, method, names)[2]
 
 
-def _try_track(bin_means: np.ndarray, genome_mean: np.ndarray, is_peak: np.ndarray, training: np.ndarray, method: str,
-               names: Sequence[str]) -> tuple[list[FileConstants | None], TrackReference, list[Problem]]:
+def try_track(bin_means: np.ndarray, genome_mean: np.ndarray, is_peak: np.ndarray, training: np.ndarray, method: str,
+              names: Sequence[str]) -> tuple[list[FileConstants | None], TrackReference, list[Problem]]:
     """Do as `fit_track`, as if the files that are refused were not there; return them as problems."""
     own, files, problems = {}, [None] * len(names), []
     for c in np.flatnonzero(np.isfinite(genome_mean)):
@@ -398,7 +385,7 @@ def _fit_tracks(dataset: xr.Dataset, method: str, training: np.ndarray, paths: M
     """Fit each track's files, as many tracks at a time as `HELD_BYTES` allows for their bin means."""
     cells, is_reference = dataset["cell_type"].values.tolist(), dataset["window_split"].values == "train"
     is_peak = dataset["kind"].values[is_reference] == "peak"
-    tracks = [(kind, i, name) for kind, dim in _KINDS.items() for i, name in enumerate(dataset[dim].values.tolist())]
+    tracks = [(kind, i, name) for kind, dim in KINDS.items() for i, name in enumerate(dataset[dim].values.tolist())]
     shape = (len(is_peak) if reads_windows(method) else 0, len(cells), dataset.sizes["bin"])
     at_once = max(1, HELD_BYTES // max(4 * int(np.prod(shape)), 1))
     fitted, problems = {}, []
@@ -411,7 +398,7 @@ def _fit_tracks(dataset: xr.Dataset, method: str, training: np.ndarray, paths: M
             places = [f"{cell}, {name}" + (f" ({paths[cell, name]})" if (cell, name) in paths else "")
                       for cell in cells]
             scales = dataset["genome_mean"].sel(track=name).values
-            *fit, found = _try_track(means[name], scales, is_peak, training, method, places)
+            *fit, found = try_track(means[name], scales, is_peak, training, method, places)
             fitted[name] = _Fitted(kind, *fit)
             problems += found
     require_no_problems(problems)
@@ -433,7 +420,7 @@ def _fit_moments(dataset: xr.Dataset, method: str, training: np.ndarray, fitted:
     """Return the moments of the scaled statistics of the training cell types' files, in one pass, by track."""
     moments = {name: _Moments() for name in fitted}
     for block, rows in _reference_blocks(dataset):
-        for kind, dim in _KINDS.items():
+        for kind, dim in KINDS.items():
             raw = block[kind].values[rows]  # (W, C, M, B, 3)
             for i, name in enumerate(dataset[dim].values.tolist()):
                 _, files, reference = fitted[name]
@@ -506,99 +493,3 @@ def file_constants(normalization: Mapping, cell_types: Sequence[str], tracks: Se
     """Take each file's own constants from normalization.json's content; None = missing."""
     own = [[normalization["own"][cell].get(track) for track in tracks] for cell in cell_types]
     return [[None if file is None else FileConstants(**_with_tuples(file)) for file in files] for files in own]
-
-
-# --- the choice ---------------------------------------------------------------------------------------------
-class Comparison(NamedTuple):
-    """One track before and after every method.
-
-    values: {"raw" or method: bin means, float32, shape=(W, C, B)}, before the z-score, NaN = missing.
-    distance: by the same names; see `compare_methods`. refused: {method: the files it cannot take}.
-    """
-
-    values: dict[str, np.ndarray]
-    distance: pd.Series
-    refused: dict[str, list[Problem]]
-
-
-def compare_normalizations(dataset: xr.Dataset, max_windows: int = 500) -> dict[str, Comparison]:
-    """Scale every track by every method; see `compare_methods`.
-
-    max_windows: of training chromosomes' windows, so many, evenly spaced, are read; the methods are fitted on them.
-    """
-    rows = np.flatnonzero(dataset["window_split"].values == "train")
-    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), max_windows)).astype(int)]
-    is_peak, training = dataset["kind"].values[rows] == "peak", dataset["cell_type_split"].values == "train"
-    comparisons = {}
-    for kind, dim in _KINDS.items():
-        raw = dataset[kind].isel(window=rows).values  # (W, C, M, B, 3)
-        for i, track in enumerate(dataset[dim].values.tolist()):
-            names = [f"{cell}, {track}" for cell in dataset["cell_type"].values]
-            scales = dataset["genome_mean"].sel(track=track).values
-            comparisons[track] = compare_methods(raw[:, :, i], scales, is_peak, training, names)
-    return comparisons
-
-
-def compare_methods(raw: np.ndarray, genome_mean: np.ndarray, is_peak: np.ndarray, training: np.ndarray,
-                    names: Sequence[str]) -> Comparison:
-    """Scale one track by every method, fitted on the same windows; how far apart are training cell types then?
-
-    raw: shape=(W, C, B, 3), under the reference windows; the rest as in `fit_track`. distance: mean over training
-    cell types of the Wasserstein-1 distance of their bins to those of the other training cell types pooled, in sd
-    of all; NaN with fewer than two, and for a method that a file refuses, of which `refused` says why. "raw" is
-    arcsinh of file units over their mean in the training cell types' files, one for all, so that it compares.
-    """
-    values, refused = {"raw": raw[..., 0].astype(np.float32)}, {}
-    missing = np.full(values["raw"].shape[::2], np.nan, dtype=np.float32)
-    for method in METHODS:
-        files, reference, problems = _try_track(raw[..., 0], genome_mean, is_peak, training, method, names)
-        if problems:
-            refused[method] = problems
-            continue
-        values[method] = np.stack([missing if own is None else scale_file(raw[:, c], own, reference, method)[..., 0]
-                                   for c, own in enumerate(files)], axis=1)
-    scaled = values | {"raw": np.arcsinh(values["raw"] / np.nanmean(genome_mean[training]))}
-    distance = {name: _apart(scaled[name][:, training]) if name in scaled else np.nan
-                for name in ("raw", *METHODS)}
-    return Comparison(values, pd.Series(distance, name="distance"), refused)
-
-
-def explain_choice(distance: pd.DataFrame, chosen: str) -> str:
-    """Say in Markdown which method a run uses, and what the distances between training cell types say of it.
-
-    distance: of `compare_methods`, tracks as rows, "raw" and methods as columns, NaN = refused. Means are taken
-    over the tracks that every method can take. Nothing is said of which method predicts better.
-    """
-    common = distance.dropna()
-    text = f"**This run uses `{chosen}`**, as its parameter `normalization` says. {_TRADE[chosen]}"
-    if common.empty:
-        return f"{text} No track can be taken by every method here, so that they are not compared."
-    mean = common.mean().round(3)  # as the table shows it
-    others = mean.drop(["raw", chosen]).sort_values()
-    closer = [f"`{name}` ({value:.3f})" for name, value in others.items() if value < mean[chosen]]
-    tracks = f"{len(common)} track" + ("s" if len(common) > 1 else "")
-    return (f"{text}\n\nOver {tracks}, the mean distance between training cell types is {mean['raw']:.3f} sd in raw "
-            f"files and {mean[chosen]:.3f} sd under `{chosen}`; "
-            + (f"it is smaller under {' and '.join(closer)}. " if closer else "it is smaller under no other method. ")
-            + "Smaller is not better by itself: the distance falls when a technical difference is removed, and when a "
-            "true one is.")
-
-
-def _apart(values: np.ndarray) -> float:
-    """Mean Wasserstein-1 distance of each cell type to the others, in sd of all; values: (W, C, B), NaN = missing.
-
-    One sort serves all cell types: scipy's wasserstein_distance would sort everything again for each.
-    """
-    flat = np.moveaxis(values, 1, 0).reshape(values.shape[1], -1).astype(np.float64)  # (C, W * B)
-    owner, known = np.repeat(np.arange(len(flat)), flat.shape[1]), np.isfinite(flat).ravel()
-    pooled = flat.ravel()[known]
-    order = np.argsort(pooled, kind="stable")
-    owner, gaps, sd = owner[known][order], np.diff(pooled[order]), pooled.std()
-    distances = []
-    for c in np.unique(owner):
-        mine = np.cumsum(owner == c)
-        others = np.arange(1, len(owner) + 1) - mine
-        if others[-1]:
-            area = np.abs(mine / mine[-1] - others / others[-1])[:-1] @ gaps  # between the distribution functions
-            distances.append(area / sd if sd > 0 else 0.0)
-    return float(np.mean(distances)) if distances else np.nan

@@ -13,9 +13,6 @@ from chromacc_lib.normalization import (
     FileConstants,
     TrackConstants,
     TrackReference,
-    compare_methods,
-    compare_normalizations,
-    explain_choice,
     fit_file,
     fit_track,
     normalise_tracks,
@@ -24,6 +21,7 @@ from chromacc_lib.normalization import (
     track_constants,
     track_problems,
 )
+from chromacc_lib.normalization_choice import compare_methods, compare_normalizations, explain_choice
 
 RNG = np.random.default_rng(5)
 PEAK = np.arange(200) % 2 == 0  # of 200 windows of 10 bins

@@ -37,6 +37,7 @@ ORDER = [
     "intake",
     "signals",
     "normalization",
+    "normalization_choice",
     "regions",
     "dataset",
     "curation",
