@@ -182,11 +182,14 @@ def _stages(run_dir: Path, record: dict) -> list[dict]:
 
 
 def _data_facts(run_dir: Path, record: dict) -> list[tuple[str, str]]:
-    """Return (what, how much) about the data, from the manifest as it was read and the table of predictions.
+    """Return (what, how much) about the data: the manifest as it was read, what was curated, the table of predictions.
+
+    Without the dataset, windows are those that were predicted, and are called so.
     """
     facts = []
     dataset_dir = record.get("parameters", {}).get("dataset_dir")
     lock = project_path(dataset_dir) / "manifest.lock.tsv" if dataset_dir else None
+    curation = project_path(dataset_dir) / "curation.json" if dataset_dir else None
     if lock is not None and lock.is_file():
         with open(lock, encoding="utf-8", newline="") as handle:
             rows = list(csv.DictReader(handle, delimiter="\t"))
@@ -200,8 +203,11 @@ def _data_facts(run_dir: Path, record: dict) -> list[tuple[str, str]]:
         columns = ["cell_type", "cell_type_split", "window", "window_split", "chrom"]
         table = pd.read_parquet(run_dir / "predictions.parquet", columns=columns)
         cells = table.drop_duplicates("cell_type")["cell_type_split"].value_counts()
-        windows = table.drop_duplicates("window")["window_split"].value_counts()
-        facts += [("cell types", _split_counts(cells)), ("windows", _split_counts(windows))]
+        what, windows = "windows predicted", table.drop_duplicates("window")["window_split"].value_counts()
+        if curation is not None and curation.is_file():
+            curated = pd.Series(json.loads(curation.read_text(encoding="utf-8"))["windows"])  # "train, peak": how many
+            what, windows = "windows", curated.groupby(curated.index.str.partition(", ").get_level_values(0)).sum()
+        facts += [("cell types", _split_counts(cells)), (what, _split_counts(windows))]
         held_out = table.loc[table["window_split"] == "test", "chrom"].unique()
         facts.append(("chromosomes never trained on", ", ".join(sorted(map(str, held_out)))))
         unseen = table.loc[table["cell_type_split"] == "test", "cell_type"].unique()

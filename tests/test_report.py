@@ -341,3 +341,15 @@ def test_pages_open_in_a_browser_without_network(finished):
         assert "</main>" in done.stdout, done.stderr
         assert "SIMULATED DATA" in done.stdout
         assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+
+
+def test_windows_are_those_of_the_dataset_not_the_sample_that_was_predicted(tmp_path):
+    run, dataset = tmp_path / "run", tmp_path / "dataset"
+    run.mkdir()
+    dataset.mkdir()
+    pd.DataFrame({"cell_type": ["a", "b"], "cell_type_split": ["train", "test"], "window": [0, 1],
+                  "window_split": ["train", "test"], "chrom": ["chr1", "chr2"]}).to_parquet(run / "predictions.parquet")  # fmt: skip
+    facts = lambda: dict(report._data_facts(run, {"parameters": {"dataset_dir": str(dataset)}}))
+    assert facts()["windows predicted"] == "2: 1 train, 1 test" and "windows" not in facts()
+    (dataset / "curation.json").write_text(json.dumps({"windows": {"train, peak": 1500, "train, background": 20, "test, peak": 7}}))
+    assert facts()["windows"] == "1,527: 1,520 train, 7 test" and "windows predicted" not in facts()
