@@ -25,7 +25,7 @@ from chromacc_lib.vitals import Vitals, attention_entropy, effective_rank, token
 
 __all__ = ["model_checks"]
 
-MODEL_WINDOWS = 96      # the model is run a dozen times on these x MODEL_CELL_TYPES, on both strands
+MODEL_WINDOWS = 64      # the model is run a dozen times on these x MODEL_CELL_TYPES, on both strands
 MODEL_CELL_TYPES = 6
 OVERFIT_WINDOWS, OVERFIT_CELL_TYPES, OVERFIT_STEPS = 8, 4, 60
 SAME = 0.01             # RMS change, over the scores' standard deviation, below which a modality says nothing
@@ -438,16 +438,18 @@ def _check_overfit(model: nn.Module, data: RegionData, arrays: Arrays, rng: np.r
         for _ in range(OVERFIT_STEPS):
             loss = ((copied(batch).score - target)[known]**2).mean()
             losses.append(float(loss.detach()))
+            if losses[-1] < OVERFIT[0] * losses[0]:
+                break
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
     value = min(losses) / losses[0] if losses[0] > 0 and math.isfinite(losses[-1]) else math.nan
     if not math.isfinite(value):
         return not_run(name, "optimisation", "the loss of the batch is not a positive number")
-    return Check(name, "optimisation", value, rule_text("squared error left after "
-                 f"{OVERFIT_STEPS} steps on one batch", *OVERFIT), judge(value, *OVERFIT),
+    return Check(name, "optimisation", value, rule_text("squared error left after at "
+                 f"most {OVERFIT_STEPS} steps on one batch", *OVERFIT), judge(value, *OVERFIT),
                  f"Trained on one batch of {int(known.sum())} rows with the scores of other windows, a copy of the model "
-                 f"brings its squared error down to {100 * value:.0f}%.")
+                 f"brings its squared error down to {100 * value:.0f}% in {len(losses) - 1} steps.")
 
 
 def _training_rows(arrays: Arrays, n_windows: int, n_cells: int, rng: np.random.Generator
