@@ -28,6 +28,7 @@ from chromacc_lib.collapse import Diagnosis, diagnose
 from chromacc_lib.dataset import Arrays, load_arrays
 from chromacc_lib.faults import Fault, Run
 from chromacc_lib.inference import predict_dataset
+from chromacc_lib.monitor import watch
 from chromacc_lib.provenance import reached_sources
 from chromacc_lib.training import TrainingConfig, train
 from chromacc_lib.workers import ALONE, side_by_side
@@ -51,7 +52,8 @@ SIZES = {"d_model": 32, "sequence_layers": 1, "encoder_layers": 2, "encoder_head
 SETTINGS = {"epochs": 6, "batch_windows": 16, "cells_per_window": 4, "learning_rate": 5e-3, "precision": "32-true"}
 SEEN_WINDOWS = 100      # of training chromosomes that are predicted in every cell type
 COLUMNS = ("fault", "group", "stage", "strength", "strength_in_words", "seed", "planted", "named", "named_first",
-           "alternatives", "verdict", "confidence", "sentence", "failed", "seconds", "simulated", "key")
+           "alternatives", "verdict", "confidence", "sentence", "failed", "warned_epoch", "warned_of", "seconds", "simulated",
+           "key")
 
 
 # --- a reduced run ---------------------------------------------------------------------------------------------
@@ -162,7 +164,8 @@ def run_zoo(
 ) -> pd.DataFrame:  # fmt: skip
     """Run every case, and `healthy` runs of seeds 1, 2, ...; returns and writes `out_dir`/zoo.csv, one row a case.
 
-    faults: names of FAULTS, () = all. The columns are COLUMNS; failed: names of the checks that failed. A case that
+    faults: names of FAULTS, () = all. The columns are COLUMNS; failed: names of the checks that failed; warned_epoch,
+    warned_of: when the monitor would first have warned while the model trained, and of what (0 and "": never). A case that
     stands in the table already, of the same dataset, settings and code, is not run again, so that a zoo which was
     interrupted goes on; confusion.csv is `confusion` of the table. Raises ChromaccError for a fault that is not known.
     """
@@ -224,13 +227,15 @@ def _case(name: str, strength: int, seed: int, dataset: str) -> dict[str, Any]:
         else:
             done = plant(_start(dataset, seed), fault, strength, seed, lambda: _healthy(dataset, seed))
         found = diagnosed(done, seed)
-    return case_row(fault, strength, seed, found, time.monotonic() - begun)
+    return case_row(fault, strength, seed, done, found, time.monotonic() - begun)
 
 
-def case_row(fault: Fault | None, strength: int, seed: int, found: Diagnosis, seconds: float) -> dict[str, Any]:
+def case_row(fault: Fault | None, strength: int, seed: int, run: Run, found: Diagnosis, seconds: float
+             ) -> dict[str, Any]:  # fmt: skip
     """Return the row of a case, without its key; fault None: a healthy run."""
     planted = HEALTHY if fault is None else fault.cause
     named = HEALTHY if found.verdict == "healthy" else found.cause
+    warnings = watch(run.history, run.config)
     return {
         "fault": HEALTHY if fault is None else fault.name, "group": HEALTHY if fault is None else fault.group,
         "stage": "" if fault is None else fault.stage, "strength": strength,
@@ -238,7 +243,8 @@ def case_row(fault: Fault | None, strength: int, seed: int, found: Diagnosis, se
         "planted": planted, "named": named, "named_first": planted == named,
         "alternatives": "; ".join(found.alternatives), "verdict": found.verdict, "confidence": found.confidence,
         "sentence": found.sentence, "failed": "; ".join(c.name for c in found.checks if c.verdict == "fail"),
-        "seconds": seconds, "simulated": found.simulated,
+        "warned_epoch": int(warnings["epoch"].iloc[0]) if len(warnings) else 0,
+        "warned_of": warnings["cause"].iloc[0] if len(warnings) else "", "seconds": seconds, "simulated": found.simulated,
     }
 
 
@@ -265,11 +271,11 @@ def gallery(arrays: Arrays, seed: int, faults: Sequence[str] = GALLERY) -> pd.Da
     begun = time.monotonic()
     start = healthy_run(reduced(arrays, seed), seed)
     done = finish(start)
-    rows = [case_row(None, 0, seed, diagnosed(done, seed), time.monotonic() - begun)]
+    rows = [case_row(None, 0, seed, done, diagnosed(done, seed), time.monotonic() - begun)]
     for name in faults:
         fault, begun = FAULTS[name], time.monotonic()
-        found = diagnosed(plant(start, fault, 3, seed, lambda: done), seed)
-        rows.append(case_row(fault, 3, seed, found, time.monotonic() - begun))
+        broken = plant(start, fault, 3, seed, lambda: done)
+        rows.append(case_row(fault, 3, seed, broken, diagnosed(broken, seed), time.monotonic() - begun))
     return pd.DataFrame(rows)
 
 
