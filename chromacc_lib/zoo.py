@@ -292,13 +292,16 @@ def confusion(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarise_zoo(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a fault: group, fault, planted, cases, named_first (cases), named_otherwise (in words), seconds."""
+    """Return one row a fault: group, fault, planted, cases, named_first (cases), named_otherwise (in words), warned (cases
+    in which the monitor would have warned), seconds.
+    """
     rows = []
     for fault, cases in table.groupby("fault", sort=False):
         wrong = cases.loc[~cases["named_first"].astype(bool), "named"].value_counts()
         rows.append({
             "group": cases["group"].iloc[0], "fault": fault, "planted": cases["planted"].iloc[0], "cases": len(cases),
             "named_first": int(cases["named_first"].sum()),
-            "named_otherwise": "; ".join(f"{n} x {name}" for name, n in wrong.items()), "seconds": cases["seconds"].sum(),
+            "named_otherwise": "; ".join(f"{n} x {name}" for name, n in wrong.items()),
+            "warned": int((cases["warned_epoch"] > 0).sum()), "seconds": cases["seconds"].sum(),
         })
     return pd.DataFrame(rows)
