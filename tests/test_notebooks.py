@@ -7,6 +7,7 @@ import re
 import nbformat
 import pandas as pd
 import pytest
+from browser import Browser, assert_page_opens, needs_chromium
 from test_fetch import large, stream  # noqa: F401
 from test_report import Links, assert_offline
 from test_structure import NOTEBOOKS
@@ -119,6 +120,14 @@ def test_page_is_offline_says_simulated_and_has_alt_text(smoke, name):
     assert [alt for alt in page.alts if not alt or alt.startswith("No description")] == []
     for anchor in page.anchors:
         assert anchor.startswith(("#", "http")) or (smoke / anchor).exists(), anchor
+
+
+@needs_chromium
+def test_every_page_opens_in_a_browser_without_network(smoke):
+    with Browser() as browser:
+        seen = {name: assert_page_opens(browser, smoke / f"{name}.html") for name in ("index", *NOTEBOOKS, "prediction/qc")}
+    for name, page in seen.items():
+        assert page["images"] and "SIMULATED DATA" in page["text"][:100], name
 
 
 def test_the_report_shows_four_figures_or_more(smoke):

@@ -3,21 +3,20 @@
 import base64
 import json
 import re
-import shutil
 import struct
-import subprocess
 from html.parser import HTMLParser
 
 import nbformat
 import pandas as pd
 import pytest
+from browser import Browser, assert_page_opens, needs_chromium
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from chromacc_lib import ChromaccError, report
 
 HOSTILE = "<script>alert('x')</script>"
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PAGE = "<!DOCTYPE html><meta name=viewport content='width=device-width'><link rel=icon href='data:,'><p>Text</p>{}"
 
 
 class Links(HTMLParser):
@@ -315,32 +314,34 @@ def test_a_notebooks_page_is_offline_and_escaped(tmp_path):
     assert "a &lt; b" in text
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the pages are not looked at in a browser")
-def test_pages_open_in_a_browser_without_network(finished):
+@needs_chromium
+def test_pages_open_in_a_browser_without_network(finished, browser):
     executed_notebook(finished / "01_data_curation.ipynb")
     report.export_page(finished / "01_data_curation.ipynb", finished / "01_data_curation.html", True)
-    index = report.write_index(finished)
-    for page in (index, finished / "01_data_curation.html"):
-        done = subprocess.run(
-            [
-                CHROMIUM,
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--enable-logging=stderr",
-                "--v=0",
-                "--host-resolver-rules=MAP * ~NOTFOUND",
-                f"--user-data-dir={finished / 'browser'}",
-                "--dump-dom",
-                page.as_uri(),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert "</main>" in done.stdout, done.stderr
-        assert "SIMULATED DATA" in done.stdout
-        assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    for page in (report.write_index(finished), finished / "01_data_curation.html"):
+        assert "SIMULATED DATA" in assert_page_opens(browser, page)["text"]
+
+
+@needs_chromium
+@pytest.mark.parametrize("fault, told", [
+    ("<img src='https://example.org/logo.png' alt='logo'>", "request failed|ERR_INTERNET|ERR_NAME"),
+    ("<script src='beside.js'></script>", "ERR_FILE_NOT_FOUND"),
+    ("<script>console.error('no figure')</script>", "no figure"),
+    ("<script>nothing.at.all</script>", "exception"),
+    ("<img src='data:image/png;base64,AAAA' alt='broken'>", "'width': 0"),
+    (f"<img src='data:image/png;base64,{PNG}'>", "'alt': ''"),
+    ("<p style='width: 800px'>wide</p>", "P"),
+])  # fmt: skip
+def test_a_page_with_a_fault_does_not_pass(tmp_path, browser, fault, told):
+    (tmp_path / "page.html").write_text(PAGE.format(fault))
+    with pytest.raises(AssertionError, match=told):
+        assert_page_opens(browser, tmp_path / "page.html")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Browser() as one:
+        yield one
 
 
 def test_windows_are_those_of_the_dataset_not_the_sample_that_was_predicted(tmp_path):
