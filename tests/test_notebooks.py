@@ -130,8 +130,22 @@ def test_every_page_opens_in_a_browser_without_network(smoke):
         assert page["images"] and "SIMULATED DATA" in page["text"][:100], name
 
 
-def test_the_report_shows_four_figures_or_more(smoke):
-    assert len(Links((smoke / "index.html").read_text()).alts) >= 4
+def test_the_report_shows_four_figures_the_calibration_and_the_motifs(smoke):
+    n_motifs = bool(len(pd.read_csv(smoke / "interpretation" / "motifs.csv")))
+    assert len(Links((smoke / "index.html").read_text()).alts) == 4 + 1 + n_motifs
+
+
+def test_the_unseen_cell_type_is_predicted_from_its_manifest_as_in_the_evaluation(smoke):
+    summary = json.loads((smoke / "prediction" / "summary.json").read_text())
+    assert set(pd.read_csv(smoke / "prediction" / "manifest.tsv", sep="\t")["kind"]) <= {"histone", "tf", "expression"}
+    table = pd.read_parquet(smoke / "predictions.parquet")
+    table = table[(table["cell_type"] == summary["cell_type"]) & (table["window_split"] == "test")]
+    assert len(table) and set(table["cell_type_split"]) == {"test"}
+    alone = pd.read_parquet(smoke / "prediction" / summary["files"]["windows"])
+    both = table.merge(alone, on=["chrom", "start", "end"], suffixes=("", "_alone"), validate="one_to_one")
+    assert len(both) == len(table)
+    for column in ("predicted_score", "predicted_probability", "average_score"):
+        assert (both[column] == both[f"{column}_alone"]).all(), column
 
 
 def test_the_pages_fit_in_a_mail(smoke):
