@@ -105,6 +105,7 @@ ORDER = [
     "plots",
     "prediction_page",
     "zoo",
+    "pages",
     "report",
     "parameters",
     "pipeline",
