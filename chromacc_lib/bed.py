@@ -87,8 +87,8 @@ def _interval_table(path: Path, lines: list[tuple[int, str]], problems: list[Pro
     raw = _drop(raw, path, problems, raw[width - 1].isna(), "rows with missing columns",
                 f"{width} columns in each row", "The file may be cut; fetch it again.", got=width - 1)
     for column in (1, 2):
-        whole = raw[column].str.fullmatch(r"\s*-?\d+\s*")
-        raw = _drop(raw, path, problems, ~whole, "positions that are no whole numbers", "integers",
+        whole = raw[column].str.fullmatch(r"\s*-?[0-9]{1,18}\s*")  # of 64 bits
+        raw = _drop(raw, path, problems, ~whole, "positions that are no whole numbers", "integers of up to 18 digits",
                     "Correct the file.", got=column)
     table = pd.DataFrame({"line": raw["line"], "chrom": raw[0], "start": raw[1].astype("int64"),
                           "end": raw[2].astype("int64")})
