@@ -19,6 +19,7 @@ import pyBigWig
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from tried import pytest_addoption, pytest_runtest_logreport, pytest_sessionfinish, tried  # noqa: F401
 
 from chromacc_lib import project_path
 from chromacc_lib.curation import CurationParameters, curate

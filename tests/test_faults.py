@@ -50,7 +50,7 @@ def silent(line):
 
 
 # --- a full disk --------------------------------------------------------------------------------------------
-def test_a_curation_on_a_full_disk_leaves_no_dataset_and_goes_on_when_there_is_space(project):
+def test_a_curation_on_a_full_disk_leaves_no_dataset_and_goes_on_when_there_is_space(project, tried):
     def made(name):
         return curate(project.manifest, project.genome_fasta, project.folder / name, PARAMETERS, say=silent).path
 
@@ -61,9 +61,10 @@ def test_a_curation_on_a_full_disk_leaves_no_dataset_and_goes_on_when_there_is_s
         assert not (project.folder / "dataset").exists()
     assert_same(made("undisturbed"), made("dataset"))
     assert not list(project.folder.glob("*.partial"))
+    tried("no space left at 3 moments of a curation", f"{machine_remedy(f'{caught.type.__name__}: {caught.value}')}; no dataset; the next run makes the same one")
 
 
-def test_a_training_on_a_full_disk_keeps_its_last_checkpoint(curated, straight, tmp_path):  # noqa: F811
+def test_a_training_on_a_full_disk_keeps_its_last_checkpoint(curated, straight, tmp_path, tried):  # noqa: F811
     class FillsUp(Callback):
         """From the third step on there is no space."""
 
@@ -78,15 +79,16 @@ def test_a_training_on_a_full_disk_keeps_its_last_checkpoint(curated, straight, 
         assert list(folder.iterdir()) == []
     with pytest.MonkeyPatch.context() as patch, full_disk(10**9):
         patch.setattr(fit, "Checkpoint", partial(Checkpoint, every_steps=2))
-        with pytest.raises(ChromaccError, match="checkpoint cannot be written.*The last whole checkpoint is kept"):
+        with pytest.raises(ChromaccError, match="checkpoint cannot be written.*The last whole checkpoint is kept") as kept:
             trained(curated[1], folder, [], callbacks=[FillsUp()])
     said = []
     resumed = trained(curated[1], folder, said)
     assert "an interrupted training was found: it goes on at step 3 of epoch 1" in said
     assert (weights(resumed.result) == weights(straight[1].result)).all()
+    tried("no space left for a checkpoint", kept)
 
 
-def test_a_prediction_on_a_full_disk_leaves_no_file_that_looks_whole(model_folder, tmp_path):  # noqa: F811
+def test_a_prediction_on_a_full_disk_leaves_no_file_that_looks_whole(model_folder, tmp_path, tried):  # noqa: F811
     """pyBigWig closes a file in silence when there is no space for its last bytes."""
     manifest = write_manifest(tmp_path / "tracks.tsv", rows_of(model_folder, CELL))
     make = partial(predict_manifest, model_folder.model_dir, manifest, model_folder.genome_fasta, device="cpu", say=silent)
@@ -99,10 +101,11 @@ def test_a_prediction_on_a_full_disk_leaves_no_file_that_looks_whole(model_folde
     again = make(out_dir=full).bigwig.parent
     for name in (f"{CELL}.bw", f"{CELL}.bed", f"{CELL}.windows.parquet"):
         assert (again / name).read_bytes() == (whole / name).read_bytes()
+    tried("no space left at 6 moments of a prediction", "no file under its final name; the next run writes the same bytes")
 
 
 @pytest.mark.parametrize("form", list(exports.FORMATS))
-def test_an_export_on_a_full_disk_is_one_message_and_leaves_nothing(curated, tmp_path, capsys, form):
+def test_an_export_on_a_full_disk_is_one_message_and_leaves_nothing(curated, tmp_path, capsys, form, tried):
     command = ["export", str(curated[1]), "--format", form, "--out", str(tmp_path / "out")]
     with full_disk(1_000):
         assert cli.main(command) == 1
@@ -110,6 +113,7 @@ def test_an_export_on_a_full_disk_is_one_message_and_leaves_nothing(curated, tmp
     assert "the disk is full, or a quota is reached: free some, and start again" in said and "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
     assert cli.main(command) == 0
+    tried(f"no space left for an export ({form})", said.splitlines()[-1])
 
 
 # --- no memory ----------------------------------------------------------------------------------------------
@@ -131,11 +135,12 @@ def three_stages(tmp_path):
     ("import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\nfrom pathlib import Path\n"
      "Path(run_dir, 'count.txt').write_text('x' * 60_000)", "the disk is full"),
 ])
-def test_a_stage_without_memory_or_space_is_named_with_what_to_do(three_stages, code, remedy):
+def test_a_stage_without_memory_or_space_is_named_with_what_to_do(three_stages, code, remedy, tried):
     write_notebook(three_stages / "notebooks" / "02_second.ipynb", FOLDERS + "n: int = 2  # rows", code)
-    with pytest.raises(ChromaccError, match=f"(?s)stage 02_second failed: in cell .*{remedy}.*Stages that are done are not"):
+    with pytest.raises(ChromaccError, match=f"(?s)stage 02_second failed: in cell .*{remedy}.*Stages that are done are not") as caught:
         run("tiny", root=three_stages)
     assert record(three_stages)["stages"]["01_first"]["state"] == "done"
+    tried(f"in a notebook, {'no memory' if 'AS' in code else 'no space left'}", caught)
 
 
 def test_what_libraries_call_a_lack_of_memory_is_known():
@@ -149,13 +154,13 @@ def test_what_libraries_call_a_lack_of_memory_is_known():
 
 
 # --- a loss that is not finite ------------------------------------------------------------------------------
-def test_the_batch_of_a_loss_that_is_not_finite_is_kept_and_found_in_the_data(curated, tmp_path):
+def test_the_batch_of_a_loss_that_is_not_finite_is_kept_and_found_in_the_data(curated, tmp_path, tried):
     """A value in one window is infinite: the first batch with that window is caught at its step, and saved."""
     arrays = load_arrays(curated[1])
     window = int((arrays.windows["split"] == "train").to_numpy().nonzero()[0][7])
     arrays.histone[window] = float("inf")
     config, sizes = settings()
-    with pytest.raises(ChromaccError, match=r"the loss became (nan|inf).*in step \d+ of epoch 1.*bad_batch.safetensors, as"):
+    with pytest.raises(ChromaccError, match=r"the loss became (nan|inf).*in step \d+ of epoch 1.*bad_batch.safetensors, as") as caught:
         fit.fit(curated[1], tmp_path / "model", arrays, RegionData(arrays), config, sizes, device="cpu", say=silent)
     with safe_open(tmp_path / "model" / "bad_batch.safetensors", "pt") as saved:
         assert saved.metadata()["epoch"] == "1" and int(saved.metadata()["step"]) >= 1
@@ -166,11 +171,13 @@ def test_the_batch_of_a_loss_that_is_not_finite_is_kept_and_found_in_the_data(cu
     mine = [arrays.sequence[window].tolist(), [3 - code if code < 4 else 4 for code in arrays.sequence[window][::-1].tolist()]]
     assert sequence[bad[0]].tolist() in mine
     assert not (tmp_path / "model" / "model.safetensors").exists()
+    tried("an infinite value in one training window", str(caught.value))
 
 
 # --- signals ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_lets_the_step_end_and_leaves_a_checkpoint_to_go_on_from(
+    tried,
     curated, straight, tmp_path, monkeypatch, capsys, number, status  # noqa: F811
 ):
     """The signal comes at the end of the second step; the command ends in good order, and goes on from there."""
@@ -194,9 +201,10 @@ def test_a_signal_lets_the_step_end_and_leaves_a_checkpoint_to_go_on_from(
     assert "it goes on at step 3 of epoch 1" in capsys.readouterr().out
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == (straight[0] / "model.safetensors").read_bytes()
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == FILES
+    tried(f"{number.name} to a training", next(line for line in said.out.splitlines() if "stopped by" in line) + "; weights as undisturbed")
 
 
-def test_a_run_that_is_terminated_stops_its_kernel_and_goes_on(three_stages):
+def test_a_run_that_is_terminated_stops_its_kernel_and_goes_on(three_stages, tried):
     """SIGTERM to the process of `chromacc run`, while a notebook works."""
     write_notebook(
         three_stages / "notebooks" / "02_second.ipynb", FOLDERS + "label: str = 'numbers'  # text",
@@ -219,6 +227,7 @@ def test_a_run_that_is_terminated_stops_its_kernel_and_goes_on(three_stages):
     (three_stages / "data" / "tiny" / "dataset" / "go").touch()
     run("tiny", root=three_stages)
     assert (three_stages / "reports" / "tiny" / "copy.txt").read_text() == "3 numbers"
+    tried("SIGTERM to chromacc run", errors.splitlines()[-1])
 
 
 # --- kill -9 at random moments ------------------------------------------------------------------------------
@@ -234,16 +243,17 @@ def killed(stage, project_folder, out, *rest, times=10):
     return Path(f"{out}-0"), [Path(f"{out}-{number}") for number in range(1, whole)]
 
 
-def test_a_curation_killed_at_random_ends_with_the_same_dataset(project):
+def test_a_curation_killed_at_random_ends_with_the_same_dataset(project, tried):
     undisturbed, others = killed("curate", project.folder, project.folder / "out")
     for other in others:
         assert_same(undisturbed / "dataset", other / "dataset")
         for name in ("curation.json", "manifest.lock.tsv"):
             assert (undisturbed / "dataset" / name).read_text() == (other / "dataset" / name).read_text()
         assert [path.name for path in other.iterdir() if not path.name.startswith(".")] == ["dataset"]
+    tried("kill -9 at 10 random moments of a curation", "the next run goes on; the same dataset, array by array")
 
 
-def test_a_training_killed_at_random_ends_with_the_same_weights(curated, tmp_path):
+def test_a_training_killed_at_random_ends_with_the_same_weights(curated, tmp_path, tried):
     undisturbed, others = killed("train", tmp_path, tmp_path / "out", curated[1])
     history = pd.read_csv(undisturbed / "model" / "history.csv").drop(columns=TIMING)
     for other in others:
@@ -251,9 +261,10 @@ def test_a_training_killed_at_random_ends_with_the_same_weights(curated, tmp_pat
         for name in ("model.safetensors", "normalization.json"):
             assert (undisturbed / "model" / name).read_bytes() == (other / "model" / name).read_bytes()
         assert pd.read_csv(other / "model" / "history.csv").drop(columns=TIMING).equals(history)
+    tried("kill -9 at 10 random moments of a training", "the next run goes on; the same weights, bit for bit")
 
 
-def test_a_prediction_killed_at_random_ends_with_the_same_files(project, model_folder, tmp_path):  # noqa: F811
+def test_a_prediction_killed_at_random_ends_with_the_same_files(project, model_folder, tmp_path, tried):  # noqa: F811
     table = pd.read_csv(project.manifest, sep="\t", dtype=str, keep_default_na=False)
     mine = table[(table["cell_type"] == CELL) & ~table["kind"].str.startswith("accessibility")]
     mine.to_csv(project.folder / "D.tsv", sep="\t", index=False)
@@ -263,9 +274,10 @@ def test_a_prediction_killed_at_random_ends_with_the_same_files(project, model_f
         assert names == sorted(path.name for path in (undisturbed / "prediction").iterdir())
         for name in names:
             assert (undisturbed / "prediction" / name).read_bytes() == (other / "prediction" / name).read_bytes(), name
+    tried("kill -9 at 10 random moments of a prediction", "the next run goes on; the same files, bit for bit")
 
 
-def test_a_run_killed_at_random_ends_with_the_same_results(three_stages, tmp_path):
+def test_a_run_killed_at_random_ends_with_the_same_results(three_stages, tmp_path, tried):
     """The process of `chromacc run` is killed; its kernel finds itself alone and ends. The six notebooks themselves take
     longer: tests/benchmarks/kill_notebooks.py kills them.
     """
@@ -276,17 +288,18 @@ def test_a_run_killed_at_random_ends_with_the_same_results(three_stages, tmp_pat
         stages = json.loads((other / "report" / "run.json").read_text())["stages"]
         assert [stage["state"] for stage in stages.values()] == ["done"] * 3
         assert not list((other / "report").glob(".*.running.ipynb"))
+    tried("kill -9 at 4 random moments of chromacc run", "the next run goes on; the same results, every stage done")
 
 
 # --- two at once --------------------------------------------------------------------------------------------
-def test_two_trainings_or_predictions_of_one_folder_do_not_meet(curated, model_folder, tmp_path):  # noqa: F811
+def test_two_trainings_or_predictions_of_one_folder_do_not_meet(curated, model_folder, tmp_path, tried):  # noqa: F811
     refused = []
 
     class Second(Callback):
         def on_epoch(self, state):
-            with pytest.raises(ChromaccError, match="model: another training is writing there. Wait until it is done"):
+            with pytest.raises(ChromaccError, match="model: another training is writing there. Wait until it is done") as caught:
                 trained(curated[1], tmp_path / "model", [])
-            refused.append(len(state.history))
+            refused.append(str(caught.value))
 
     trained(curated[1], tmp_path / "model", [], callbacks=[Second()])
     assert len(refused) == 2
@@ -299,16 +312,18 @@ def test_two_trainings_or_predictions_of_one_folder_do_not_meet(curated, model_f
     (tmp_path / "p").mkdir()
     with subprocess.Popen([sys.executable, "-c", other, tmp_path / "p" / "out"], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"held\n"
-        with pytest.raises(ChromaccError, match="out: another prediction is writing there"):
+        with pytest.raises(ChromaccError, match="out: another prediction is writing there") as caught:
             predict(model_folder, rows, tmp_path / "p")
         process.kill()
     assert predict(model_folder, rows, tmp_path / "p", say=told.append).bigwig.exists()
     assert not list((tmp_path / "p" / "out").glob(".partial-*")), "what the killed one left"
     assert told[0] == "device: CPU (no GPU is used)"
+    tried("two trainings of one folder at once", refused[0])
+    tried("two predictions of one folder at once", caught)
 
 
 # --- another clock ------------------------------------------------------------------------------------------
-def test_files_dated_long_ago_or_in_the_future_change_nothing(three_stages, capsys):
+def test_files_dated_long_ago_or_in_the_future_change_nothing(three_stages, capsys, tried):
     """What a stage is made from is known by its content; a clock that jumped makes no stage run again."""
     run("tiny", root=three_stages)
     for years in (-30, 30):
@@ -318,3 +333,4 @@ def test_files_dated_long_ago_or_in_the_future_change_nothing(three_stages, caps
         capsys.readouterr()
         run("tiny", root=three_stages)
         assert capsys.readouterr().out.count("up to date") == 3
+    tried("a clock that jumps 30 years back or ahead", "no stage runs again")

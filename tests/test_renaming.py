@@ -44,7 +44,7 @@ def test_what_a_chromosome_may_be_called():
     assert genome_aliases({"1": 9, "chr1": 9}) == {} == genome_aliases({"chr1": 9}, wanted=False)
 
 
-def test_a_dataset_of_files_in_another_style_is_the_same_and_says_what_was_renamed(project, curated, capsys):
+def test_a_dataset_of_files_in_another_style_is_the_same_and_says_what_was_renamed(project, curated, capsys, tried):
     """All peaks, the blacklist, and the bigWigs of three cell types: a mixture of both styles."""
     for path in [*project.folder.rglob("*.narrowPeak"), project.blacklist]:
         rename_bed(path)
@@ -76,9 +76,11 @@ def test_a_dataset_of_files_in_another_style_is_the_same_and_says_what_was_renam
     with_tss = replace(chosen, tss=str(project.folder / "tss.bed"), match_on=("gc", "tss_distance"))
     known = open_dataset(curate(project.manifest, project.genome_fasta, project.folder / "tss", with_tss, **given).path)
     assert np.isfinite(known["tss_distance"].values).all()
+    tried("1 for chr1 in 21 files, unasked", str(refused.value).splitlines()[1])
+    tried("1 for chr1 in 21 files, with rename_chromosomes", "the same dataset; each renaming said, and in curation.json")
 
 
-def test_a_prediction_from_files_in_another_style_is_the_same(model_folder, tmp_path):  # noqa: F811
+def test_a_prediction_from_files_in_another_style_is_the_same(model_folder, tmp_path, tried):  # noqa: F811
     rows = rows_of(model_folder, CELL)
     (tmp_path / "plain").mkdir()
     plain = predict(model_folder, rows, tmp_path / "plain", regions="chrT1,chrT3")
@@ -96,11 +98,12 @@ def test_a_prediction_from_files_in_another_style_is_the_same(model_folder, tmp_
     assert all("T1 as chrT1" in words for words in other.summary["renamed_chromosomes"].values())
     assert len(other.summary["renamed_chromosomes"]) == len(other.inputs.present) - ("expression" in other.inputs.present)
     assert plain.summary["renamed_chromosomes"] == {}
+    tried("1 for chr1 in the tracks of a prediction, with rename_chromosomes", "the same prediction; in summary.json")
 
 
-def test_a_renaming_that_is_none_is_refused(tmp_path):
+def test_a_renaming_that_is_none_is_refused(tmp_path, tried):
     both = write_bigwig(tmp_path / "both.bw", {"1": 100, "chr1": 100}, {"1": [(0, 9, 1.0)]})
-    with pytest.raises(FileProblem, match="both.bw: one chromosome under two names; got 1, chr1"):
+    with pytest.raises(FileProblem, match="both.bw: one chromosome under two names; got 1, chr1") as caught:
         open_bigwig(both, genome_aliases({"chr1": 100}))
     other = write_bigwig(tmp_path / "hg19.bw", {"1": 90}, {"1": [(0, 9, 1.0)]})
     with open_bigwig(other, genome_aliases({"chr1": 100})) as bigwig:
@@ -108,3 +111,4 @@ def test_a_renaming_that_is_none_is_refused(tmp_path):
     past = write_lines(tmp_path / "p.bed", "1\t90\t110")
     problems = read_intervals(past, {"chr1": 100}, genome_aliases({"chr1": 100}))[1]
     assert [problem.fatal for problem in problems] == [False, True] and "past the chromosome's end" in problems[1].what
+    tried("both 1 and chr1 in one bigWig, with rename_chromosomes", caught)
