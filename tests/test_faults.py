@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,12 +28,15 @@ from test_training import TIMING, weights
 
 from chromacc_lib import ChromaccError, cli, exports, fit, project_path
 from chromacc_lib.batches import RegionData
+from chromacc_lib.cache import file_lock
 from chromacc_lib.callbacks import Callback, Checkpoint, Progress
 from chromacc_lib.curation import curate
 from chromacc_lib.dataset import load_arrays
+from chromacc_lib.folds import leave_one_out
 from chromacc_lib.pipeline import run
 from chromacc_lib.prediction import predict_manifest
 from chromacc_lib.problems import machine_remedy
+from chromacc_lib.sweep import Sweep, run_sweep
 
 
 @contextmanager
@@ -85,7 +90,7 @@ def test_a_training_on_a_full_disk_keeps_its_last_checkpoint(curated, straight, 
     resumed = trained(curated[1], folder, said)
     assert "an interrupted training was found: it goes on at step 3 of epoch 1" in said
     assert (weights(resumed.result) == weights(straight[1].result)).all()
-    tried("no space left for a checkpoint", kept)
+    tried("no space left for a checkpoint", str(kept.value).partition(" (")[0] + str(kept.value).rpartition(")")[2])
 
 
 def test_a_prediction_on_a_full_disk_leaves_no_file_that_looks_whole(model_folder, tmp_path, tried):  # noqa: F811
@@ -114,6 +119,46 @@ def test_an_export_on_a_full_disk_is_one_message_and_leaves_nothing(curated, tmp
     assert list(tmp_path.iterdir()) == []
     assert cli.main(command) == 0
     tried(f"no space left for an export ({form})", said.splitlines()[-1])
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A folder, and a function that gives it so many kB in all: a disk of its own where one can be mounted (Linux, root),
+    else, in this process, no file grows past a quarter of them.
+    """
+    folder, limits = tmp_path / "disk", resource.getrlimit(resource.RLIMIT_FSIZE)
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode == 0
+
+    def give(kb):
+        if mounted:
+            subprocess.run(["mount", "-o", f"remount,size={kb}k", folder], check=True)
+        else:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (kb << 8, limits[1]))
+
+    yield folder, give
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    if mounted:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_is_full_and_then_has_space(project, curated, disk, capsys, tried):
+    folder, give = disk
+    for kb in (8, 60, 200):
+        give(kb)
+        with pytest.raises(Exception) as caught:
+            curate(project.manifest, project.genome_fasta, folder / "dataset", PARAMETERS, blacklist=project.blacklist, say=silent)
+        assert machine_remedy(f"{caught.type.__name__}: {caught.value}").startswith("the disk is full"), caught.value
+        assert not (folder / "dataset").exists()
+    command = ["export", str(curated[1]), "--format", "tensors", "--out", str(folder / "out")]
+    assert cli.main(command) == 1
+    said = capsys.readouterr().err
+    assert "the disk is full, or a quota is reached" in said and "Traceback" not in said and not (folder / "out").exists()
+    give(60_000)
+    made = curate(project.manifest, project.genome_fasta, folder / "dataset", PARAMETERS, blacklist=project.blacklist, say=silent)
+    assert_same(curated[1], made.path)
+    assert cli.main(command) == 0
+    tried("a disk of 8, 60 and 200 kB for a curation and an export", f"{said.splitlines()[-1]}; with more space, the same dataset")
 
 
 # --- no memory ----------------------------------------------------------------------------------------------
@@ -183,6 +228,7 @@ def test_a_signal_lets_the_step_end_and_leaves_a_checkpoint_to_go_on_from(
     """The signal comes at the end of the second step; the command ends in good order, and goes on from there."""
     command = ["train", str(curated[1]), "--out", str(tmp_path / "model"), "--set", "device=cpu"]
     command += [f"{name}={value}" for name, value in SMALL.items()]
+    handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
 
     class SendsSignal(Progress):
         def on_step(self, state):
@@ -196,7 +242,7 @@ def test_a_signal_lets_the_step_end_and_leaves_a_checkpoint_to_go_on_from(
     assert f"stopped by {number.name} after step 2 of epoch 1; the same command goes on from there" in said.out
     assert "chromacc: stopped. The same command goes on" in said.err and "Traceback" not in said.err
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["checkpoint.pt"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers, "as they were"
     assert cli.main(command) == 0
     assert "it goes on at step 3 of epoch 1" in capsys.readouterr().out
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == (straight[0] / "model.safetensors").read_bytes()
@@ -320,6 +366,21 @@ def test_two_trainings_or_predictions_of_one_folder_do_not_meet(curated, model_f
     assert told[0] == "device: CPU (no GPU is used)"
     tried("two trainings of one folder at once", refused[0])
     tried("two predictions of one folder at once", caught)
+
+
+def test_two_sweeps_or_folds_of_one_folder_are_refused(curated, project, tmp_path, tried):
+    sweep, common = Sweep({"default": {}}), replace(PARAMETERS, test_cell_types=(), validation_cell_types=())
+    second = {
+        "sweeps": lambda out: run_sweep(curated[1], sweep, out, 1, device="cpu", say=silent),
+        "folds": lambda out: leave_one_out(project.manifest, project.genome_fasta, out, ["D"], common, settings()[0], say=silent),
+    }
+    for what, begin in second.items():
+        out = tmp_path / what
+        with file_lock(out / ".lock", "wait", "held elsewhere"), ThreadPoolExecutor(1) as pool:
+            with pytest.raises(ChromaccError, match="being run there") as caught:
+                pool.submit(begin, out).result(timeout=60)
+        assert [path.name for path in out.iterdir()] == [".lock"]
+        tried(f"two {what} of one folder at once", caught)
 
 
 # --- another clock ------------------------------------------------------------------------------------------

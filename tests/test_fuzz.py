@@ -201,6 +201,8 @@ ROWS = st.lists(st.fixed_dictionaries({
 CONTROL = str.maketrans("", "", "\t\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029")  # what would end a field or a line
 
 
+@example(rows=[{"cell_type": "A", "target": "accessibility", "kind": "accessibility_peaks", "path_or_url": "file://[", "md5": "",
+                "assembly": "tiny1", "donor": "", "lineage": ""}])  # fmt: skip
 @given(rows=ROWS)
 def test_every_problem_of_a_manifest_is_listed_whatever_is_in_it(files, rows):
     rows = [{name: text.translate(CONTROL) for name, text in row.items()} for row in rows]
@@ -280,7 +282,7 @@ def test_what_is_set_on_the_command_line_is_taken_or_refused(texts):
     "int_parameter": st.integers(), "float_parameter": st.floats(allow_nan=False, allow_infinity=False), "bool_parameter": st.booleans(),
     "str_parameter": st.text(max_size=8), "list_parameter": st.lists(st.integers() | st.text(max_size=3), max_size=3)}))  # fmt: skip
 def test_a_profile_comes_back_as_it_was_written(place, values):
-    path = written(place, "p.yaml", yaml.safe_dump(values, allow_unicode=True).encode())
+    path = written(place, "p.yaml", yaml.safe_dump(values).encode())
     assert check_settings(read_profile(str(path), place)[1], DECLARED) == values
 
 

@@ -1,5 +1,6 @@
 """The table of faults in tests/README.md is what the tests recorded."""
 
+import os
 import subprocess
 import sys
 
@@ -48,4 +49,16 @@ def test_the_file_is_written_and_what_differs_from_it_fails(folder):
 def test_what_differs_from_run_to_run_is_left_out():
     assert in_one_line("/tmp/pytest-1/x/tiny/A/CTCF.bw: missing\n  (see http://127.0.0.1:4711/a/b.bw)") == (
         "CTCF.bw: missing; (see http://server/a/b.bw)")
-    assert in_one_line("got <b>|" + "0" * 32) == "got &lt;b>\\|(digest)" and len(in_one_line("x" * 999)) == 240
+    assert in_one_line("got <b>|" + "0" * 32) == "got &lt;b>\\|(digest)" and len(in_one_line("abc" * 400)) == 240
+
+
+def test_on_ci_a_skipped_test_fails_unless_it_needs_a_gpu_or_data_that_no_checkout_has(tmp_path):
+    (tmp_path / "test_x.py").write_text(
+        "import pytest\n\n\n@pytest.mark.skip(reason='no time')\ndef test_a():\n    pass\n\n\n"
+        "@pytest.mark.skip(reason='no GPU here')\ndef test_b():\n    pass\n\n\ndef test_c(real_folder):\n    pass\n")
+    environment = os.environ | {"PYTHONPATH": f"{project_path('tests')}:{project_path('')}", "CHROMACC_REAL": str(tmp_path)}
+    command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", "-q", "-rsf", str(tmp_path)]
+    for no_skips, counts in (("", "3 skipped"), ("1", "1 skipped, 1 deselected, 1 error")):
+        said = subprocess.run(command, cwd=tmp_path, env=environment | {"CHROMACC_NO_SKIPS": no_skips}, capture_output=True,
+                              text=True, timeout=120).stdout  # fmt: skip
+        assert counts in said and ("no time" in said), said

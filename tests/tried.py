@@ -29,6 +29,7 @@ def in_one_line(what: object) -> str:
     text = re.sub(r"(?<![\w:/])(?:/[^/\s'\"(),:]+)+/(?=[^/\s])", "", text)
     text = re.sub(r"\b[0-9a-f]{32,64}\b", "(digest)", text)
     text = re.sub(r"\d+(?= bytes, and an index)|(?<=bad block at byte )\d+", "n", text)  # of what was compressed
+    text = re.sub(r"\btest_[a-z_]+\d+\b", "(folder)", text)  # pytest's
     text = re.sub(r"(.)\1{20,}", r"\1\1\1…", text)
     text = re.sub(r"\s*\n\s*", "; ", "".join(c if c.isprintable() or c == "\n" else " " for c in text))
     text = text if len(text) <= LONGEST else text[: LONGEST - 1].rstrip() + "…"
