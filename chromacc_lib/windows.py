@@ -207,7 +207,7 @@ def _filter_windows(windows: pd.DataFrame, genome_fasta: str | Path, blacklist: 
                     max_n_fraction: float, what: str, counts: list[Count]) -> pd.DataFrame:
     """Leave out windows past an edge, in the blacklist or with many N; append a count for each; add `gc`."""
     sizes = genome_sizes(genome_fasta)
-    inside = (windows["start"] >= 0) & (windows["end"] <= windows["chrom"].map(sizes))
+    inside = (windows["start"] >= 0) & (windows["end"] <= windows["chrom"].map(sizes).astype(float))
     counts.append(Count(what, int(inside.sum()), len(windows), "a window must lie within its chromosome"))
     windows = windows[inside]
     if blacklist is not None:

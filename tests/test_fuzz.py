@@ -374,6 +374,7 @@ def touching(one, table: pd.DataFrame, least: int = 1) -> list[int]:
     return [bp for bp, length in shared if bp >= min(least, length) and bp > 0]
 
 
+@example(first=[("chr2", 0, 214, 0.0)], second=[("chr2", 296, 1, 0.0)], black=[], window_bp=70, placement="summits", seed=0)
 @example(first=[("chr1", 0, 1, 0.0)], second=[("chr1", 0, 1, 0.0)], black=[], window_bp=1, placement="summits", seed=0)
 @given(first=PEAKS, second=PEAKS, black=st.lists(st.tuples(st.sampled_from(("chr1", "chr2")), NUMBERS, st.integers(1, 60), st.just(0.0)), max_size=3),
        window_bp=st.integers(1, 120), placement=st.sampled_from(windows.PLACEMENTS), seed=st.integers(0, 9))  # fmt: skip

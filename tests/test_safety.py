@@ -23,6 +23,7 @@ from chromacc_lib import ChromaccError, cli, project_path
 from chromacc_lib.exports import export
 from chromacc_lib.folds import _Job, _plan
 from chromacc_lib.hub import open_model_folder
+from chromacc_lib.plots_style import Markup, table_html
 from chromacc_lib.sources import download
 from chromacc_lib.training import TrainingConfig
 
@@ -139,6 +140,19 @@ def test_no_code_runs_or_unpacks_what_comes_from_outside(tried):
     planted = "import pickle, tarfile\nsubprocess.run(text, shell=True)\ntorch.load(path)\nnp.load(path, allow_pickle=True)\neval(text)\ntar.extractall()"
     assert sorted(faults_of(ast.parse(planted))) == ["eval", "np.load", "pickle", "shell=True", "tar.extractall", "tarfile", "torch.load"]
     tried("shell=True, eval, pickle, torch.load of more than weights, unpacking of archives", "in no module and no notebook")
+
+
+# --- what is shown is text ----------------------------------------------------------------------------------------
+def test_all_that_a_table_of_a_notebook_shows_is_text_but_what_is_meant_as_html(tried):
+    hostile = "<script>alert(1)</script>"
+    table = pd.DataFrame({hostile: [hostile, "b"], ("d", hostile): [1.5, 2.0]}, index=pd.Index([hostile, "x"], name=hostile))
+    more = pd.DataFrame({"html": pd.Series([Markup("<br>• plain")], dtype=object)})
+    styled = table.style.format({("d", hostile): "{:.1f} <i>"}).set_caption(hostile).concat(table.style)
+    html = table_html(styled)
+    assert "<script" not in html and "<i>" not in html and html.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 8
+    assert "<script" in styled.to_html(), "pandas escapes nothing: the table is as it was"
+    assert "<br>• plain" in table_html(more.style) and "&nbsp;" in table_html(table.style)
+    tried("a cell, a heading, an index and a caption <script> in a notebook's table", "shown as text")
 
 
 # --- nothing is written elsewhere ---------------------------------------------------------------------------------
