@@ -67,6 +67,23 @@ def test_each_fault_of_a_history_fails_its_check(name, columns):
     assert checked(make_history(**columns))[name].verdict == "fail"
 
 
+def course(losses: list[float], rates: list[float]) -> pd.DataFrame:
+    """A history of these validation losses and learning rates."""
+    return pd.DataFrame({"epoch": range(1, len(losses) + 1), "train_loss": losses, "validation_mse": losses,
+                         "learning_rate": rates})
+
+
+@pytest.mark.parametrize("losses, rates, verdict", [
+    ([1.0, 0.6, 0.5], [1e-3, 9e-4, 7e-4], "fail"),
+    ([1.0, 0.6, 0.61], [1e-3, 9e-4, 7e-4], "fail"),        # the last epoch alone fell by nothing
+    ([1.0, 0.6, 0.6, 0.61], [1e-3, 9e-4, 8e-4, 7e-4], "ok"),   # nothing came of two epochs
+    ([1.0, 0.6, 0.5], [1e-3, 5e-4, 1e-5], "warn"),
+    ([1.0, 0.6, 0.5, 0.5], [1e-3, 5e-4, 1e-4, 1e-5], "ok"),
+])  # fmt: skip
+def test_a_training_that_was_cut_off_is_told_from_one_that_ended(losses, rates, verdict):
+    assert checked(course(losses, rates))["still improving"].verdict == verdict
+
+
 def balanced(profile_weight: float, label_weight: float) -> pd.DataFrame:
     """A history whose loss is the weighted sum of three terms that fall each in its own way."""
     score, profile, label = np.array([1.0, 0.6, 0.5]), np.array([2.0, 1.9, 1.2]), np.array([0.7, 0.3, 0.25])
