@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from browser import Browser, assert_page_opens, needs_chromium
+from browser import assert_page_opens, needs_chromium, open_browser
 from test_report import HOSTILE, Links, assert_offline
 
 from chromacc_lib import ChromaccError, cli
@@ -227,7 +227,7 @@ def test_the_table_beside_it_holds_every_number(hostile):
 
 @needs_chromium
 def test_the_page_opens_in_a_browser_without_network(hostile):
-    with Browser() as browser:
+    with open_browser() as browser:
         assert "SIMULATED DATA" in assert_page_opens(browser, hostile)["text"]
 
 
