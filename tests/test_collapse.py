@@ -257,7 +257,7 @@ PLANTED = {
     scale_mismatch: "scale mismatch between cell types", track_scale_mismatch: "scale mismatch between cell types",
     leak: "an input is the label (leak)", constant_output: "constant output", diverged: "learning rate too high",
     never_left_first_loss: "learning rate too low",
-    vanishing_gradients: "exploding gradients", exploding_gradients: "exploding gradients",
+    vanishing_gradients: "vanishing gradients", exploding_gradients: "exploding gradients",
     locus_average_only: "collapse to the locus average", gc_shortcut: "shortcut through GC content",
     seen_loci_only: "works on seen loci only", seen_cell_types_only: "learned on training cell types only",
     called_open_everywhere: "class-prior bias", stopped_early: "training stopped too early",
