@@ -65,7 +65,7 @@ def data_checks(arrays: Arrays | None, sample: Sample | None, table: Table, seed
     if arrays is None:
         return [not_run(name, "data", "no dataset was given") for name in DATA_NAMES]
     return [_check_same_scores(arrays, table), *_check_sequences(arrays, seed), _check_constant_tracks(sample),
-            _check_missing_tracks(arrays), _check_duplicates(sample), _check_swaps(sample), _check_track_scale(sample),
+            _check_missing_tracks(arrays, table), _check_duplicates(sample), _check_swaps(sample), _check_track_scale(sample),
             _check_leak(sample), _check_offset(sample), _check_own_profile(sample)]
 
 
@@ -146,18 +146,32 @@ def each_track(sample: Sample) -> Iterator[tuple[str, str, np.ndarray]]:
             yield "score", cell, known
 
 
-def _check_missing_tracks(arrays: Arrays) -> Check:
-    """What share of (cell type, track) pairs has no data at all? Missing is handled; much of it is worth knowing."""
+def _check_missing_tracks(arrays: Arrays, table: Table) -> Check:
+    """What share of (cell type, track) pairs has no data at all? Missing is handled; a cell type without any track is not.
+
+    Of such a cell type is asked whether predictions still follow what is its own: r of (prediction - locus average) with
+    (score - locus average), against the median of the cell types that have tracks, by the table's rows.
+    """
+    name = "missing tracks"
     seen = np.concatenate([arrays.histone_observed.any(0), arrays.tf_observed.any(0)], axis=1)    # (C, tracks)
     if not seen.size:
-        return not_run("missing tracks", "data", "the dataset has no histone or TF tracks")
+        return not_run(name, "data", "the dataset has no histone or TF tracks")
     names = arrays.cell_types["cell_type"].to_numpy()
     blind = names[~seen.any(axis=1)].tolist()
-    value = float(1 - seen.mean())
-    return Check("missing tracks", "data", value, "share of cell type x track pairs without data: warn above 0.5, or "
-                 "when a cell type has no track", "warn" if value > 0.5 or blind else "ok",
+    value, own = float(1 - seen.mean()), {}
+    if blind and "average_score" in table.rows:
+        for cell, rows in table.rows.groupby("cell_type"):
+            average = rows["average_score"].to_numpy(float)
+            own[cell] = pearson(rows["predicted_score"].to_numpy(float) - average, rows["score"].to_numpy(float) - average)
+    usual = float(np.median([r for cell, r in own.items() if cell not in blind and math.isfinite(r)] or [math.nan]))
+    lost = [cell for cell in blind if cell in own and not own[cell] >= 0.5 * usual]
+    words = "".join(f"; without any, predictions of {cell} follow what is its own at r = {own[cell]:.2f}, those of cell types "
+                    f"with tracks at {usual:.2f}" for cell in lost[:3])
+    return Check(name, "data", value, "share of cell type x track pairs without data: warn above 0.5, or when a cell type "
+                 "has no track; fail when its predictions follow what is its own less than half as well as others'",
+                 "fail" if lost else "warn" if value > 0.5 or blind else "ok",
                  f"{int((~seen).sum())} of {seen.size} cell type x track pairs are missing"
-                 f"{'; no track at all in ' + ', '.join(blind[:5]) if blind else ''}.")
+                 f"{'; no track at all in ' + ', '.join(blind[:5]) if blind else ''}{words}.", {"own": own})
 
 
 def _check_duplicates(sample: Sample) -> Check:
@@ -258,21 +272,22 @@ def _check_track_scale(sample: Sample) -> Check:
 
 
 def _check_leak(sample: Sample) -> Check:
-    """Is an input the label? Highest correlation, linear or of ranks, of a track's window means with the score."""
-    highest, where = 0.0, "no track"
+    """Is an input the label, in any cell type? Highest correlation, linear or of ranks, of window means with the score."""
+    found = []
     for track, values in sample.tracks.items():
-        per_cell = []
-        for c in range(len(sample.names)):
+        for c, cell in enumerate(sample.names):
             means, score = values[:, c, :, 0].mean(axis=1), sample.score[:, c]
             both = np.isfinite(means) & np.isfinite(score)
             r = (pearson(means[both], score[both]), pearson(rankdata(means[both]), rankdata(score[both])))
-            per_cell.append(max(map(abs, r)) if all(map(math.isfinite, r)) else math.nan)
-        known = [r for r in per_cell if math.isfinite(r)]
-        if known and float(np.median(known)) > highest:
-            highest, where = float(np.median(known)), track
-    return Check("label leak", "data", highest, rule_text("|r| of an input with the score", *LEAK),
-                 judge(highest, *LEAK), f"The input closest to the score is {where}, |r| = {highest:.3f} "
-                 "(median over cell types).")
+            if all(map(math.isfinite, r)):
+                found.append((max(map(abs, r)), f"{track} in {cell}"))
+    found.sort(reverse=True)
+    highest, where = found[0] if found else (0.0, "no track")
+    leaks = [pair for r, pair in found if r > LEAK[1]]
+    return Check("label leak", "data", highest, rule_text("|r| of an input with the score, in any cell type", *LEAK),
+                 judge(highest, *LEAK), f"The input closest to the score is {where}, |r| = {highest:.3f}"
+                 + (f"; {len(leaks)} of {len(found)} tracks are that close: {', '.join(leaks[:5])}." if leaks else "."),
+                 {"leaks": leaks})
 
 
 def offset_curve(track: np.ndarray, accessibility: np.ndarray) -> dict[int, float]:

@@ -7,6 +7,7 @@ module gives is altered by a hook that stays with the model, so that it predicts
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,7 @@ def _underflow_of_branch(run: Run, share: float, rng: np.random.Generator) -> Ru
 
 
 def _hold_back_sequence(model: ChromaccModel, share: float) -> None:
-    for weights in model.sequence_encoder.parameters():
+    for weights in filter(attrgetter("requires_grad"), model.sequence_encoder.parameters()):
         weights.register_hook(partial(torch.mul, torch.tensor(share)))
 
 

@@ -251,7 +251,7 @@ PLANTED = {
     permuted_between_cell_types: "labels permuted between cell types",
     shifted_labels: "labels and inputs are shifted against each other",
     mostly_n: "sequences are mostly N or repeated", repeated_windows: "sequences are mostly N or repeated",
-    constant_track: "constant or empty tracks", duplicated_track: "a track of another cell type swapped in",
+    constant_track: "constant, empty or missing tracks", duplicated_track: "a track of another cell type swapped in",
     swapped_track: "a track of another cell type swapped in",
     swapped_labels: "labels permuted between cell types",
     scale_mismatch: "scale mismatch between cell types", track_scale_mismatch: "scale mismatch between cell types",
