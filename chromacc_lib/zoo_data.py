@@ -226,6 +226,15 @@ def _track_copied(run: Run, n_cells: int, rng: np.random.Generator) -> Run:
     return replace(run, arrays=replace(arrays, histone=histone))
 
 
+def _replicate_of_another(run: Run, n_cells: int, rng: np.random.Generator) -> Run:
+    """Put a replicate of one cell type's mark, noise of 0.3 standard deviations apart from it, in place of others'."""
+    copied = _track_copied(run, n_cells, rng)
+    moved = np.any(copied.arrays.histone != run.arrays.histone, axis=(0, 3, 4))     # (C, marks)
+    noise = 0.3 * run.arrays.histone.std() * rng.normal(size=(*run.arrays.histone.shape[:4], 1))
+    histone = copied.arrays.histone + np.where(moved[..., None, None], noise, 0).astype(np.float32)
+    return replace(run, arrays=replace(run.arrays, histone=histone))
+
+
 def _scores_in_another_unit(run: Run, factor: float, rng: np.random.Generator) -> Run:
     """Multiply the accessibility of three cell types, one of them unseen, by a factor (before arcsinh)."""
     arrays = run.arrays
@@ -424,6 +433,8 @@ DATA_FAULTS: tuple[Fault, ...] = (
           (("one track of two cell types", 1), ("two tracks", 2), ("three tracks", 3)), _tracks_exchanged),
     Fault("a track copied", SWAPPED, "data", "training",
           (("into one cell type", 1), ("into three", 3), ("into six", 6)), _track_copied),
+    Fault("a replicate of another cell type", SWAPPED, "data", "training",
+          (("in one cell type", 1), ("in two", 2), ("in three", 3)), _replicate_of_another),
     Fault("scores in another unit", SCALE, "data", "training",
           (("x 5", 5.0), ("x 10", 10.0), ("x 30", 30.0)), _scores_in_another_unit),
     Fault("tracks in another unit", SCALE, "data", "training",

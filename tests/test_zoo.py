@@ -263,7 +263,7 @@ def test_confusion_is_a_diagonal_where_all_are_named():
 def test_the_list_of_faults_is_whole():
     for fault in zoo.FAULTS.values():
         assert isinstance(fault, Fault) and len(fault.strengths) == 3 and fault.stage in ("training", "prediction", "diagnosis")
-    assert len(zoo.FAULTS) == 43 and {fault.group for fault in zoo.FAULTS.values()} == set(GROUPS)
+    assert len(zoo.FAULTS) == 44 and {fault.group for fault in zoo.FAULTS.values()} == set(GROUPS)
     named = {cause.name for cause in CAUSES}
     assert {fault.cause for fault in zoo.FAULTS.values()} <= named
 
