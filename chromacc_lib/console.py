@@ -75,13 +75,15 @@ class Output:
     def show(self, lines: Sequence[str]) -> None:
         """Print whole lines; on a terminal a line of progress becomes the status line instead."""
         with self._lock:
+            if not self._live:
+                self._out.writelines(f"{INDENT}{line}\n" for line in lines)
+                return
             for line in lines:
-                if self._live and line.startswith(MARK):
+                if line.startswith(MARK):
                     self._status = line.removeprefix(MARK)
                 else:
-                    self._out.write(f"{_ERASE if self._live else ''}{INDENT}{line}\n")
-            if self._live:
-                self._write_status()
+                    self._out.write(f"{_ERASE}{INDENT}{line}\n")
+            self._write_status()
 
     def flush(self) -> None:
         """Hand on what was printed."""

@@ -173,7 +173,7 @@ def test_force_runs_what_is_up_to_date(project, capsys):
     run("tiny", root=project)
     capsys.readouterr()
     run("tiny", only="02", force=True, root=project)
-    assert states(capsys.readouterr().out) == {"01": "as it", "02": "done"}
+    assert states(capsys.readouterr().out) == {"01": "as it", "02": "done", "03": "outdated"}
 
 
 def test_until_and_from_choose_stages(project, capsys):
