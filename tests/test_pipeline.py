@@ -13,6 +13,8 @@ import sys
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from test_console import screen
+from test_progress import Terminal
 
 from chromacc_lib import ChromaccError, provenance
 from chromacc_lib.parameters import check_settings, declared_parameters, parse_overrides, read_profile
@@ -348,6 +350,20 @@ def test_progress_is_lines_that_the_page_leaves_out_and_a_bar_in_jupyter(project
     assert "counting:  75%|" in errors and "3/4" in errors and "steps/s" in errors
     first = (project / "reports" / "tiny" / "01_first.ipynb").read_text()
     assert "a warning" in first and "of 4 steps," not in first
+
+
+def test_on_a_terminal_progress_is_a_status_line_that_is_gone_in_the_end(project):
+    count = (
+        "from chromacc_lib import progress\nprogress.WATCHED_S = 0\n"  # and a run that nobody watches would wait for 30 s
+        "with progress.progress(4, 'counting', 'steps') as bar:\n    bar.update(3)\nprint('counted')\n"
+    )
+    write_notebook(project / "notebooks" / "01_first.ipynb", FOLDERS + "n: int = 2  # rows", count)
+    out = Terminal()
+    run("tiny", until="01", root=project, out=out)
+    assert re.search(r"01_first 0:00:\d\d  counting █{15}░{5} 75% \(3 of 4 steps, ", out.getvalue())
+    lines = screen(out.getvalue())
+    assert "    counted" in lines and not any("counting" in line for line in lines)
+    assert lines[-2].startswith("headline: ")
 
 
 def test_at_the_end_a_table_of_stages_the_report_and_the_headline(project):
