@@ -114,6 +114,7 @@ ORDER = [
     "comparison_page",
     "report",
     "parameters",
+    "console",
     "pipeline",
     "cli",
 ]
