@@ -57,13 +57,15 @@ class Selection:
 
 
 # --- peaks and sequence -------------------------------------------------------------------------------------
-def read_peaks(path: str | Path, sizes: Mapping[str, int] | None = None) -> pd.DataFrame:
+def read_peaks(path: str | Path, sizes: Mapping[str, int] | None = None,
+               aliases: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Read peaks or regions (BED3 to narrowPeak, plain or gzipped), sorted by chromosome and start.
 
     Returns chrom, start, end, strength (float), summit (bp). sizes: the genome's {chromosome: length}; peaks
-    on other chromosomes are left out. Raises ChromaccError that lists every fault of the file.
+    on other chromosomes are left out. aliases: see `read_intervals`. Raises ChromaccError that lists every fault of
+    the file.
     """
-    table, problems = read_intervals(path, sizes)
+    table, problems = read_intervals(path, sizes, aliases)
     require_no_problems(problems)
     if sizes is not None:
         table = table[table["chrom"].isin(list(sizes))]
