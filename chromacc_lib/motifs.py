@@ -36,6 +36,7 @@ SEQLET_BP = CORE_BP + 2 * FLANK_BP
 SLIDE_BP = 5  # how far two seqlets may be shifted against each other
 MAX_SEQLETS = 1500  # the strongest are clustered; the pairwise comparison grows with the square
 MERGE_SIMILARITY = 0.85  # groups whose means are so alike are one pattern
+SAME_MOTIF = 1e-3  # TOMTOM's p of two patterns that are one motif, seen in different company
 MIN_BITS, MIN_WORTH = 0.5, 0.15  # a pattern ends where information, or its share of the largest contribution, is less
 BASES = "ACGT"
 
@@ -102,8 +103,8 @@ def find_patterns(
 
     Two seqlets are compared by the cosine of their hypothetical contributions, best over both strands and shifts of up
     to 5 bp. Average linkage puts together what is `similarity` or more alike, then groups whose means are nearly the
-    same; groups under `min_seqlets` are left out. It stands in for TF-MoDISco, which on two cores compiles for
-    minutes before its first result.
+    same; groups under `min_seqlets` are left out, and patterns that TOMTOM cannot tell apart are joined. It stands in for
+    TF-MoDISco, which on two cores compiles for minutes before its first result.
     """
     seqlets = seqlets.head(MAX_SEQLETS).reset_index(drop=True)
     if len(seqlets) < max(2, min_seqlets):
@@ -119,7 +120,25 @@ def find_patterns(
             break
         _, shift, flipped = alike.to(_centre(alike, members), members)
         patterns += _align(attribution, codes, seqlets.loc[members], shift, flipped)
-    return [replace(pattern, name=f"P{i}") for i, pattern in enumerate(patterns, 1)]
+    return [replace(pattern, name=f"P{i}") for i, pattern in enumerate(_absorb(patterns), 1)]
+
+
+def _absorb(patterns: list[Pattern]) -> list[Pattern]:
+    """Give the seqlets of a pattern that TOMTOM takes for a larger one (p <= `SAME_MOTIF`) to that one, whose logo stays."""
+    if len(patterns) < 2:
+        return patterns
+    matrices = [np.ascontiguousarray(x.probabilities.T) for x in patterns]
+    background = [np.ascontiguousarray(motif.probabilities.T) for motif in jaspar_motifs()]  # of its p-values
+    p, _, _, _, strand = tomtom(matrices, [*matrices, *background], n_jobs=1)
+    kept: dict[int, Pattern] = {}
+    for i, pattern in enumerate(patterns):
+        same = min(kept, key=lambda j: p[i, j], default=None)
+        if same is None or p[i, same] > SAME_MOTIF:
+            kept[i] = pattern
+            continue
+        turned = pattern.reverse_complement() if strand[i, same] else pattern
+        kept[same] = replace(kept[same], seqlets=pd.concat([kept[same].seqlets, turned.seqlets], ignore_index=True))
+    return sorted(kept.values(), key=lambda x: -len(x.seqlets))
 
 
 class _Alike(NamedTuple):
