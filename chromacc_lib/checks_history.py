@@ -97,21 +97,25 @@ def _check_first_loss(losses: np.ndarray) -> Check:
 
 
 def _check_still_improving(losses: np.ndarray, history: pd.DataFrame) -> Check:
-    """Was training stopped while it still improved? Share of all improvement that the last epoch brought.
+    """Was training stopped while it still improved? Share of all improvement that the last epochs brought.
 
-    A learning rate that has decayed to its end ends the improvement by itself, so then it is a warning only. After
-    Prechelt 1998, "Early stopping - but when?" (progress at the moment of stopping).
+    After Prechelt 1998, "Early stopping - but when?": progress over a strip of epochs at the moment of stopping. The strip
+    is two epochs, since one alone may fail to improve by chance. A learning rate that has decayed to its end ends the
+    improvement by itself: then the strip is the last epoch, and what it brought is a warning only.
     """
     if len(losses) < 2 or not np.isfinite(losses).all() or not losses.min() < 0.99 * losses[0]:
         return not_run("still improving", "optimisation", "fewer than two epochs, or the loss never fell by 1%")
-    value = float((losses[:-1].min() - losses[-1]) / (losses[0] - losses.min()))
     decayed = "learning_rate" in history and bool(
         history["learning_rate"].iloc[-1] <= 0.1 * history["learning_rate"].max())
+    strip = 1 if decayed else min(2, len(losses) - 1)
+    value = float((losses[:-strip].min() - losses[-strip:].min()) / (losses[0] - losses.min()))
     verdict = "ok" if value <= 0.1 else "warn" if decayed else "fail"
-    return Check("still improving", "optimisation", value, "share of the improvement that came in the last epoch: "
-                 "warn above 0.1, fail above 0.1 while the learning rate had not decayed to a tenth", verdict,
-                 f"{100 * max(value, 0):.0f}% of the fall in validation loss came in the last of {len(losses)} epochs, "
-                 f"with the learning rate {'decayed' if decayed else 'not decayed'}.")
+    return Check("still improving", "optimisation", value, "share of the improvement that came in the last epoch (in the "
+                 "last two, while the learning rate had not decayed to a tenth): warn above 0.1, fail above 0.1 while it "
+                 "had not decayed", verdict,
+                 f"{100 * max(value, 0):.0f}% of the fall in validation loss came in the last "
+                 f"{'two ' if strip == 2 else ''}of {len(losses)} epochs, with the learning rate "
+                 f"{'decayed' if decayed else 'not decayed'}.")
 
 
 # --- the steps -----------------------------------------------------------------------------------------------

@@ -413,7 +413,10 @@ def ridge_signal(features: np.ndarray, target: np.ndarray, groups: np.ndarray, s
     for train, test in GroupKFold(min(5, len(np.unique(groups)))).split(x, groups=rows):
         gram = x[train].T @ x[train] + x.shape[1] * np.eye(x.shape[1])
         predicted[test] = x[test] @ np.linalg.solve(gram, x[train].T @ y[train])
-    r = np.nan_to_num([pearson(predicted[:, k], y[:, k]) for k in range(y.shape[1])])
+    predicted -= predicted.mean(0)
+    y = y - y.mean(0)
+    scale = np.sqrt((predicted**2).sum(0) * (y**2).sum(0))
+    r = np.divide((predicted * y).sum(0), scale, out=np.zeros(y.shape[1]), where=scale > 1e-12)
     return float(r[0]), r[1:]
 
 
@@ -426,13 +429,13 @@ def _groups(windows: pd.DataFrame) -> np.ndarray:
 
 
 def _features(sample: Sample) -> np.ndarray:
-    """Return (W, C, F): track features, and GC and counts of the 64 trinucleotides of the window's sequence."""
+    """Return (W, C, F): track features, and counts of the 64 trinucleotides, which GC is a sum of, in the window's sequence."""
     n_windows, n_cells = sample.score.shape
-    kmers = np.zeros((n_windows, 64))
-    codes = sample.sequence.astype(np.int64)
-    triplet = codes[:, :-2] * 16 + codes[:, 1:-1] * 4 + codes[:, 2:]
-    known = (codes[:, :-2] < 4) & (codes[:, 1:-1] < 4) & (codes[:, 2:] < 4)
-    np.add.at(kmers, (np.nonzero(known)[0], triplet[known]), 1)
+    codes = sample.sequence.astype(np.int16)
+    known = codes < 4
+    known = known[:, :-2] & known[:, 1:-1] & known[:, 2:]
+    triplet = codes[:, :-2] * 16 + codes[:, 1:-1] * 4 + codes[:, 2:] + 64 * np.arange(n_windows, dtype=np.int64)[:, None]
+    kmers = np.bincount(triplet[known], minlength=64 * n_windows).reshape(n_windows, 64).astype(float)
     shared = np.broadcast_to(kmers[:, None], (n_windows, n_cells, 64))
     return np.concatenate([_track_features(sample), shared], axis=2)
 

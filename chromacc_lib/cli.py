@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_folds(commands)
     _add_predict(commands)
     _add_report(commands)
+    _add_compare(commands)
     return parser
 
 
@@ -297,6 +298,14 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
     report = commands.add_parser("report", help="rebuild the pages of a finished run")
     report.add_argument("run_dir", type=_path, metavar="RUN_DIR", help="such as reports/pilot")
     report.set_defaults(command=_report)
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    """Add `chromacc compare`."""
+    compare = commands.add_parser("compare", help="put finished runs side by side, on the rows that all of them held out")
+    compare.add_argument("runs", type=_path, nargs="+", metavar="RUN_DIR", help="two or more; compared with the first one")
+    compare.add_argument("--out", type=_path, required=True, metavar="FOLDER", help="gets comparison.html and comparison.csv")
+    compare.set_defaults(command=_compare)
 
 
 def _path(text: str) -> Path:
@@ -546,6 +555,19 @@ def _report(options: argparse.Namespace) -> int:
         if not notebook.stem.endswith(".failed"):
             export_page(notebook, notebook.with_suffix(".html"), is_simulated(options.run_dir))
     print(f"report: {index}")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    """Compare runs; print a sentence a run, and where the page is."""
+    from chromacc_lib.compare import compare_runs
+    from chromacc_lib.comparison_page import write_comparison
+
+    comparison = compare_runs(options.runs)
+    print(f"{comparison.sizes['rows']:,} rows shared by {', '.join(run.name for run in comparison.runs)}")
+    for text in [*comparison.notes, *comparison.verdicts.values()]:
+        print(text)
+    print(f"comparison: {write_comparison(comparison, options.out)}")
     return 0
 
 

@@ -149,7 +149,14 @@ def _also_found(named: Cause, by_name: dict[str, Check]) -> list[str]:
 
 
 def _with_alternatives(cause: Cause, by_name: dict[str, Check]) -> Cause:
-    """Name labels without signal beside "learned nothing" unless the label-signal check has ruled it out."""
+    """Name what the checks at hand cannot tell from the cause.
+
+    Labels without signal beside "learned nothing", unless the label-signal check has ruled them out; a modality that
+    outweighs the others beside dead ones, where nearly all that moves predictions is one modality's.
+    """
+    if cause.name == "a modality is dead" and by_name["dominating modality"].verdict in ("warn", "fail"):
+        return replace(cause, alternatives=("a modality dominates",), separated_by="Train again with modalities dropped at "
+                       "random: one that was outweighed comes back, one that is cut off stays silent.")  # fmt: skip
     if cause.name not in (NOTHING_LEARNED, "constant output") or by_name["label signal"].verdict in ("ok", "warn"):
         return cause
     others = (NO_SIGNAL, "a fault of the model or its training", *cause.alternatives)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
@@ -21,17 +23,20 @@ from chromacc_lib.devices import choose_precision, device_words, start_fabric
 from chromacc_lib.hub import complete_model_folder, model_card
 from chromacc_lib.inference import load_model, read_model_config
 from chromacc_lib.memory import fitting_batch
-from chromacc_lib.monitor import Monitor
+from chromacc_lib.monitor import Monitor, watch
 from chromacc_lib.streaming import StreamedRegionData
 from chromacc_lib.training import (
     NonFiniteLoss, TrainingConfig, TrainingResult, model_config, save_model, train,
 )  # fmt: skip
 from chromacc_lib.windows import SPLITS
 
-__all__ = ["EPOCH_LINE", "PRETRAINING_LINE", "Fitted", "fit", "training_settings"]
+__all__ = [
+    "EPOCH_LINE", "PRETRAINING_LINE", "Fitted", "TrainingProgress", "fit", "training_progress", "training_settings",
+]  # fmt: skip
 
 SIZES = ("sequence_layers", "encoder_layers", "d_model", "dropout")  # parameters that are fields of ModelConfig
 CHECKPOINT, BAD_BATCH = "checkpoint.pt", "bad_batch.safetensors"
+FRESH_S = 60  # s within which a checkpoint was written by a training that is still running, without asking further
 EPOCH_LINE = (
     "epoch {epoch:2d}: training MSE {train_score:.4f}, validation MSE {validation_mse:.4f}, "
     "skill {validation_skill:+.3f}, {samples_per_second:.0f} samples/s, {seconds:.0f} s"
@@ -87,10 +92,74 @@ def fit(
     fabric = start_fabric(device, config.precision, gpu)
     busy = (f"{folder}: another training is writing there. Wait until it is done, stop it, or give this one another "
             "folder")  # fmt: skip
-    lock = file_lock(folder.with_name(f".{folder.name}.training"), "give a model folder", busy)
+    lock = file_lock(_lock_path(folder), "give a model folder", busy)
     with lock if fabric.is_global_zero else nullcontext():
         return _train_here(dataset_dir, folder, arrays, data, config, sizes, identity, patience, stop_on_collapse, callbacks,
                            fabric, say)  # fmt: skip
+
+
+class TrainingProgress(NamedTuple):
+    """How far the training of a model folder is, as its files tell, whichever process writes them."""
+
+    state: str  # "none", "training", "interrupted" or "finished"
+    history: pd.DataFrame  # a row an epoch that ended, of this training; empty before the first
+    epochs: int  # that it shall have; 0 = not known yet
+    quiet_s: float  # s since its files last changed; 0 without any
+    warnings: list[str]  # what the monitor says of its epochs
+    stopped: str  # why it ended before its last epoch; "" = it did not
+
+
+def training_progress(model_dir: str | Path) -> TrainingProgress:
+    """Read how far a training is from its folder, without disturbing it.
+
+    A training is seen from its first checkpoint on (100 steps, or the first epoch); its history replaces that of an
+    earlier one after the first epoch, and is not shown before. Raises ChromaccError for a checkpoint that cannot be read.
+    """
+    folder = project_path(model_dir)
+    checkpoint, history, config = (folder / name for name in (CHECKPOINT, "history.csv", "config.json"))
+    written = {path: at for path in (checkpoint, history, config) if (at := _changed_at(path))}
+    quiet = time.time() - max(written.values()) if written else 0.0
+    if checkpoint in written:
+        running = time.time() - written[checkpoint] < FRESH_S or _is_locked(_lock_path(folder))
+        state, settings, stopped = "training" if running else "interrupted", Checkpoint(checkpoint, {}).settings(), ""
+        if not settings:  # it was there a moment ago: the training has just ended
+            return training_progress(model_dir)
+        mine = history in written and written[history] > written.get(config, 0.0)
+    elif config in written:
+        content = read_model_config(folder)
+        state, settings, stopped, mine = "finished", content["training"], content["stopped"], history in written
+    else:
+        return TrainingProgress("none", pd.DataFrame(), 0, quiet, [], "")
+    rows = pd.read_csv(history) if mine else pd.DataFrame()
+    known = {field.name for field in fields(TrainingConfig)}
+    found = watch(rows, TrainingConfig(**{name: value for name, value in settings.items() if name in known}))
+    warnings = [f"epoch {row['epoch']}: {row['cause']}: {row['seen']}" for row in found.to_dict("records")]
+    return TrainingProgress(state, rows, settings["epochs"], quiet, warnings, stopped)
+
+
+def _changed_at(path: Path) -> float:
+    """When a file was last changed, s since 1970; 0 = it is not there, or not any more."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _lock_path(folder: Path) -> Path:
+    """The lock that a training holds while it writes to its folder."""
+    return folder.with_name(f".{folder.name}.training")
+
+
+def _is_locked(path: Path) -> bool:
+    """Say whether another process holds a lock; one that asks for it in the same instant is told that it is busy."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _train_here(

@@ -37,8 +37,8 @@ def read_model_config(model_dir: str | Path) -> dict:
     path = Path(model_dir) / "config.json"
     if not path.exists() or not (path.parent / "model.safetensors").exists():
         raise ChromaccError(
-            f"{model_dir} holds no trained model (config.json and model.safetensors are needed); run the training "
-            "notebook first, or name the model folder of a finished run."
+            f"{model_dir} holds no trained model (config.json and model.safetensors are needed); run notebook 02_training "
+            "first, or name the model folder of a finished run."
         )
     try:
         content = json.loads(path.read_text())

@@ -298,4 +298,5 @@ def match_summary(wanted: np.ndarray, matched: np.ndarray, pool: np.ndarray, dra
 def _ks(first: np.ndarray, second: np.ndarray) -> float | None:
     if not len(first) or not len(second):
         return None
-    return float(ks_2samp(first, second, method="asymp").statistic)
+    method = "asymp" if len(first) + len(second) > 2 else "exact"  # whose p-value, not used here, is defined for two values
+    return float(ks_2samp(first, second, method=method).statistic)

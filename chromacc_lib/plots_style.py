@@ -66,8 +66,12 @@ def show(fig: Figure, alt: str, width: int | None = None) -> None:
 
 
 def png(fig: Figure) -> str:
-    """Return a figure as PNG, in base64, and close it."""
+    """Return a figure as PNG, in base64, and close it if it is one of pyplot's.
+
+    A figure that was made without pyplot may be drawn in any thread: what pyplot shares is not touched.
+    """
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=FIGURE_DPI, bbox_inches="tight", facecolor="white")
-    plt.close(fig)
+    if fig.canvas.manager is not None:
+        plt.close(fig)
     return base64.b64encode(buffer.getvalue()).decode("ascii")

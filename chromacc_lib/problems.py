@@ -3,10 +3,11 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from chromacc_lib import ChromaccError
 
-__all__ = ["FileProblem", "Problem", "machine_remedy", "problem_of", "require_no_problems"]
+__all__ = ["FileProblem", "Problem", "machine_remedy", "problem_of", "require_no_problems", "written_by"]
 
 
 MACHINE = {  # what an error of the machine is called by Python, numpy, torch, zarr, safetensors and arrow: its remedy
@@ -71,3 +72,10 @@ def require_no_problems(problems: Sequence[Problem]) -> None:
     if fatal:
         listing = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(fatal, start=1))
         raise ChromaccError(f"{len(fatal)} problem(s) in the input; nothing was written:\n{listing}")
+
+
+def written_by(notebook: str, path: Path) -> Path:
+    """Return a path; raise ChromaccError that names the notebook to run when nothing is there."""
+    if not path.exists():
+        raise ChromaccError(f"{path}: not there; run notebook {notebook} first, with the same run_dir")
+    return path

@@ -76,7 +76,7 @@ def read_sweep(path: str | Path) -> Sweep:
     """
     try:
         content = yaml.safe_load(Path(path).read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ChromaccError(f"{path}: this sweep cannot be read ({error})") from error
     known = {"seeds", "base", "windows", "settings", "grid", "draw", "draw_seed", "stop_on_collapse"}
     if not isinstance(content, dict) or set(content) - known or ("settings" in content) == ("grid" in content):
@@ -84,15 +84,40 @@ def read_sweep(path: str | Path) -> Sweep:
             f"{path}: a sweep holds `settings` or `grid`, not both, and may hold seeds, base, windows, draw, draw_seed, "
             f"stop_on_collapse; got {', '.join(map(str, content)) if isinstance(content, dict) else type(content).__name__}"
         )
+    _require_types(path, content)
     settings = content.get("settings")
     if settings is None:
         settings = {_name(combination): combination for combination in _combinations(content["grid"])}
         if "draw" in content:
-            chosen = random.Random(content.get("draw_seed", 1)).sample(sorted(settings), content["draw"])
+            chosen = random.Random(content.get("draw_seed", 1)).sample(sorted(settings), min(content["draw"], len(settings)))
             settings = {name: settings[name] for name in chosen}
     settings = {name: given or {} for name, given in settings.items()}
     return Sweep(settings, tuple(content.get("seeds", (1,))), content.get("base") or {}, content.get("windows", 0),
                  content.get("stop_on_collapse", False))  # fmt: skip
+
+
+def _require_types(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Raise ChromaccError that lists every entry of a sweep's file which is not of its kind."""
+
+    def is_number(value: object) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+    def is_mapping(value: object) -> bool:
+        return isinstance(value, dict) and all(isinstance(name, str) for name in value)
+
+    kinds = {
+        "seeds": ("a list of whole numbers", lambda v: isinstance(v, list) and all(map(is_number, v))),
+        "base": ("settings with values", lambda v: v is None or is_mapping(v)),
+        "settings": ("names, each with settings and values", lambda v: is_mapping(v) and all(
+            one is None or is_mapping(one) for one in v.values())),
+        "grid": ("settings, each with a list of values", lambda v: is_mapping(v) and all(isinstance(one, list) for one in v.values())),
+        "windows": ("a whole number", is_number), "draw": ("a whole number", is_number), "draw_seed": ("a whole number", is_number),
+        "stop_on_collapse": ("true or false", lambda v: isinstance(v, bool)),
+    }  # fmt: skip
+    wrong = [f"{name}: got {content[name]!r}, needed {needed}" for name, (needed, fits) in kinds.items()
+             if name in content and not fits(content[name])]
+    if wrong:
+        raise ChromaccError(f"{path}: this sweep cannot be read: {'; '.join(wrong)}")
 
 
 def _combinations(grid: Mapping[str, list]) -> list[dict[str, Any]]:

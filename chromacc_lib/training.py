@@ -548,7 +548,8 @@ def save_model(result: TrainingResult, config: TrainingConfig, out_dir: str | Pa
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").unlink(missing_ok=True)
     save_file({k: v.contiguous() for k, v in result.model.state_dict().items()}, out / "model.safetensors")
-    result.history.to_csv(out / "history.csv", index=False)
+    result.history.to_csv(out / ".history.part", index=False)
+    (out / ".history.part").replace(out / "history.csv")  # whole at any moment: somebody may follow it
     (out / "pretraining.csv").unlink(missing_ok=True)
     if len(result.pretraining):
         result.pretraining.to_csv(out / "pretraining.csv", index=False)

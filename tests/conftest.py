@@ -18,9 +18,16 @@ import pandas as pd
 import pyBigWig
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from chromacc_lib import project_path
 from chromacc_lib.curation import CurationParameters, curate
+
+# the same few examples at each run; `make fuzz` draws many, anew each time, and keeps what fails in .hypothesis
+quiet = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+settings.register_profile("few", max_examples=25, derandomize=True, database=None, **quiet)
+settings.register_profile("many", max_examples=int(os.environ.get("EXAMPLES", 20_000)), print_blob=True, **quiet)
+settings.load_profile("few")
 
 Intervals = Mapping[str, Sequence[tuple[int, int,
                                         float]]]  # {chrom: [(start, end, value)]}, 0-based half-open

@@ -7,6 +7,7 @@ import re
 import nbformat
 import pandas as pd
 import pytest
+from browser import assert_page_opens, needs_chromium, open_browser
 from test_fetch import large, stream  # noqa: F401
 from test_report import Links, assert_offline
 from test_structure import NOTEBOOKS
@@ -121,8 +122,30 @@ def test_page_is_offline_says_simulated_and_has_alt_text(smoke, name):
         assert anchor.startswith(("#", "http")) or (smoke / anchor).exists(), anchor
 
 
-def test_the_report_shows_four_figures_or_more(smoke):
-    assert len(Links((smoke / "index.html").read_text()).alts) >= 4
+@needs_chromium
+def test_every_page_opens_in_a_browser_without_network(smoke):
+    with open_browser() as browser:
+        seen = {name: assert_page_opens(browser, smoke / f"{name}.html") for name in ("index", *NOTEBOOKS, "prediction/qc")}
+    for name, page in seen.items():
+        assert page["images"] and "SIMULATED DATA" in page["text"][:100], name
+
+
+def test_the_report_shows_four_figures_the_calibration_and_the_motifs(smoke):
+    n_motifs = bool(len(pd.read_csv(smoke / "interpretation" / "motifs.csv")))
+    assert len(Links((smoke / "index.html").read_text()).alts) == 4 + 1 + n_motifs
+
+
+def test_the_unseen_cell_type_is_predicted_from_its_manifest_as_in_the_evaluation(smoke):
+    summary = json.loads((smoke / "prediction" / "summary.json").read_text())
+    assert set(pd.read_csv(smoke / "prediction" / "manifest.tsv", sep="\t")["kind"]) <= {"histone", "tf", "expression"}
+    table = pd.read_parquet(smoke / "predictions.parquet")
+    table = table[(table["cell_type"] == summary["cell_type"]) & (table["window_split"] == "test")]
+    assert len(table) and set(table["cell_type_split"]) == {"test"}
+    alone = pd.read_parquet(smoke / "prediction" / summary["files"]["windows"])
+    both = table.merge(alone, on=["chrom", "start", "end"], suffixes=("", "_alone"), validate="one_to_one")
+    assert len(both) == len(table)
+    for column in ("predicted_score", "predicted_probability", "average_score"):
+        assert (both[column] == both[f"{column}_alone"]).all(), column
 
 
 def test_the_pages_fit_in_a_mail(smoke):

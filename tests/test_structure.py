@@ -95,6 +95,7 @@ ORDER = [
     "faithfulness",
     "ground_truth",
     "interpretation",
+    "look",
     "quality",
     "writers",
     "tfrecord",
@@ -112,9 +113,15 @@ ORDER = [
     "plots_collapse",
     "plots_interpretation",
     "plots_prediction",
+    "plots_compare",
+    "plots_explorers",
     "plots",
+    "explorers",
     "prediction_page",
     "zoo",
+    "pages",
+    "compare",
+    "comparison_page",
     "report",
     "parameters",
     "pipeline",
@@ -343,10 +350,20 @@ def test_every_figure_is_shown_with_its_alt_text(path):
 
 
 @pytest.mark.parametrize("path", PATHS, ids=by_stem)
-def test_widgets_are_skipped_by_headless_runs(path):
+def test_widgets_and_only_they_are_skipped_by_headless_runs(path):
+    """nbclient, and with it papermill and nbconvert, leaves out cells that are tagged so."""
     for source, tags in code_cells(path):
-        if "ipywidgets" in outside_imports(ast.parse(source)) or "interact(" in source:
-            assert "skip-execution" in tags, source
+        tree = ast.parse(source)
+        widget = "explorers" in own_imports(tree) or "ipywidgets" in outside_imports(tree)
+        assert widget == ("skip-execution" in tags), source
+
+
+@pytest.mark.parametrize("path", PATHS, ids=by_stem)
+def test_a_static_figure_stands_beside_each_widget(path):
+    cells = code_cells(path)
+    for at, (_, tags) in enumerate(cells):
+        if "skip-execution" in tags:
+            assert any("plots.show(" in source for source, _ in cells[max(0, at - 1):at + 4]), cells[at]
 
 
 def test_the_report_has_figures():

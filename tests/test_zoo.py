@@ -219,10 +219,11 @@ def test_a_reduced_run_is_stretches_of_chromosomes_and_the_same_each_time():
 
 def test_confusion_is_a_diagonal_where_all_are_named():
     table = pd.DataFrame({"planted": ["a", "a", "b", "b"], "named": ["a", "a", "b", "c"], "named_first": [True] * 3 + [False],
-                          "fault": ["f", "f", "g", "g"], "group": "data", "seconds": 1.0})
+                          "fault": ["f", "f", "g", "g"], "group": "data", "warned_epoch": [0, 2, 0, 0], "seconds": 1.0})
     counts = zoo.confusion(table)
     assert list(counts.columns) == ["a", "b", "c"] and counts.to_numpy().tolist() == [[2, 0, 0], [0, 1, 1]]
-    assert zoo.summarise_zoo(table)["named_otherwise"].tolist() == ["", "1 x c"]
+    summary = zoo.summarise_zoo(table)
+    assert summary["named_otherwise"].tolist() == ["", "1 x c"] and summary["warned"].tolist() == [1, 0]
 
 
 def test_the_list_of_faults_is_whole():
@@ -235,7 +236,8 @@ def test_the_command_goes_on_where_it_stopped(curated, tmp_path, capsys):
     command = ["zoo", str(curated[1]), "--out", str(tmp_path), "--seeds", "1", "--strengths", "3", "--workers", "1"]
     main([*command, "--healthy", "1", "--faults", "few windows"])
     first = pd.read_csv(tmp_path / "zoo.csv")
-    assert list(first["fault"]) == ["healthy", "few windows"] and "2 cases, 0 done before" in capsys.readouterr().out
+    assert list(first["fault"]) == ["healthy", "few windows"] and list(first["warned_epoch"]) == [0, 0]
+    assert "2 cases, 0 done before" in capsys.readouterr().out
     main([*command, "--healthy", "1", "--faults", "few windows", "reads GC"])
     second = pd.read_csv(tmp_path / "zoo.csv")
     assert "3 cases, 2 done before" in capsys.readouterr().out and len(second) == 3
