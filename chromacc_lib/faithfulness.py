@@ -6,19 +6,20 @@ Each comes beside what chance gives: bases in random order, a model whose weight
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
-from torch import nn
 
 from chromacc_lib.attribution import shuffled_references
 from chromacc_lib.dataset import Arrays
-from chromacc_lib.model import ChromaccModel
+from chromacc_lib.inference import read_model_config
+from chromacc_lib.model import ChromaccModel, ModelConfig
 from chromacc_lib.scoring import Scorer, score_all
-from chromacc_lib.training import TrainingConfig, train
+from chromacc_lib.training import FROM_DATA, TrainingConfig, train
 
 __all__ = ["Curves", "agreement", "deletion_insertion", "label_randomised", "weights_randomised"]
 
@@ -108,28 +109,30 @@ def weights_randomised(model: ChromaccModel, seed: int) -> ChromaccModel:
 
 
 def label_randomised(
-    arrays: Arrays, config: TrainingConfig, sizes: dict, seed: int, n_windows: int = 0
-) -> tuple[nn.Module, str]:
-    """Train a model on labels that were permuted over the windows: what attributions look like when nothing was learned.
+    arrays: Arrays, model_dir: str | Path, seed: int, n_windows: int = 0, epochs: int = 1
+) -> tuple[ChromaccModel, str]:
+    """Train a model on labels that were exchanged between windows: what attributions look like when nothing was learned.
 
-    arrays: the run's. config: how the model was trained, such as fewer epochs. sizes: of its `ModelConfig`. n_windows: of
-    the training chromosomes that are trained on, 0 = all. Every window gets the accessibility of another one of its
-    split, in all cell types alike, so that what remains to be learned are means. Returns the model, in evaluation mode, and
-    a sentence that says what was done.
+    arrays: the run's. model_dir: of the run's model, whose architecture and training this one has, but for `epochs`.
+    n_windows: of the training chromosomes that are trained on, 0 = all. Every window gets the accessibility of another one of
+    its split, in all cell types alike, and with it the other one's locus average, so that nothing is left for sequence,
+    histone marks and TFs to explain. Returns the model, in evaluation mode, and a sentence that says what was done.
     """
-    rng, split = np.random.default_rng(seed), arrays.windows["split"].to_numpy()
+    written, rng, split = read_model_config(model_dir), np.random.default_rng(seed), arrays.windows["split"].to_numpy()
     other = np.arange(len(split))
     for name in np.unique(split):
         rows = np.flatnonzero(split == name)
         other[rows] = rng.permutation(rows)
     names = ("accessibility", "score", "label")
-    permuted = replace(arrays, truth=None, score_replicate=None, **{name: getattr(arrays, name)[other] for name in names})
+    windows = arrays.windows.copy()
     if n_windows:
-        rows = np.flatnonzero(split == "train")
-        left_out = rng.permutation(rows)[n_windows:]
-        windows = permuted.windows.copy()
-        windows.loc[windows.index[left_out], "split"] = "not used"
-        permuted = replace(permuted, windows=windows)
-    result = train(permuted, config, sizes=sizes)
-    n = int((permuted.windows["split"] == "train").sum())
-    return result.model.eval(), f"trained for {config.epochs} epochs on {n:,} windows whose labels were exchanged at random"
+        left_out = rng.permutation(np.flatnonzero(split == "train"))[n_windows:]
+        windows.iloc[left_out, windows.columns.get_loc("split")] = "not used"
+    exchanged = replace(arrays, windows=windows, truth=None, score_replicate=None,
+                        **{name: getattr(arrays, name)[other] for name in names})  # fmt: skip
+    settings = {f.name: written["training"][f.name] for f in fields(TrainingConfig) if f.name in written["training"]}
+    config = TrainingConfig(**settings | {"epochs": epochs, "pretrain_epochs": 0, "validation_windows": 200, "stream_windows": 0})
+    sizes = {f.name: written["model"][f.name] for f in fields(ModelConfig) if f.name not in FROM_DATA}
+    result = train(exchanged, config, device="cpu", sizes=sizes)
+    n = int((windows["split"] == "train").sum())
+    return result.model.eval(), f"{n:,} training windows, {epochs} epoch{'s' if epochs > 1 else ''}"

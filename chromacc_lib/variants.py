@@ -25,9 +25,9 @@ from chromacc_lib.inference import evaluating
 from chromacc_lib.manifest import read_manifest
 from chromacc_lib.model import ChromaccModel
 from chromacc_lib.prediction import window_batches
-from chromacc_lib.scoring import ModelScorer, score_all
+from chromacc_lib.scoring import ModelScorer, one_hot, score_all
 
-__all__ = ["predict_variants", "read_variants", "variant_effects"]
+__all__ = ["predict_variants", "read_variants", "strongest_changes", "variant_effects"]
 
 COLUMNS = ["chrom", "pos", "id", "ref", "alt"]
 LISTED = 10  # positions that an error names
@@ -175,6 +175,25 @@ def variant_effects(
     reference = score_all(scorer.by_cell_type, data.sequence[used].numpy(), np.arange(len(used)), at_once)
     effects = score_all(scorer.by_cell_type, changed, place, at_once) - reference[place]
     return _named(kept, there, names, effects)
+
+
+def strongest_changes(windows: pd.DataFrame, codes: np.ndarray, hypothetical: np.ndarray, seed: int) -> pd.DataFrame:
+    """Make up two variants a window: the base change that an attribution expects to lower the score most, and one at random.
+
+    windows: chrom, start. codes: uint8 (K, L). hypothetical: (K, L, 4), of an `Attribution`. Returns chrom, pos (1-based),
+    id ("strongest" or "random"), ref, alt; windows of N alone have none.
+    """
+    rng, rows = np.random.default_rng(seed), []
+    there = one_hot(codes).numpy()
+    loss = (hypothetical * there).sum(-1, keepdims=True) - hypothetical
+    loss[(there > 0) | (there.sum(-1, keepdims=True) == 0)] = -np.inf
+    for chrom, start, window, lost in zip(windows["chrom"], windows["start"], codes, loss):
+        possible = np.flatnonzero(np.isfinite(lost))
+        if len(possible):
+            for name, at in (("strongest", lost.argmax()), ("random", rng.choice(possible))):
+                position, base = divmod(int(at), 4)
+                rows.append((chrom, start + position + 1, name, "ACGT"[window[position]], "ACGT"[base]))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def predict_variants(
