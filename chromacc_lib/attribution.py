@@ -67,9 +67,14 @@ def contribution(effects: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 
 def shuffled_references(codes: np.ndarray, n: int, seed: int) -> Tensor:
-    """n shuffles of each sequence that keep its dinucleotide counts: codes uint8 (K, L) -> one-hot (K, n, L, 4)."""
-    shuffled = dinucleotide_shuffle(one_hot(codes).transpose(1, 2), n=n, random_state=seed, allow_N=True)
-    return shuffled.transpose(2, 3).contiguous()  # (K, n, 4, L) -> (K, n, L, 4)
+    """n shuffles of each sequence that keep its dinucleotide counts: codes uint8 (K, L) -> one-hot (K, n, L, 4).
+
+    A sequence that has but one order, such as a window of N, is its own shuffle.
+    """
+    x = one_hot(codes).transpose(1, 2)
+    # one at a time: tangermeme refuses several that are all the same
+    shuffled = [dinucleotide_shuffle(x, n=1, random_state=seed + r, allow_N=True)[:, 0] for r in range(n)]
+    return torch.stack(shuffled, 1).transpose(2, 3).contiguous()  # (K, n, 4, L) -> (K, n, L, 4)
 
 
 def smoothed_gradients(

@@ -15,6 +15,7 @@ import warnings
 import numpy as np
 import torch
 from tangermeme.deep_lift_shap import BilinearOp, deep_lift_shap
+from tangermeme.utils import TangermemeWarning
 from torch import Tensor, nn
 
 from chromacc_lib import ChromaccError
@@ -101,15 +102,18 @@ def deeplift(
     input has no part in it. Raises ChromaccError when all windows are refused.
     """
     codes = np.asarray(codes)
-    x, references = one_hot(codes), shuffled_references(codes, n_references, seed)  # (K, L, 4), (K, R, L, 4)
+    x = one_hot(codes)  # (K, L, 4)
+    known = x.sum(-1, keepdim=True) > 0
+    references = shuffled_references(codes, n_references, seed) * known[:, None]  # (K, R, L, 4); an N stays one
     with warnings.catch_warnings():  # its deltas are measured below, window by window
         warnings.filterwarnings("ignore", message="Convergence deltas", category=RuntimeWarning)
+        warnings.filterwarnings("ignore", message="X must be one-hot", category=TangermemeWarning)  # an N is zeros
         multipliers = deep_lift_shap(
             _ScorerModule(scorer), x.transpose(1, 2), args=(torch.arange(len(x))[:, None],), raw_outputs=True,
             references=references.transpose(2, 3), batch_size=at_once, only_warn=True, device=scorer.device,
         ).transpose(2, 3)  # (K, R, 4, L) -> (K, R, L, 4)  # fmt: skip
     there, away = (multipliers * x[:, None]).sum(-1), (multipliers * references).sum(-1)
-    hypothetical = (multipliers - multipliers.mean(-1, keepdim=True)).mean(1) * (x.sum(-1, keepdim=True) > 0)
+    hypothetical = (multipliers - multipliers.mean(-1, keepdim=True)).mean(1) * known
     contribution = (there - away).mean(1)
     places = np.repeat(np.arange(len(codes)), n_references)
     before = score_all(scorer, references.flatten(0, 1), places).reshape(len(codes), -1).mean(1)
