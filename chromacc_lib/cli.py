@@ -9,6 +9,7 @@ from pathlib import Path
 
 from chromacc_lib import ChromaccError, __version__
 from chromacc_lib.problems import machine_remedy
+from chromacc_lib.progress import tell
 
 __all__ = ["main"]
 
@@ -428,7 +429,8 @@ def _sweep(options: argparse.Namespace) -> int:
     from chromacc_lib.sweep import read_sweep, run_sweep, summarise
 
     table = run_sweep(
-        options.dataset, read_sweep(options.settings), options.out, options.workers, options.dask_address, options.device
+        options.dataset, read_sweep(options.settings), options.out, options.workers, options.dask_address, options.device,
+        say=tell,
     )
     summary = summarise(table)
     summary.to_csv(options.out / "summary.csv", index=False)
@@ -442,7 +444,7 @@ def _zoo(options: argparse.Namespace) -> int:
 
     table = run_zoo(
         options.dataset, options.out, options.seeds, options.faults, options.strengths, options.healthy,
-        options.workers, options.dask_address, say=lambda text: print(text, flush=True),
+        options.workers, options.dask_address, say=tell,
     )
     print(summarise_zoo(table).to_string(index=False, float_format=lambda value: f"{value:.0f}"))
     right = table["named_first"].astype(bool)
@@ -513,7 +515,7 @@ def _folds(options: argparse.Namespace) -> int:
         blacklist=blacklist_path(values["blacklist"]),
         workers=options.workers,
         dask_address=options.dask_address,
-        say=lambda text: print(text, flush=True),
+        say=tell,
         **{name: values[name] for name in ("truth_manifest", "remote_tracks", "patience", "stop_on_collapse", "device")},
         **{name: values[name] for name in ("n_bootstrap", "block_bp")},
     )

@@ -149,7 +149,7 @@ def test_the_unseen_cell_type_is_predicted_from_its_manifest_as_in_the_evaluatio
 
 
 def test_the_pages_fit_in_a_mail(smoke):
-    assert sum(path.stat().st_size for path in smoke.glob("*.html")) < 15e6
+    assert sum(path.stat().st_size for path in smoke.rglob("*.html")) < 15e6
 
 
 def test_a_second_run_does_nothing(smoke, places, capsys):

@@ -124,6 +124,7 @@ ORDER = [
     "comparison_page",
     "report",
     "parameters",
+    "console",
     "pipeline",
     "cli",
 ]
