@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_folds(commands)
     _add_predict(commands)
+    _add_variants(commands)
     _add_report(commands)
     _add_compare(commands)
     return parser
@@ -295,6 +296,21 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     predict.add_argument("--rename-chromosomes", action="store_true", help=RENAME_HELP)
     predict.add_argument("--out", type=_path, required=True, metavar="FOLDER")
     predict.set_defaults(command=_predict)
+
+
+def _add_variants(commands: argparse._SubParsersAction) -> None:
+    """Add `chromacc variants`."""
+    variants = commands.add_parser("variants", help="effects of single-base variants on predicted accessibility")
+    variants.add_argument("variants", type=_path, metavar="VARIANTS", help="a VCF, gzipped or not; or a table, tab- or "
+                          "comma-separated, with columns chrom, pos (1-based), ref, alt")  # fmt: skip
+    variants.add_argument("--model", type=_path, required=True, metavar="FOLDER", help="such as reports/pilot/model")
+    variants.add_argument("--manifest", type=_path, required=True, help="the tracks of the cell types to ask")
+    variants.add_argument("--genome-fasta", type=_path_or_name, required=True, help=GENOME_HELP)
+    variants.add_argument("--cell-types", nargs="+", default=[], metavar="NAME", help="of the manifest; all by default")
+    variants.add_argument("--gene-names", type=_path, help=GENES_HELP)
+    variants.add_argument("--workers", type=int, metavar="N", help="threads that read tracks; one a core by default")
+    variants.add_argument("--out", type=_path, required=True, metavar="FILE.csv", help="one line a variant, a column a cell type")
+    variants.set_defaults(command=_variants)
 
 
 def _add_report(commands: argparse._SubParsersAction) -> None:
@@ -549,6 +565,21 @@ def _predict(options: argparse.Namespace) -> int:
     )
     page = write_qc_page(prediction)
     print(f"written to {options.out}; what to make of it: {page}")
+    return 0
+
+
+def _variants(options: argparse.Namespace) -> int:
+    """Score the variants of a file."""
+    from chromacc_lib.reference import genome_path
+    from chromacc_lib.variants import predict_variants
+
+    genome = genome_path(options.genome_fasta)
+    table = predict_variants(options.model, options.manifest, genome, options.variants, options.cell_types,
+                             gene_names=options.gene_names or "", workers=options.workers)  # fmt: skip
+    partial = options.out.with_name(f"{options.out.name}.partial")
+    table.to_csv(partial, index=False)
+    partial.replace(options.out)
+    print(f"written: {options.out}, {len(table):,} variants; the unit is arcsinh fold, alternative minus reference allele")
     return 0
 
 
