@@ -9,6 +9,7 @@ from pathlib import Path
 
 from chromacc_lib import ChromaccError, __version__
 from chromacc_lib.problems import machine_remedy
+from chromacc_lib.progress import tell
 
 __all__ = ["main"]
 
@@ -73,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_folds(commands)
     _add_predict(commands)
+    _add_variants(commands)
     _add_report(commands)
+    _add_compare(commands)
     return parser
 
 
@@ -295,11 +298,34 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     predict.set_defaults(command=_predict)
 
 
+def _add_variants(commands: argparse._SubParsersAction) -> None:
+    """Add `chromacc variants`."""
+    variants = commands.add_parser("variants", help="effects of single-base variants on predicted accessibility")
+    variants.add_argument("variants", type=_path, metavar="VARIANTS", help="a VCF, gzipped or not; or a table, tab- or "
+                          "comma-separated, with columns chrom, pos (1-based), ref, alt")  # fmt: skip
+    variants.add_argument("--model", type=_path, required=True, metavar="FOLDER", help="such as reports/pilot/model")
+    variants.add_argument("--manifest", type=_path, required=True, help="the tracks of the cell types to ask")
+    variants.add_argument("--genome-fasta", type=_path_or_name, required=True, help=GENOME_HELP)
+    variants.add_argument("--cell-types", nargs="+", default=[], metavar="NAME", help="of the manifest; all by default")
+    variants.add_argument("--gene-names", type=_path, help=GENES_HELP)
+    variants.add_argument("--workers", type=int, metavar="N", help="threads that read tracks; one a core by default")
+    variants.add_argument("--out", type=_path, required=True, metavar="FILE.csv", help="one line a variant, a column a cell type")
+    variants.set_defaults(command=_variants)
+
+
 def _add_report(commands: argparse._SubParsersAction) -> None:
     """Add `chromacc report`."""
     report = commands.add_parser("report", help="rebuild the pages of a finished run")
     report.add_argument("run_dir", type=_path, metavar="RUN_DIR", help="such as reports/pilot")
     report.set_defaults(command=_report)
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    """Add `chromacc compare`."""
+    compare = commands.add_parser("compare", help="put finished runs side by side, on the rows that all of them held out")
+    compare.add_argument("runs", type=_path, nargs="+", metavar="RUN_DIR", help="two or more; compared with the first one")
+    compare.add_argument("--out", type=_path, required=True, metavar="FOLDER", help="gets comparison.html and comparison.csv")
+    compare.set_defaults(command=_compare)
 
 
 def _path(text: str) -> Path:
@@ -406,7 +432,8 @@ def _sweep(options: argparse.Namespace) -> int:
     from chromacc_lib.sweep import read_sweep, run_sweep, summarise
 
     table = run_sweep(
-        options.dataset, read_sweep(options.settings), options.out, options.workers, options.dask_address, options.device
+        options.dataset, read_sweep(options.settings), options.out, options.workers, options.dask_address, options.device,
+        say=tell,
     )
     summary = summarise(table)
     summary.to_csv(options.out / "summary.csv", index=False)
@@ -420,7 +447,7 @@ def _zoo(options: argparse.Namespace) -> int:
 
     table = run_zoo(
         options.dataset, options.out, options.seeds, options.faults, options.strengths, options.healthy,
-        options.workers, options.dask_address, say=lambda text: print(text, flush=True),
+        options.workers, options.dask_address, say=tell,
     )
     print(summarise_zoo(table).to_string(index=False, float_format=lambda value: f"{value:.0f}"))
     right = table["named_first"].astype(bool)
@@ -491,7 +518,7 @@ def _folds(options: argparse.Namespace) -> int:
         blacklist=blacklist_path(values["blacklist"]),
         workers=options.workers,
         dask_address=options.dask_address,
-        say=lambda text: print(text, flush=True),
+        say=tell,
         **{name: values[name] for name in ("truth_manifest", "remote_tracks", "patience", "stop_on_collapse", "device")},
         **{name: values[name] for name in ("n_bootstrap", "block_bp")},
     )
@@ -541,6 +568,21 @@ def _predict(options: argparse.Namespace) -> int:
     return 0
 
 
+def _variants(options: argparse.Namespace) -> int:
+    """Score the variants of a file."""
+    from chromacc_lib.reference import genome_path
+    from chromacc_lib.variants import predict_variants
+
+    genome = genome_path(options.genome_fasta)
+    table = predict_variants(options.model, options.manifest, genome, options.variants, options.cell_types,
+                             gene_names=options.gene_names or "", workers=options.workers)  # fmt: skip
+    partial = options.out.with_name(f"{options.out.name}.partial")
+    table.to_csv(partial, index=False)
+    partial.replace(options.out)
+    print(f"written: {options.out}, {len(table):,} variants; the unit is arcsinh fold, alternative minus reference allele")
+    return 0
+
+
 def _report(options: argparse.Namespace) -> int:
     """Rebuild the notebooks' pages and index.html of a run."""
     from chromacc_lib.report import export_page, is_simulated, write_index
@@ -550,6 +592,19 @@ def _report(options: argparse.Namespace) -> int:
         if not notebook.stem.endswith(".failed"):
             export_page(notebook, notebook.with_suffix(".html"), is_simulated(options.run_dir))
     print(f"report: {index}")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    """Compare runs; print a sentence a run, and where the page is."""
+    from chromacc_lib.compare import compare_runs
+    from chromacc_lib.comparison_page import write_comparison
+
+    comparison = compare_runs(options.runs)
+    print(f"{comparison.sizes['rows']:,} rows shared by {', '.join(run.name for run in comparison.runs)}")
+    for text in [*comparison.notes, *comparison.verdicts.values()]:
+        print(text)
+    print(f"comparison: {write_comparison(comparison, options.out)}")
     return 0
 
 

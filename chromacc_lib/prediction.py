@@ -47,7 +47,7 @@ from chromacc_lib.windows import N_CODE, Count, sequence_codes
 from chromacc_lib.workers import ALONE, gpu_of_worker, side_by_side
 from chromacc_lib.writers import PredictionWriters, file_stem
 
-__all__ = ["LOCUS_PRIOR", "Prediction", "Predictions", "predict_manifest", "predict_windows"]
+__all__ = ["LOCUS_PRIOR", "Prediction", "Predictions", "predict_manifest", "predict_windows", "window_batches"]
 
 LOCUS_PRIOR = "locus prior"  # what can be hidden besides tracks and expression
 MANY_N = "at most 5% of the bases may be N"
@@ -264,6 +264,30 @@ def _stream(
                 yield chunk, Predictions(table, score, _sigmoid(logit), profile)
     finally:
         model.to("cpu")
+
+
+def window_batches(
+    folder: ModelFolder,
+    inputs: CellTypeInputs,
+    genome_fasta: str | Path,
+    windows: pd.DataFrame,
+    *,
+    workers: int | None = 1,
+) -> Iterator[tuple[pd.DataFrame, Batch]]:
+    """Yield what the model reads of windows (chrom, start, end, of its width) in one cell type, batch by batch, with the
+    rows of `windows` that a batch holds, their other columns too.
+
+    Windows with more than 5% N are left out. workers: threads that read. Batches lie on the CPU, with one cell type.
+    """
+    shown, (z, known) = _shown(inputs, ((),)), normalise_metadata(
+        inputs.metadata[None], folder.normalization, folder.model.config.features
+    )
+    weights, size = folder.reference.state_weights(z[0], bool(known[0])), BATCH_WINDOWS["cpu"]
+    parts = (windows.iloc[first : first + CHUNK_WINDOWS] for first in range(0, len(windows), CHUNK_WINDOWS))
+    for chunk in _read_chunks(folder, inputs, genome_fasta, parts, workers):
+        for first in range(0, len(chunk.windows), size):
+            rows = np.arange(first, min(first + size, len(chunk.windows)))
+            yield chunk.windows.iloc[rows], _batch(folder, chunk, rows, (z[0], known[0]), weights, shown)
 
 
 def _output(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

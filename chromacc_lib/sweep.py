@@ -30,6 +30,7 @@ from chromacc_lib.devices import choose_device, device_words, start_fabric
 from chromacc_lib.model import ModelConfig
 from chromacc_lib.monitor import Monitor
 from chromacc_lib.parameters import YAML_ERRORS
+from chromacc_lib.progress import progress
 from chromacc_lib.provenance import reached_sources
 from chromacc_lib.training import FROM_DATA, TrainingConfig, train
 from chromacc_lib.workers import ALONE, gpu_of_worker, side_by_side
@@ -167,7 +168,8 @@ def _run_sweep(
     say(f"{len(jobs)} runs ({len(sweep.settings)} settings x {len(sweep.seeds)} seeds), {len(jobs) - len(todo)} done before")
     if not dask_address:
         say(device_words(choose_device(device)))
-    with side_by_side(dask_address, workers, device) as (client, threads):
+    bar = progress(len(jobs), "sweep", "runs", len(jobs) - len(todo))
+    with bar, side_by_side(dask_address, workers, device) as (client, threads):
         arguments = {"dataset_dir": str(Path(dataset_dir).absolute()), "windows": sweep.windows, "device": device,
                      "threads": threads, "stop_on_collapse": sweep.stop_on_collapse}  # fmt: skip
         futures = {client.submit(_run, given, **arguments, pure=False): who for who, given in todo.items()}
@@ -178,6 +180,7 @@ def _run_sweep(
             table_path.with_suffix(".new").replace(table_path)
             figures = result["error"] or f"validation skill {result['validation_skill']:+.3f}, {result['seconds']:.0f} s"
             say(f"{name}, seed {seed}: {figures}" + (f"; {result['warning']}" if result["warning"] else ""))
+            bar.update()
     found = {row["key"]: row for row in rows}  # named as they are asked for now, in that order
     return pd.DataFrame([found[key] | {"setting": name, "seed": seed} for (name, seed), (key, _) in jobs.items()])
 

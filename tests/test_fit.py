@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,8 +14,9 @@ from safetensors.torch import load_file
 from test_training import weights
 
 from chromacc_lib import ChromaccError, cli, project_path
+from chromacc_lib.cache import file_lock
 from chromacc_lib.callbacks import Callback, Checkpoint
-from chromacc_lib.fit import fit, training_settings
+from chromacc_lib.fit import fit, training_progress, training_settings
 from chromacc_lib.hub import open_model_folder
 from chromacc_lib.parameters import declared_parameters
 from chromacc_lib.streaming import open_training_data
@@ -172,3 +174,56 @@ def test_what_the_command_takes_otherwise_is_no_parameter_of_it(curated, tmp_pat
     for name in ("run_dir=x", "trained_model=x", "epoch=3"):
         assert cli.main(["train", str(curated[1]), "--out", str(tmp_path / "m"), "--set", name]) == 1
         assert "unknown parameter" in capsys.readouterr().err
+
+
+# --- how far it is, as the files tell ------------------------------------------------------------------------
+
+
+def test_a_finished_training_says_so(straight):
+    now = training_progress(straight[0])
+    assert (now.state, now.epochs, now.stopped, now.history["epoch"].tolist()) == ("finished", 2, "", [1, 2])
+    assert 0 <= now.quiet_s < 3600
+
+
+def test_where_there_is_none_it_says_so(tmp_path):
+    assert training_progress(tmp_path / "model")[:1] == ("none",) and training_progress(tmp_path).history.empty
+
+
+def test_a_training_is_under_way_while_it_writes_or_holds_its_lock(curated, tmp_path):
+    folder = tmp_path / "model"
+    with pytest.raises(KeyboardInterrupt):
+        trained(curated[1], folder, [], callbacks=[_AtTheEnd()])
+    now = training_progress(folder)
+    assert (now.state, now.epochs, len(now.history)) == ("training", 2, 1), "written a moment ago"
+    hour_ago = os.path.getmtime(folder / "checkpoint.pt") - 3600
+    for path in folder.iterdir():
+        os.utime(path, (hour_ago, hour_ago))
+    now = training_progress(folder)
+    assert now.state == "interrupted" and 3500 < now.quiet_s < 3700
+    with file_lock(tmp_path / ".model.training", "", "busy"):
+        assert training_progress(folder).state == "training", "a long step"
+    with file_lock(tmp_path / ".model.training", "", "busy"):
+        pass  # asking left nothing locked
+
+
+def test_the_history_of_an_earlier_training_is_not_shown_as_the_new_one(curated, tmp_path, straight):
+    folder = tmp_path / "model"
+    shutil.copytree(straight[0], folder)
+    seen = []
+
+    class Look(Callback):
+        def on_step(self, state):
+            seen.append(training_progress(folder))
+
+    trained(curated[1], folder, [], callbacks=[Look()])
+    assert {now.state for now in seen} == {"finished", "training"}, "until there is a checkpoint, the old model stands"
+    under_way = [len(now.history) for now in seen if now.state == "training"]
+    assert set(under_way) == {1} and training_progress(folder).state == "finished"
+
+
+def test_the_monitor_is_heard(straight, tmp_path):
+    shutil.copytree(straight[0], tmp_path / "model")
+    history = pd.read_csv(tmp_path / "model" / "history.csv")
+    assert training_progress(tmp_path / "model").warnings == []
+    history.assign(train_loss_max=1e6).to_csv(tmp_path / "model" / "history.csv", index=False)
+    assert [text[:8] for text in training_progress(tmp_path / "model").warnings] == ["epoch 1:", "epoch 2:"]

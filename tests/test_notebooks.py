@@ -7,7 +7,7 @@ import re
 import nbformat
 import pandas as pd
 import pytest
-from browser import Browser, assert_page_opens, needs_chromium
+from browser import assert_page_opens, needs_chromium, open_browser
 from test_fetch import large, stream  # noqa: F401
 from test_report import Links, assert_offline
 from test_structure import NOTEBOOKS
@@ -148,7 +148,7 @@ def test_page_is_offline_says_simulated_and_has_alt_text(smoke, name):
 
 @needs_chromium
 def test_every_page_opens_in_a_browser_without_network(smoke):
-    with Browser() as browser:
+    with open_browser() as browser:
         seen = {name: assert_page_opens(browser, smoke / f"{name}.html") for name in ("index", *NOTEBOOKS, "prediction/qc")}
     for name, page in seen.items():
         assert page["images"] and "SIMULATED DATA" in page["text"][:100], name
@@ -173,7 +173,7 @@ def test_the_unseen_cell_type_is_predicted_from_its_manifest_as_in_the_evaluatio
 
 
 def test_the_pages_fit_in_a_mail(smoke):
-    assert sum(path.stat().st_size for path in smoke.glob("*.html")) < 15e6
+    assert sum(path.stat().st_size for path in smoke.rglob("*.html")) < 15e6
 
 
 def test_a_second_run_does_nothing(smoke, places, capsys):

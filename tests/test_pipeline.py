@@ -6,12 +6,15 @@ import fcntl
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from test_console import screen
+from test_progress import Terminal
 
 from chromacc_lib import ChromaccError, provenance
 from chromacc_lib.parameters import check_settings, declared_parameters, parse_overrides, read_profile
@@ -172,7 +175,7 @@ def test_force_runs_what_is_up_to_date(project, capsys):
     run("tiny", root=project)
     capsys.readouterr()
     run("tiny", only="02", force=True, root=project)
-    assert states(capsys.readouterr().out) == {"01": "as it", "02": "done"}
+    assert states(capsys.readouterr().out) == {"01": "as it", "02": "done", "03": "outdated"}
 
 
 def test_until_and_from_choose_stages(project, capsys):
@@ -341,12 +344,52 @@ def test_progress_is_lines_that_the_page_leaves_out_and_a_bar_in_jupyter(project
     write_notebook(project / "notebooks" / "02_second.ipynb", FOLDERS + "label: str = 'numbers'  # text", bar)
     out = io.StringIO()
     run("tiny", until="02", root=project, out=out)
-    assert "    ... counting: 75% (3 of 4 steps), about 0 s left\n    a warning\n" in out.getvalue()
+    assert re.search(r"\n    ... counting: 75% \(3 of 4 steps, [\d.,]+ steps/s\), about 0 s left\n    a warning\n", out.getvalue())
     page = (project / "reports" / "tiny" / "01_first.html").read_text()
     assert "a warning" in page and "of 4 steps" not in page
     notebook = nbformat.read(project / "reports" / "tiny" / "02_second.ipynb", as_version=4)
     errors = "".join(output.text for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
-    assert "counting:  75%|" in errors and "3/4" in errors
+    assert "counting:  75%|" in errors and "3/4" in errors and "steps/s" in errors
+    first = (project / "reports" / "tiny" / "01_first.ipynb").read_text()
+    assert "a warning" in first and "of 4 steps," not in first
+
+
+def test_on_a_terminal_progress_is_a_status_line_that_is_gone_in_the_end(project):
+    count = (
+        "from chromacc_lib import progress\nprogress.WATCHED_S = 0\n"  # and a run that nobody watches would wait for 30 s
+        "with progress.progress(4, 'counting', 'steps') as bar:\n    bar.update(3)\nprint('counted')\n"
+    )
+    write_notebook(project / "notebooks" / "01_first.ipynb", FOLDERS + "n: int = 2  # rows", count)
+    out = Terminal()
+    run("tiny", until="01", root=project, out=out)
+    assert re.search(r"01_first 0:00:\d\d  counting █{15}░{5} 75% \(3 of 4 steps, ", out.getvalue())
+    lines = screen(out.getvalue())
+    assert "    counted" in lines and not any("counting" in line for line in lines)
+    assert lines[-2].startswith("headline: ")
+
+
+def test_at_the_end_a_table_of_stages_the_report_and_the_headline(project):
+    out = io.StringIO()
+    run("tiny", until="02", root=project, out=out)
+    *_, head, first, second, third, every, report, headline = out.getvalue().splitlines()
+    assert head.split() == ["stage", "state", "time"]
+    for line, words in ((first, ["01_first", "done"]), (second, ["02_second", "done"]), (every, ["all"])):
+        assert line.split()[:-1] == words and re.fullmatch(r"\d:\d\d:\d\d", line.split()[-1]), line
+    assert third.split() == ["03_third", "not", "run", "-"]
+    assert report == f"report: {project / 'reports' / 'tiny' / 'index.html'}"
+    assert headline == "headline: not known: the evaluation has not been run"
+    again = io.StringIO()
+    run("tiny", start="02", until="02", root=project, out=again)
+    assert [line.split()[1:4] for line in again.getvalue().splitlines()[-6:-4]] == [["as", "it", "stands"], ["up", "to", "date"]]
+
+
+def test_the_table_of_stages_stands_there_after_a_failure_too(project):
+    write_notebook(project / "notebooks" / "02_second.ipynb", FOLDERS + "label: str = 'numbers'  # text", "1 / 0")
+    out = io.StringIO()
+    with pytest.raises(ChromaccError, match="ZeroDivisionError"):
+        run("tiny", root=project, out=out)
+    first, second, third, _ = out.getvalue().splitlines()[-4:]
+    assert [line.split()[1] for line in (first, second, third)] == ["done", "failed", "not"]
 
 
 def test_skipped_cells_do_not_run(project):

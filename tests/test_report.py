@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import nbformat
 import pandas as pd
 import pytest
-from browser import Browser, assert_page_opens, needs_chromium
+from browser import CHROMIUM, assert_page_opens, needs_chromium, open_browser  # noqa: F401
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from chromacc_lib import ChromaccError, report
@@ -375,7 +375,7 @@ def test_a_page_with_a_fault_does_not_pass(tmp_path, browser, fault, told):
 
 @pytest.fixture(scope="module")
 def browser():
-    with Browser() as one:
+    with open_browser() as one:
         yield one
 
 
