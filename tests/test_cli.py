@@ -142,6 +142,7 @@ def test_predict_hands_everything_over(monkeypatch, tmp_path, capsys):
         "device": "auto",
         "overwrite": False,
         "gene_names": "",
+        "rename_chromosomes": False,
         "stride": 0,
         "processes": 0,
         "dask_address": "",

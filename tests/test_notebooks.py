@@ -130,8 +130,9 @@ def test_a_cell_type_called_like_a_script_is_text_on_every_page(smoke, tried):
     shown = {name: text.count("&lt;script&gt;alert(1)&lt;/script&gt;") for name, text in pages.items()}
     for name, text in pages.items():
         assert Links(text).scripts == 0 and "<script>alert" not in text, name
-        assert shown[name] > 0, f"{name} names no cell type: nothing is shown by it"
-    tried(f"cell types called{HOSTILE} through all six notebooks", f"shown as text on all {len(pages)} pages")
+    named = [name for name in pages if shown[name]]
+    assert set(pages) - set(named) <= {"05_interpretation"}, "which names none"
+    tried(f"cell types called{HOSTILE} through all six notebooks", f"no script on {len(pages)} pages; shown as text on {len(named)}")
 
 
 @pytest.mark.parametrize("name", ["index", *NOTEBOOKS])
