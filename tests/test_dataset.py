@@ -278,10 +278,10 @@ def test_no_file_is_refused_for_where_the_sample_of_windows_fell(project, monkey
     monkeypatch.setattr(regions, "SAMPLE_WINDOWS", 2)
     read, read_signal = [], regions.read_signal
 
-    def note(entry, windows, n_bins, chroms):
+    def note(entry, windows, n_bins, chroms, *aliases):
         if current_thread() is main_thread():  # the check's own reading: the store is filled by dask's threads
             read.append(len(windows))
-        return read_signal(entry, windows, n_bins, chroms)
+        return read_signal(entry, windows, n_bins, chroms, *aliases)
 
     monkeypatch.setattr(regions, "read_signal", note)
     assert curate_project(project, replace(PARAMETERS, normalization=method)).fresh
