@@ -52,6 +52,9 @@ _DATA = (
     Cause(SHIFTED, "data", "underperforming", ("window offset",),
           "Check the assembly, the coordinate base and the order of windows in the labels; curate again.",
           supports=("label signal", "association")),
+    # Labels that follow nothing would lead astray what looks for their place or their track: asked first.
+    Cause(WITHIN, "data", "collapsed", ("labels of each cell type",), _ORDER,
+          supports=("label signal", "labels agree between cell types", "association")),
     Cause(ASSEMBLY, "data", "underperforming", ("assembly",),
           "Compare assembly, chromosome names and chromosome lengths of the files that are named with those of the genome; "
           "lift them over, or fetch them in the genome's assembly, and curate again.",
@@ -82,8 +85,6 @@ _DATA = (
           supports=("labels look measured", "labels agree between cell types", "ambiguous bases", "repeated sequences",
                     "training fit", "association", "constant output", "variance ratio"),
           unless=("association", "labels look measured")),
-    Cause(WITHIN, "data", "collapsed", ("labels of each cell type",), _ORDER,
-          supports=("label signal", "labels agree between cell types", "association")),
     Cause(NO_SIGNAL, "data", "collapsed", ("score follows its profile", "labels look measured"),
           "Make the scores anew: each must be the mean of its own accessibility profile."),
     Cause(WITHIN, "data", "collapsed", ("score follows its profile",),

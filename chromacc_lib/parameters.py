@@ -18,12 +18,10 @@ import papermill
 import yaml
 
 from chromacc_lib import ChromaccError
+from chromacc_lib.problems import YAML_ERRORS
 
-__all__ = ["YAML_ERRORS", "Parameter", "Setting", "declared_parameters", "read_profile", "parse_overrides", "check_settings"]
+__all__ = ["Parameter", "Setting", "declared_parameters", "read_profile", "parse_overrides", "check_settings"]
 
-
-# besides its own, PyYAML raises what the values are made with: dates that are none, keys that are lists, `!!int ""`
-YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
 class Parameter(NamedTuple):

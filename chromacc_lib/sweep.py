@@ -29,7 +29,7 @@ from chromacc_lib.dataset import Arrays, load_arrays
 from chromacc_lib.devices import choose_device, device_words, start_fabric
 from chromacc_lib.model import ModelConfig
 from chromacc_lib.monitor import Monitor
-from chromacc_lib.parameters import YAML_ERRORS
+from chromacc_lib.problems import YAML_ERRORS
 from chromacc_lib.progress import progress
 from chromacc_lib.provenance import reached_sources
 from chromacc_lib.training import FROM_DATA, TrainingConfig, train
