@@ -52,6 +52,12 @@ _DATA = (
     Cause(SHIFTED, "data", "underperforming", ("window offset",),
           "Check the assembly, the coordinate base and the order of windows in the labels; curate again.",
           supports=("label signal", "association")),
+    Cause(NO_SIGNAL, "data", "collapsed", ("label signal",),
+          "Do not tune the model. Check how the scores were made: draw scores and one input track side by side at "
+          "a few loci, and check that window order, assembly and cell-type order agree.",
+          supports=("labels look measured", "labels agree between cell types", "ambiguous bases", "repeated sequences",
+                    "training fit", "association", "constant output", "variance ratio"),
+          unless=("association", "labels look measured")),
     # Labels that follow nothing would lead astray what looks for their place or their track: asked first.
     Cause(WITHIN, "data", "collapsed", ("labels of each cell type",), _ORDER,
           supports=("label signal", "labels agree between cell types", "association")),
@@ -79,12 +85,6 @@ _DATA = (
     Cause("a track of another cell type swapped in", "data", "underperforming", ("swapped tracks",),
           "Compare the named rows of the manifest with their source, correct them and curate again.",
           supports=("cell-type signal", "locus-average residual")),
-    Cause(NO_SIGNAL, "data", "collapsed", ("label signal",),
-          "Do not tune the model. Check how the scores were made: draw scores and one input track side by side at "
-          "a few loci, and check that window order, assembly and cell-type order agree.",
-          supports=("labels look measured", "labels agree between cell types", "ambiguous bases", "repeated sequences",
-                    "training fit", "association", "constant output", "variance ratio"),
-          unless=("association", "labels look measured")),
     Cause(NO_SIGNAL, "data", "collapsed", ("score follows its profile", "labels look measured"),
           "Make the scores anew: each must be the mean of its own accessibility profile."),
     Cause(WITHIN, "data", "collapsed", ("score follows its profile",),
