@@ -19,13 +19,16 @@ import numpy as np
 import pandas as pd
 
 from chromacc_lib.causes import CAUSES, GIVE_DATASET, GROUPS, NO_SIGNAL, NOTHING_LEARNED, TOO_FEW, WITHIN, Cause
-from chromacc_lib.checks import Check, Table, auc_half_width, prediction_checks, prepare, quadrant_table, variance_table
+from chromacc_lib.checks import Check, Table, auc_half_width, quadrant_table, variance_table
 from chromacc_lib.checks_generalisation import generalisation_checks
 from chromacc_lib.checks_history import history_checks
 from chromacc_lib.checks_inputs import data_checks, take
 from chromacc_lib.checks_labels import information_left, label_checks
 from chromacc_lib.checks_model import SAME, model_checks
+from chromacc_lib.checks_predictions import prediction_checks
+from chromacc_lib.checks_scores import score_checks
 from chromacc_lib.dataset import Arrays
+from chromacc_lib.tables import prepare
 
 __all__ = ["CAUSES", "Cause", "Check", "Diagnosis", "auc_half_width", "diagnose", "plant_predecessor_failure",
            "quadrant_table", "variance_table"]
@@ -100,7 +103,7 @@ def diagnose(predictions: pd.DataFrame, *, arrays: Arrays | None = None, model: 
     """
     table = prepare(predictions, arrays)
     sample = None if arrays is None else take(arrays, seed)
-    checks = [*prediction_checks(table, evaluation), *data_checks(arrays, sample, table, seed),
+    checks = [*prediction_checks(table, evaluation), *score_checks(table), *data_checks(arrays, sample, table, seed),
               *label_checks(arrays, sample, table, seed), *generalisation_checks(arrays, table),
               *model_checks(model, arrays, table, history, seed), *history_checks(history, table)]
     changes = next(c for c in checks if c.name == "dead modality").detail.get("rms_change_shuffled", {})

@@ -20,6 +20,7 @@ from chromacc_lib.collapse import CAUSES, NO_SIGNAL, auc_half_width, diagnose, p
 from chromacc_lib.dataset import Arrays, locus_average
 from chromacc_lib.inference import predict_scores
 from chromacc_lib.model import ChromaccModel, ModelConfig
+from chromacc_lib.tables import prepare
 
 N_BINS, WINDOW_BP = 15, 1500
 
@@ -404,7 +405,7 @@ def test_class_prior_by_hand():
 
 def test_average_is_leave_one_out_when_it_is_computed():
     rows = pd.DataFrame({"cell_type": list("abc"), "window": 0, "score": [1.0, 2, 6], "predicted_score": 0.0})
-    assert checks.prepare(rows, None).rows["average_score"].tolist() == [4, 3.5, 1.5]
+    assert prepare(rows, None).rows["average_score"].tolist() == [4, 3.5, 1.5]
 
 
 @pytest.mark.parametrize("shift", [-3, 0, 2])
