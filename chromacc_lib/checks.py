@@ -15,11 +15,13 @@ import pandas as pd
 from chromacc_lib.tables import Table
 
 __all__ = [
-    "auc_half_width", "Check", "draw", "flat", "judge", "median_r", "not_run", "partial", "pearson", "prefer_unseen",
-    "quadrant_table", "rule_text", "skill_over_average", "Table", "variance_table",
+    "auc_half_width", "Check", "draw", "enough", "flat", "judge", "median_r", "not_run", "partial", "pearson",
+    "prefer_unseen", "quadrant_table", "r_half_width", "rule_text", "skill_over_average", "Table", "variance_table",
 ]
 
 FEW_WINDOWS = 100  # below this a correlation is known to no better than +-0.2
+R_WIDTH = (0.12, 0.17)    # warn, fail: half-width of the 95% interval of r; 267 and 134 windows
+AUC_WIDTH = (0.07, 0.10)  # the same of the ROC-AUC, where half of so many windows are open
 QUADRANTS = tuple((cell, chromosome) for cell in ("train", "test") for chromosome in ("train", "test"))
 
 
@@ -97,6 +99,16 @@ def auc_half_width(n_positive: int, n_negative: int, auc: float = 0.5) -> float:
     return min(0.5, 1.96 * math.sqrt(variance / (n_positive * n_negative)))
 
 
+def r_half_width(n: int) -> float:
+    """Return half the width of the 95% interval of an r of 0, at most 1 (Fisher's z: Fisher 1921, Metron 1:3)."""
+    return math.tanh(1.96 / math.sqrt(n - 3)) if n > 3 else 1.0
+
+
+def enough(n: int) -> bool:
+    """Say whether n windows tell r from 0 well enough that its absence is a finding."""
+    return r_half_width(n) <= R_WIDTH[1]
+
+
 # --- tables of statistics ---------------------------------------------------------------------------------------
 
 def variance_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -114,7 +126,8 @@ def variance_table(rows: pd.DataFrame) -> pd.DataFrame:
         out.append({"cell_type": name, "n_windows": len(y), "score_std": y.std(), "predicted_std": p.std(),
                     "variance_ratio": p.var() / y.var() if known else math.nan, "r": r, "r_squared": r**2,
                     "level": (p - y).mean() / y.std() if known else math.nan})
-    return pd.DataFrame(out)
+    return pd.DataFrame(out, columns=["cell_type", "n_windows", "score_std", "predicted_std", "variance_ratio", "r",
+                                      "r_squared", "level"])
 
 
 def quadrant_table(rows: pd.DataFrame) -> pd.DataFrame:

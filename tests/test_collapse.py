@@ -16,6 +16,7 @@ from torch import nn
 
 from chromacc_lib import ChromaccError, checks, checks_inputs, checks_labels, checks_model
 from chromacc_lib.batches import RegionData
+from chromacc_lib.causes import OF_THE_MODEL, WITHIN
 from chromacc_lib.collapse import CAUSES, NO_SIGNAL, auc_half_width, diagnose, plant_predecessor_failure
 from chromacc_lib.dataset import Arrays, locus_average
 from chromacc_lib.inference import predict_scores
@@ -327,7 +328,7 @@ def test_predecessor_failure_is_named(seed):
     assert any("364 of 455 windows are mostly N" in sentence for sentence in found.evidence)
     without_data = diagnose(predictions)  # scores that no two cell types share are noise, or stand at other windows
     assert (without_data.verdict, without_data.cause, without_data.confidence) == ("collapsed", NO_SIGNAL, "low")
-    assert without_data.alternatives == ("labels permuted within cell types",)
+    assert without_data.alternatives == (WITHIN, OF_THE_MODEL)
 
 
 def test_predecessor_failure_in_a_small_dataset_keeps_its_proportions():
