@@ -9,7 +9,7 @@ departs from that, a comment says why.
 from dataclasses import dataclass
 
 __all__ = ["CAUSES", "Cause", "GROUPS", "GIVE_DATASET", "NO_SIGNAL", "NOTHING_LEARNED", "NO_UNSEEN",
-           "OF_THE_MODEL", "ON_UNSEEN", "TOO_FEW", "WITHIN"]
+           "OF_THE_MODEL", "ON_UNSEEN", "TOO_FEW", "TURNED", "WITHIN"]
 
 GROUPS = ("data", "optimisation", "model", "generalisation")  # in the order in which one brings about the next
 
@@ -34,6 +34,7 @@ NO_SIGNAL = "labels carry no signal about the inputs"
 NOTHING_LEARNED = "the model learned nothing"
 TOO_FEW = "too few windows to tell"
 NO_UNSEEN = "no unseen rows"
+TURNED = "the sign is turned round"
 OF_THE_MODEL = "a fault of the model or its training"
 GIVE_DATASET = "The dataset tells labels without signal from a fault of the model."
 
@@ -54,8 +55,8 @@ _DRAWN = "The dataset tells them apart: permuted labels keep the shape and the d
 _DATA = (
     # Before all that scores are held against: they hold nothing.
     Cause("the scores are constant", "data", "cannot tell", ("scores vary",),
-          "Look at the files that the scores were made of: empty, or read on chromosomes that they do not have? Make the "
-          "scores anew.", supports=("constant output", "constant tracks")),
+          "Look at the files that the scores were made of: empty, or read on chromosomes that they do not have? Make "
+          "the scores anew.", supports=("constant output", "constant tracks")),
     Cause("labels and inputs are shifted against each other", "data", "underperforming", ("window offset",),
           "Check the assembly, the coordinate base and the order of windows in the labels; curate again.",
           supports=("label signal", "association")),
@@ -74,8 +75,8 @@ _DATA = (
     Cause("an input is the label (leak)", "data", "cannot tell", ("label leak",),
           "Take the named track out of the inputs: with it the scores say nothing about unseen cell types."),
     Cause("the predictions are the scores", "data", "cannot tell", ("predictions are not the scores",),
-          "Check that the column predicted_score is what the model gave, and that no input is made of the scores: as they "
-          "are, the predictions say nothing about unseen rows.", supports=("label leak", "training fit")),
+          "Check that the column predicted_score is what the model gave, and that no input is made of the scores: as "
+          "they are, the predictions say nothing about unseen rows.", supports=("label leak", "training fit")),
     Cause("labels permuted between cell types", "data", "underperforming", ("labels in their cell type",),
           "Check the order of cell types in the labels against the manifest, correct it and curate again.",
           supports=("cell-type signal", "locus-average residual")),
@@ -103,8 +104,8 @@ _DATA = (
           "Check the order of cell types in the labels, window by window, and curate again.",
           supports=("follows its own cell type", "locus-average residual", "variation across cell types"),
           unless=("follows its own cell type",)),
-    # From the table alone: what is measured at a locus in other cell types foretells much of it in one more. Scores that
-    # have nothing in common may also be sound ones of cell types that do not, and the fault that of the model.
+    # From the table alone: what is measured at a locus in other cell types foretells much of it in one more. Scores
+    # with nothing in common may also be sound ones of cell types that have nothing in common, and the model at fault.
     Cause(NO_SIGNAL, "data", "collapsed", ("labels agree between cell types", "training fit"),
           "Do not tune the model. Give the dataset as well, and draw scores and one input track side by side at a few loci.",
           supports=("association", "constant output", "variance ratio"), unless=("label signal",),
@@ -205,7 +206,7 @@ _MODEL = (
           "Fewer layers, larger residual branch, or pre-norm blocks keep tokens apart."),
     Cause("embeddings of low effective rank", "model", "underperforming", ("effective rank",),
           "Check normalisation and dropout before the head; a wider loss (profile, label) keeps more directions."),
-    Cause("the sign is turned round", "data", "underperforming", ("sign of predictions",),
+    Cause(TURNED, "data", "underperforming", ("sign of predictions",),
           "Check the sign of the scores and of the predictions, such as which of two samples is divided by the other in a "
           "log ratio; turn one of them round, then run this diagnosis again.",
           supports=("association", "training fit", "association in each cell type")),
@@ -277,8 +278,8 @@ _LAST = (
           "The model is of another training, or was altered after it: give the history that belongs to it, or the model.",
           supports=("checkpoint matches history",)),
     Cause("predictions are not numbers", "optimisation", "underperforming", ("gaps in predictions",),
-          "Look at the rows that are named: NaN in their inputs, or rows that were never predicted? The others are judged "
-          "as if these were not there."),
+          "Look at the rows that are named: NaN in their inputs, or rows that were never predicted? The others are "
+          "judged as if these were not there."),
     Cause("predictions off in level", "model", "underperforming", ("level",),
           "The order is right and the level is not: check that scores of this cell type are in the unit of the others.",
           supports=("score scale", "track scale", "skill over the locus average")),
@@ -294,7 +295,8 @@ _LAST = (
     Cause("predictions shrunk or stretched", "model", "underperforming", ("variance ratio",),
           "The order is right and the amplitude is not: judge by ranking (AUPRC, Pearson), and recalibrate the score on "
           "cell types that were not trained on; check that scores of this cell type are in the unit of the others."),
-    Cause("no other cell type to compare with", "generalisation", "cannot tell", ("another cell type to compare with",),
+    Cause("no other cell type to compare with", "generalisation", "cannot tell",
+          ("another cell type to compare with",),
           "Give the dataset, a column average_score with the mean of the training cell types at the window, or the rows of "
           "three training cell types.", supports=("association",)),
 )

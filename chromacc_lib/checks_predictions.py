@@ -86,7 +86,8 @@ def _check_power(table: Table) -> Check:
     kept = f"{len(table.rows)} of {table.n_given} rows are used" + (
         f", because {unknown} have no known score" if unknown else "")
     return Check("power", "data", of_auc if math.isfinite(of_auc) else of_r, "half-width of the 95% interval: of r, "
-                 f"warn above {R_WIDTH[0]}, fail above {R_WIDTH[1]}; of the labels' AUC, warn above {AUC_WIDTH[1]}", verdict,
+                 f"warn above {R_WIDTH[0]}, fail above {R_WIDTH[1]}; of the labels' AUC, warn above {AUC_WIDTH[1]}",
+                 verdict,
                  f"{n} windows in {n_cells} cell type{'s' * (n_cells != 1)} ({table.scope}) {what}; {kept}.",
                  {"n_windows": n, "base_rate": base, "r_half_width": of_r, "auc_half_width": of_auc})
 
@@ -145,9 +146,9 @@ def _check_association(table: Table, cells: pd.DataFrame) -> Check:
         return not_run("association", "model", f"{n} windows, fewer than {FEW_WINDOWS}" if n < FEW_WINDOWS
                         else "the scores do not vary")
     noise = 2 / math.sqrt(n)
-    verdict = "fail" if r < max(0.05, noise) else "warn" if r < 0.3 else "ok"
-    return Check("association", "model", r, f"r: fail below {max(0.05, noise):.2g} (no better than chance), warn "
-                 "below 0.3", verdict,
+    verdict = "fail" if r < max(0.05, noise) and enough(n) else "warn" if r < 0.3 else "ok"
+    return Check("association", "model", r, f"r: fail below {max(0.05, noise):.2g} (no better than chance; with few windows "
+                 "warn), warn below 0.3", verdict,
                  f"Predictions correlate with the scores at r = {r:.3f} (median over cell types, {table.scope}, "
                  f"chance alone gives up to ±{noise:.3f}).")
 
@@ -189,14 +190,14 @@ def _check_each_cell_type(table: Table) -> Check:
 
 
 def _check_copied(table: Table, cells: pd.DataFrame) -> Check:
-    """Are the predictions the scores themselves? No model and no second experiment agrees with a measurement so well."""
+    """Are the predictions the scores themselves? No model, and no second experiment, agrees with one so well."""
     name, cells = "predictions are not the scores", cells[(cells["n_windows"] >= 20) & cells["r"].notna()]
     if cells.empty:
         return not_run(name, "data", "no cell type has 20 windows with scores that vary")
     r = float(cells["r"].median())
     return Check(name, "data", r, rule_text("r", 0.98, 0.995), judge(r, 0.98, 0.995),
-                 f"Predictions and scores correlate at r = {r:.4f} (median over cell types, {table.scope}); a replicate "
-                 "of the experiment would not agree so well." if r > 0.98 else
+                 f"Predictions and scores correlate at r = {r:.4f} (median over cell types, {table.scope}); a "
+                 "replicate of the experiment would not agree so well." if r > 0.98 else
                  f"Predictions are not copies of the scores (r = {r:.3f}, {table.scope}).")
 
 
@@ -232,7 +233,8 @@ def _check_level(table: Table, cells: pd.DataFrame) -> Check:
     value = float(abs(level[worst]))
     return Check("level", "model", value, rule_text("|mean of predicted - score| over the scores' std", 0.5, 1),
                  judge(value, 0.5, 1), f"In {worst}, where it is worst, predictions lie on average "
-                 f"{value:.3g} standard deviations of the scores {'above' if level[worst] > 0 else 'below'} them.", {"level": level.to_dict()})
+                 f"{value:.3g} standard deviations of the scores {'above' if level[worst] > 0 else 'below'} them.",
+                 {"level": level.to_dict()})
 
 
 def _check_training_fit(table: Table) -> Check:
@@ -317,7 +319,7 @@ def _check_own_part(table: Table) -> Check:
 
 
 def _evaluated_skill(evaluation: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the evaluation's skill (value, low, high), None without an evaluation; raise ChromaccError if it has none."""
+    """Return the evaluation's skill (value, low, high), None without one; raise ChromaccError where it has no skill."""
     if evaluation is None:
         return None
     headline = evaluation.get("headline") if isinstance(evaluation, dict) else None
@@ -325,8 +327,8 @@ def _evaluated_skill(evaluation: dict[str, Any] | None) -> dict[str, Any] | None
     if not isinstance(skill, dict) or not {"value", "low", "high"} <= set(skill):
         got = f"the keys {', '.join(map(str, evaluation)) or '(none)'}" if isinstance(evaluation, dict) else \
             f"a {type(evaluation).__name__}"
-        raise ChromaccError(f"diagnose: evaluation is {got}; needed: a dict with evaluation['headline']['skill'] of value, "
-                            "low and high. Give what evaluation_metrics.json holds, or leave evaluation out.")
+        raise ChromaccError(f"diagnose: evaluation is {got}; needed: a dict with evaluation['headline']['skill'] of "
+                            "value, low and high. Give what evaluation_metrics.json holds, or leave evaluation out.")
     return skill
 
 
@@ -364,11 +366,12 @@ def _check_gaps(table: Table) -> list[Check]:
         excess = loss - (max(0.0, expected) if math.isfinite(expected) else 0.0)
         what = "cell types" if name == "cell-type gap" else "chromosomes"
         turned = excess > 0.1 and a["skill"] > 0 > b["skill"]   # better than the locus average there, worse here
-        out.append(Check(name, "generalisation", excess, rule_text("excess loss of r", 0.1, 0.2) + ", or above 0.1 where "
-                         "skill over the locus average turns negative", "fail" if turned else judge(excess, 0.1, 0.2),
+        out.append(Check(name, "generalisation", excess, rule_text("excess loss of r", 0.1, 0.2) + ", or above 0.1 "
+                         "where skill over the locus average turns negative",
+                         "fail" if turned else judge(excess, 0.1, 0.2),
                          f"From seen to unseen {what} r goes from {a['r']:.3f} to {b['r']:.3f}; the locus average "
-                         f"goes from {a['average_r']:.3f} to {b['average_r']:.3f}; skill over it from {a['skill']:.3f} to "
-                         f"{b['skill']:.3f}.", {"quadrants": quadrants}))
+                         f"goes from {a['average_r']:.3f} to {b['average_r']:.3f}; skill over it from {a['skill']:.3f} "
+                         f"to {b['skill']:.3f}.", {"quadrants": quadrants}))
     return out
 
 
@@ -439,7 +442,7 @@ def _check_positive_rate(table: Table) -> Check:
                        "all labels are the same")
     odds = logit(probability.clip(1e-9, 1 - 1e-9))
     value = float(brentq(lambda by: expit(odds - by).mean() - base, -60, 60))
-    return Check(name, "optimisation", value, "log-odds by which probabilities are too high (+) or too low (-): warn beyond "
-                 "0.6, fail beyond 1.2", judge(abs(value), 0.6, 1.2),
-                 f"Predicted probabilities have a mean of {probability.mean():.3f}, {base:.3f} of the rows are open: odds "
-                 f"are {math.exp(value):.2g} times what they should be.", {"base_rate": base})
+    return Check(name, "optimisation", value, "log-odds by which probabilities are too high (+) or too low (-): warn "
+                 "beyond 0.6, fail beyond 1.2", judge(abs(value), 0.6, 1.2),
+                 f"Predicted probabilities have a mean of {probability.mean():.3f}, {base:.3f} of the rows are open: "
+                 f"odds are {math.exp(value):.2g} times what they should be.", {"base_rate": base})

@@ -110,8 +110,8 @@ def _check_compared(table: Table) -> Check:
     average = "average_score" in rows and bool(rows["average_score"].notna().any())
     shared = int((table.scored.groupby("window").size() >= 2).sum())
     if shared or average:
-        sentence = f"{shared} windows are measured in two cell types or more" + (", and" if shared else ", but") * average \
-            + " the locus average is known" * average + "."
+        sentence = f"{shared} windows are measured in two cell types or more; the locus average is " \
+            f"{'known' if average else 'not known'}."
     else:
         sentence = "There is no other cell type to compare with: no window is measured in two, and the table has no " \
             "average_score, so predictions that repeat the locus average would look as good."

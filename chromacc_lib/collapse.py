@@ -27,6 +27,7 @@ from chromacc_lib.causes import (
     NOTHING_LEARNED,
     ON_UNSEEN,
     TOO_FEW,
+    TURNED,
     WITHIN,
     Cause,
 )
@@ -156,14 +157,15 @@ def _holds(cause: Cause, by_name: dict[str, Check]) -> bool:
 
 
 def _also_found(named: Cause, by_name: dict[str, Check]) -> list[str]:
-    """Return the other causes that hold; beside a collapse only faults of the data, since the rest follow from it.
+    """Return the other causes that hold; beside a collapse, or a turned sign, only faults of the data, since the rest
+    follow from it.
 
     Those that rest on how unseen rows are predicted are left out where these are few or none.
     """
     others = [c for c in CAUSES if c.name != named.name and _holds(c, by_name)]
     if named.name in (TOO_FEW, NO_UNSEEN) or any(by_name[name].verdict == "fail" for name in ("power", "unseen rows")):
         others = [c for c in others if c not in ON_UNSEEN]
-    if named.verdict == "collapsed":
+    if named.verdict == "collapsed" or named.name == TURNED:
         others = [c for c in others if by_name[c.needs[0]].group == "data"
                   and c.needs[0] not in ("power", "cell-type signal")]
     return list(dict.fromkeys(c.name for c in others))

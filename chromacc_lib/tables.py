@@ -28,7 +28,7 @@ class Table:
     scope: str               # which rows those are, in words
     seen: str                # "" where they are unseen, or the table does not say; else what speaks against it
     n_given: int
-    not_finite: pd.DataFrame  # the other scored rows: cell_type, window, headline (bool: would it be one of those rows?)
+    not_finite: pd.DataFrame  # the other scored rows: cell_type, window, headline (bool: in scope?)
 
     def windows(self) -> int:
         """Number of different windows in the headline rows."""
@@ -125,8 +125,8 @@ def _match_arrays(predictions: pd.DataFrame, arrays: Arrays) -> None:
     """Raise ChromaccError unless cell types and window indices of the table exist in the dataset."""
     unknown = predictions["cell_type"][~predictions["cell_type"].isin(arrays.cell_types["cell_type"])].unique()
     if len(unknown):
-        raise ChromaccError(f"diagnose: cell types {', '.join(sorted(map(str, unknown))[:5])} of the predictions are not in the "
-                            "dataset; give the dataset that the predictions were made for.")
+        raise ChromaccError(f"diagnose: cell types {', '.join(sorted(map(str, unknown))[:5])} of the predictions are "
+                            "not in the dataset; give the dataset that the predictions were made for.")
     n_windows = len(arrays.windows)
     wrong = ~predictions["window"].isin(range(n_windows))
     if wrong.any():
@@ -138,7 +138,7 @@ def _match_arrays(predictions: pd.DataFrame, arrays: Arrays) -> None:
 # --- what the checks read ------------------------------------------------------------------------------------
 
 def _headline(rows: pd.DataFrame) -> tuple[np.ndarray, str, str]:
-    """Return which rows come closest to unseen x unseen (bool), their name, and why they are not unseen, "" if they are."""
+    """Return which rows come closest to unseen x unseen (bool), their name, and what makes them seen ("" = unseen)."""
     cell, chrom = (rows[name] if name in rows else None for name in SPLIT_COLUMNS)
     everything = np.ones(len(rows), bool)
     if cell is None and chrom is None:

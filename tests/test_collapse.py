@@ -358,6 +358,23 @@ def test_small_null_is_not_taken_for_no_signal():
     assert found.verdict == "cannot tell"
 
 
+# --- a table that holds too little of the dataset ------------------------------------------------------------
+
+def test_predictions_that_are_all_nan_belong_to_the_dataset_all_the_same():
+    arrays, signal = make_arrays(1)
+    found = diagnose(make_predictions(arrays, np.full(signal.shape, math.nan)), arrays=arrays)
+    assert (found.verdict, found.cause) == ("collapsed", "predictions are not numbers")
+    assert found["scores are the dataset's"].verdict == "ok" and "6300 of 6300 predictions" in found.sentence
+
+
+def test_the_dataset_knows_the_locus_average_of_one_cell_type():
+    arrays, _ = make_arrays(1)
+    predictions = make_predictions(arrays, locus_average(arrays.score, arrays.train_mask))
+    alone = predictions.loc[predictions["cell_type"] == "cell_8", ["cell_type", "window", "score", "predicted_score"]]
+    assert diagnose(alone).cause == "no other cell type to compare with"
+    assert diagnose(alone, arrays=arrays).cause == "collapse to the locus average"
+
+
 # --- exact values --------------------------------------------------------------------------------------------
 
 def small_table(**columns) -> pd.DataFrame:
