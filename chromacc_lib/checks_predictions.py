@@ -162,8 +162,8 @@ def _check_sign(table: Table, cells: pd.DataFrame) -> Check:
     chance = max(0.1, round(2 / math.sqrt(n), 3))
     way = "fall where the scores rise" if r < -chance else "do not fall where the scores rise"
     return Check("sign of predictions", "data", r, rule_text("r", -chance, -0.3), judge(r, -chance, -0.3),
-                 f"Predictions {way}: r = {r:.3f} (median over cell types, {table.scope}); with their sign turned "
-                 f"round r would be {-r:.3f}.")
+                 f"Predictions {way}: r = {r:.3f} (median over cell types, {table.scope})"
+                 + (f"; with their sign turned round r would be {-r:.3f}." if r < -chance else "."))
 
 
 def _check_each_cell_type(table: Table) -> Check:
