@@ -115,5 +115,5 @@ def _check_compared(table: Table) -> Check:
     else:
         sentence = "There is no other cell type to compare with: no window is measured in two, and the table has no " \
             "average_score, so predictions that repeat the locus average would look as good."
-    return Check(name, "data", float(shared), "windows measured in two cell types, or a locus average: fail without "
+    return Check(name, "generalisation", float(shared), "windows measured in two cell types, or a locus average: fail without "
                  "either", "ok" if average or shared else "fail", sentence)

@@ -19,7 +19,7 @@ from chromacc_lib.progress import MARK
 from chromacc_lib.provenance import write_atomically
 from chromacc_lib.wording import count, estimate, side
 
-__all__ = ["export_page", "write_index", "headline", "is_simulated", "Figure"]
+__all__ = ["drop_progress", "export_page", "write_index", "headline", "is_simulated", "Figure"]
 
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")  # a "<" that would begin an HTML tag
 _SENTENCE = re.compile(r"(?<=\.)\s+(?=[A-Z])")
@@ -89,9 +89,8 @@ def export_page(notebook: Path, page: Path, simulated: bool | None) -> None:
     content.metadata.pop("widgets", None)  # without the widgets' state, nbconvert cannot read it
     content.metadata["title"] = _heading(content.cells, len(content.cells), first=True) or notebook.stem
     content.metadata["chromacc"] = {"banner": BANNERS[simulated]}
+    drop_progress(content)
     for cell in content.cells:
-        if cell.cell_type == "code":
-            cell.outputs = _without_progress(cell.outputs)
         for output in cell.get("outputs", []):
             if "text/markdown" in output.get("data", {}):
                 output.data["text/markdown"] = _TAG.sub("&lt;", output.data["text/markdown"])
@@ -100,17 +99,19 @@ def export_page(notebook: Path, page: Path, simulated: bool | None) -> None:
     write_atomically(page, text)
 
 
-def _without_progress(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
-    """Return a cell's outputs without the lines of progress, and without what held nothing else."""
-    kept = []
-    for output in outputs:
-        if output.output_type == "stream" and output.name == "stderr":
-            lines = output.text.splitlines(keepends=True)
-            output.text = "".join(line for line in lines if not line.startswith(MARK))
-            if not output.text:
-                continue
-        kept.append(output)
-    return kept
+def drop_progress(notebook: nbformat.NotebookNode) -> None:
+    """Drop the lines of progress from a notebook's outputs, and outputs that held nothing else: they told of a moment."""
+    for cell in notebook.cells:
+        kept = []
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream" and output.name == "stderr":
+                lines = output.text.splitlines(keepends=True)
+                output.text = "".join(line for line in lines if not line.startswith(MARK))
+                if not output.text:
+                    continue
+            kept.append(output)
+        if cell.cell_type == "code":
+            cell.outputs = kept
 
 
 def write_index(run_dir: Path) -> Path:

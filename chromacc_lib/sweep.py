@@ -29,6 +29,8 @@ from chromacc_lib.dataset import Arrays, load_arrays
 from chromacc_lib.devices import choose_device, device_words, start_fabric
 from chromacc_lib.model import ModelConfig
 from chromacc_lib.monitor import Monitor
+from chromacc_lib.problems import YAML_ERRORS
+from chromacc_lib.progress import progress
 from chromacc_lib.provenance import reached_sources
 from chromacc_lib.training import FROM_DATA, TrainingConfig, train
 from chromacc_lib.workers import ALONE, gpu_of_worker, side_by_side
@@ -75,8 +77,8 @@ def read_sweep(path: str | Path) -> Sweep:
     anything else that the file holds.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text()) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig")) or {}
+    except (OSError, *YAML_ERRORS) as error:
         raise ChromaccError(f"{path}: this sweep cannot be read ({error})") from error
     known = {"seeds", "base", "windows", "settings", "grid", "draw", "draw_seed", "stop_on_collapse"}
     if not isinstance(content, dict) or set(content) - known or ("settings" in content) == ("grid" in content):
@@ -166,7 +168,8 @@ def _run_sweep(
     say(f"{len(jobs)} runs ({len(sweep.settings)} settings x {len(sweep.seeds)} seeds), {len(jobs) - len(todo)} done before")
     if not dask_address:
         say(device_words(choose_device(device)))
-    with side_by_side(dask_address, workers, device) as (client, threads):
+    bar = progress(len(jobs), "sweep", "runs", len(jobs) - len(todo))
+    with bar, side_by_side(dask_address, workers, device) as (client, threads):
         arguments = {"dataset_dir": str(Path(dataset_dir).absolute()), "windows": sweep.windows, "device": device,
                      "threads": threads, "stop_on_collapse": sweep.stop_on_collapse}  # fmt: skip
         futures = {client.submit(_run, given, **arguments, pure=False): who for who, given in todo.items()}
@@ -177,6 +180,7 @@ def _run_sweep(
             table_path.with_suffix(".new").replace(table_path)
             figures = result["error"] or f"validation skill {result['validation_skill']:+.3f}, {result['seconds']:.0f} s"
             say(f"{name}, seed {seed}: {figures}" + (f"; {result['warning']}" if result["warning"] else ""))
+            bar.update()
     found = {row["key"]: row for row in rows}  # named as they are asked for now, in that order
     return pd.DataFrame([found[key] | {"setting": name, "seed": seed} for (name, seed), (key, _) in jobs.items()])
 

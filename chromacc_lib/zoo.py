@@ -29,6 +29,7 @@ from chromacc_lib.dataset import Arrays, load_arrays
 from chromacc_lib.faults import Fault, Run
 from chromacc_lib.inference import predict_dataset
 from chromacc_lib.monitor import watch
+from chromacc_lib.progress import progress
 from chromacc_lib.provenance import reached_sources
 from chromacc_lib.training import TrainingConfig, train
 from chromacc_lib.workers import ALONE, side_by_side
@@ -183,12 +184,14 @@ def run_zoo(
     todo = [case for case in cases if keys[case] not in done]
     say(f"{len(cases)} cases, {len(cases) - len(todo)} done before")
     begun = time.monotonic()
-    with side_by_side(dask_address, workers, "cpu", max(1, len(todo))) as (client, _):
+    bar = progress(len(cases), "zoo", "cases", len(cases) - len(todo))
+    with bar, side_by_side(dask_address, workers, "cpu", max(1, len(todo))) as (client, _):
         futures = {client.submit(_case, *case, str(dataset), pure=False): case for case in todo}
         for future, row in distributed.as_completed(list(futures), loop=client.loop, with_results=True):
             rows.append(row | {"key": keys[futures[future]]})
             _write(pd.DataFrame(rows, columns=COLUMNS), out / "zoo.csv")
             say(_line(row))
+            bar.update()
     order = {key: i for i, key in enumerate(keys.values())}
     table = pd.DataFrame(sorted(rows, key=lambda row: order[row["key"]]), columns=COLUMNS)
     _write(table, out / "zoo.csv")
