@@ -36,6 +36,7 @@ GROUP = {"checkpoint of the best epoch": "optimisation", "model is of this histo
          "single-batch overfit": "optimisation"}  # all others: model
 # (warn, fail), tuned on reduced pilots of two seeds, healthy and broken
 DOMINANCE = (0.97, 0.985)
+GELU_ASLEEP = -3.2  # its slope there is -0.007, and nearer to 0 below
 NEARLY_ALONE, NOTHING = 0.9, 1e-6
 DEAD_UNITS = (0.5, 0.9)
 RANK = (3, 2)
@@ -125,6 +126,7 @@ class _Captured:
     def __init__(self, model: nn.Module) -> None:
         self.embeddings: list[np.ndarray] = []
         self.hidden: list[np.ndarray] = []  # what goes into the head's first activation
+        self.asleep_below = 0.0  # below which it gives next to nothing
         self.similarity: dict[str, list[float]] = {}
         self._stacks = {name: part(model, path) for name, path in (("sequence", "sequence_encoder.stack.blocks"),
                                                                    ("encoder", "encoder.blocks"))}
@@ -137,6 +139,7 @@ class _Captured:
                 lambda module, inputs: self.embeddings.append(_rows(inputs[0]))))
             activation = next((m for m in self._head.modules() if isinstance(m, nn.GELU | nn.ReLU)), None)
             if activation is not None:
+                self.asleep_below = 0.0 if isinstance(activation, nn.ReLU) else GELU_ASLEEP
                 self._handles.append(activation.register_forward_pre_hook(
                     lambda module, inputs: self.hidden.append(_rows(inputs[0]))))
         for stack, blocks in self._stacks.items():
@@ -270,14 +273,14 @@ def _rms(values: np.ndarray) -> float:
 def _check_head(captured: _Captured) -> Check:
     """Which hidden units of the score head give nothing, whatever they read? Share of units dead on 99% of the rows.
 
-    A unit is dead where the slope of its activation is below 0.01: Lu et al. 2020, "Dying ReLU and initialization"
+    A unit is dead where the slope of its activation is 0, or with GELU within 0.007 of it: Lu et al. 2020, "Dying ReLU and initialization"
     (Commun. Comput. Phys. 28:1671).
     """
     name = "saturated head"
     if not captured.hidden:
         return not_run(name, "model", "the model has no score_head with a GELU or ReLU")
     hidden = np.concatenate(captured.hidden)
-    asleep = hidden < -3.2  # the slope of GELU at -3.2 is -0.01
+    asleep = hidden < captured.asleep_below
     value = float((asleep.mean(axis=0) > 0.99).mean())
     return Check(name, "model", value, rule_text("share of the score head's hidden units that are dead", *DEAD_UNITS),
                  judge(value, *DEAD_UNITS), f"{100 * value:.0f}% of the {hidden.shape[1]} hidden units of the score head "

@@ -60,6 +60,7 @@ def test_a_healthy_history_fails_nothing():
     ("exploding gradients", {"grad_norm": [1.0, math.inf, 1, 1, 1, 1]}),
     ("vanishing gradients", {"grad_encoder": [1e-5] * 6, "grad_score_head": [1.0] * 6}),
     ("vanishing gradients", {"grad_norm": [1.0, 1e-4, 1e-5, 1e-6, 1e-6, 1e-6]}),
+    ("vanishing gradients", {"grad_encoder": [0.5] * 6, "grad_sequence_encoder": [1e-12] * 6, "grad_score_head": [1.0] * 6}),
     ("divergence", {"train_loss": [1.0, 0.8, 0.9, 1.1, 1.2, 1.3]}),
 ])  # fmt: skip
 def test_each_fault_of_a_history_fails_its_check(name, columns):
