@@ -97,9 +97,9 @@ def plot_attention(weights: np.ndarray, keys: Sequence[str] | None, bin_bp: int,
     else:
         right.barh(np.arange(n_keys), received, 0.8, color=PALETTE["model"])
         left.set_yticks(range(n_keys), keys)
-    right.axvline(1 / n_keys, color=PALETTE["mean"], linestyle=":", label="if spread evenly")
-    right.set(xlabel="mean weight received", xlim=(0, None))
-    right.legend(fontsize="small", loc="lower right")
+    right.axvline(1 / n_keys, color="black", linestyle=":")
+    right.set(xlabel="mean weight received\n(dotted: if spread evenly)", xlim=(0, None))
+    right.locator_params(axis="x", nbins=3)
     return fig
 
 
