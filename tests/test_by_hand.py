@@ -18,10 +18,10 @@ SMALLER = {"d_model": 64, "sequence_layers": 1, "encoder_layers": 2, "n_bootstra
 def settings(name, folder):
     """Values of a notebook's parameters, as of the smoke profile and a little smaller still, in folders of their own."""
     declared = declared_parameters(PATHS[name])
-    values = read_profile("smoke", project_path("notebooks/profiles"))[1] | SMALLER
     every = {n: p for path in PATHS.values() for n, p in declared_parameters(path).items()}
-    values = check_settings(values, every) | {"run_dir": str(folder / "run"), "dataset_dir": str(folder / "dataset"),
-                                              "raw_dir": str(folder / "raw"), "zoo_dir": str(folder / "zoo")}  # fmt: skip
+    values = check_settings(read_profile("smoke", project_path("notebooks/profiles"))[1], every) | SMALLER
+    values |= {"run_dir": str(folder / "run"), "dataset_dir": str(folder / "dataset"),
+               "raw_dir": str(folder / "raw"), "zoo_dir": str(folder / "zoo")}  # fmt: skip
     return {n: value for n, value in values.items() if n in declared}
 
 
