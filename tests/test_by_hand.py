@@ -3,6 +3,7 @@
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from test_structure import NOTEBOOKS
 
@@ -32,7 +33,7 @@ def places(tmp_path_factory):
 
 @pytest.mark.parametrize("name", NOTEBOOKS)  # in sequence: each reads what those before it wrote
 def test_runs_from_top_to_bottom_from_another_folder(name, places, tmp_path):
-    notebook = parameterize_notebook(nbformat.read(PATHS[name], as_version=4), settings(name, places))
+    notebook = parameterize_notebook(load_notebook_node(str(PATHS[name])), settings(name, places))
     NotebookClient(notebook, timeout=600, startup_timeout=180, kernel_manager_class=_ThisInterpreter,
                    resources={"metadata": {"path": str(tmp_path)}}, skip_cells_with_tag="").execute()  # fmt: skip
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
