@@ -1,31 +1,24 @@
-"""Which bases of a window move its predicted score: gradients of two kinds, and in-silico mutagenesis to judge them by.
+"""Which bases of a window move its predicted score, by gradients: smoothed, integrated, and by DeepLIFT's rules.
 
-Every method takes a *scorer*, any callable `(one_hot, context) -> score`: one_hot float32 shape=(N, L, 4), an N being
-a row of zeros; context int64 shape=(N,), saying for each sequence in which place it is scored; score shape=(N,).
-`ModelScorer` makes one from a trained model. What a base is worth is conditional on the other inputs of its place:
-strong histone or TF tracks leave less for the sequence to explain.
+Every method takes a *scorer* (module `scoring`), any callable `(sequence, context) -> score`: one-hot float32
+shape=(N, L, 4), an N being a row of zeros; context int64 shape=(N,), saying for each sequence in which place it is
+scored; score shape=(N,). What they are judged by is in-silico mutagenesis, module `mutagenesis`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from captum.attr import IntegratedGradients
 from tangermeme.ersatz import dinucleotide_shuffle
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from chromacc_lib import ChromaccError
-from chromacc_lib.batches import RegionData
-from chromacc_lib.inference import evaluating
+from chromacc_lib.scoring import ModelScorer, Scorer, one_hot, score_all
 
-__all__ = ["Attribution", "CompleteAttribution", "ModelScorer", "Scorer", "contribution",
-           "integrated_gradients", "mutagenesis", "one_hot", "shuffled_references", "smoothed_gradients"]  # fmt: skip
-
-Scorer = Callable[[Tensor, Tensor], Tensor]
+__all__ = ["Attribution", "CompleteAttribution", "ModelScorer", "Scorer", "contribution", "integrated_gradients", "one_hot",
+           "relative_size", "shuffled_references", "smoothed_gradients"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,44 +39,20 @@ class CompleteAttribution(Attribution):
     @property
     def relative_delta(self) -> np.ndarray:
         """float32, shape=(K,): size of the delta as a share of what was, or should have been, handed out in total."""
-        total = np.maximum(np.abs(self.contribution).sum(1), np.abs(self.difference))
-        return np.divide(np.abs(self.delta), total, out=np.zeros_like(total), where=total > 0)
+        return relative_size(self.delta, np.abs(self.contribution).sum(1), self.difference)
+
+    def corrected(self, codes: np.ndarray) -> Attribution:
+        """The contributions of `contribution`, of each base against a random one, without the luck of the references.
+
+        They no longer add up to `difference`; what the reference has at a position is in it no more. codes: uint8 (K, L).
+        """
+        return Attribution(contribution(self.hypothetical, codes), self.hypothetical)
 
 
-class ModelScorer:
-    """Scores sequences in K places: place k is a window in C cell types, with all its other inputs as measured there.
-
-    The score is the mean over the place's cell types and, as in every prediction of the project, over both strands.
-    The model keeps its mode, its device and its gradients.
-    """
-
-    def __init__(self, model: nn.Module, data: RegionData, windows: np.ndarray, cell_types: np.ndarray) -> None:
-        """windows: index shape=(K,). cell_types: index shape=(K, C)."""
-        if len(windows) != len(cell_types) or np.ndim(cell_types) != 2:
-            raise ChromaccError(
-                f"ModelScorer: {len(windows)} windows and cell types of shape {np.shape(cell_types)}; needed: one row "
-                "of cell types for each window, shape=(windows, cell types)."
-            )
-        self.model, self.data = model, data
-        self.windows, self.cell_types = np.asarray(windows), np.asarray(cell_types)
-
-    def __call__(self, sequence: Tensor, context: Tensor) -> Tensor:
-        """One-hot (N, L, 4) in places (N,) -> score (N,), arcsinh fold."""
-        return self.by_cell_type(sequence, context).mean(1)
-
-    def by_cell_type(self, sequence: Tensor, context: Tensor) -> Tensor:
-        """One-hot (N, L, 4) in places (N,) -> score in each of the place's cell types (N, C), arcsinh fold."""
-        at = context.cpu().numpy()
-        device = next(self.model.parameters()).device
-        batch = replace(self.data.batch(self.windows[at], self.cell_types[at]), sequence=sequence).to(device)
-        with evaluating(self.model):
-            both = self.model(batch).score + self.model(batch.reverse_complement()).score
-        return (both / 2).to(sequence.device)
-
-
-def one_hot(codes: np.ndarray | Tensor) -> Tensor:
-    """Codes uint8 (N, L), 0..3 = ACGT, 4 = N -> one-hot float32 (N, L, 4); an N is a row of zeros."""
-    return F.embedding(torch.as_tensor(codes).int(), torch.eye(5, 4))
+def relative_size(delta: np.ndarray, handed_out: np.ndarray, difference: np.ndarray) -> np.ndarray:
+    """Size of convergence deltas as a share of what was (the sum of absolute contributions), or should have been, handed out."""
+    total = np.maximum(handed_out, np.abs(difference))
+    return np.divide(np.abs(delta), total, out=np.zeros_like(total), where=total > 0)
 
 
 def contribution(effects: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -98,9 +67,14 @@ def contribution(effects: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 
 def shuffled_references(codes: np.ndarray, n: int, seed: int) -> Tensor:
-    """n shuffles of each sequence that keep its dinucleotide counts: codes uint8 (K, L) -> one-hot (K, n, L, 4)."""
-    shuffled = dinucleotide_shuffle(one_hot(codes).transpose(1, 2), n=n, random_state=seed, allow_N=True)
-    return shuffled.transpose(2, 3).contiguous()  # (K, n, 4, L) -> (K, n, L, 4)
+    """n shuffles of each sequence that keep its dinucleotide counts: codes uint8 (K, L) -> one-hot (K, n, L, 4).
+
+    A sequence that has but one order, such as a window of N, is its own shuffle.
+    """
+    x = one_hot(codes).transpose(1, 2)
+    # one at a time: tangermeme refuses several that are all the same
+    shuffled = [dinucleotide_shuffle(x, n=1, random_state=seed + r, allow_N=True)[:, 0] for r in range(n)]
+    return torch.stack(shuffled, 1).transpose(2, 3).contiguous()  # (K, n, 4, L) -> (K, n, L, 4)
 
 
 def smoothed_gradients(
@@ -154,8 +128,8 @@ def integrated_gradients(
             slope = gradients.attribute(x[rows], reference, additional_forward_args=(rows,), n_steps=n_steps).float()
             contributions[rows] += ((x[rows] - reference) * slope).sum(-1).cpu() / n_references
             slopes[rows] += slope.cpu() / n_references
-            before[rows] += _score(scorer, reference, rows) / n_references
-    difference = torch.cat([_score(scorer, x[rows], rows) for rows in torch.arange(len(x)).split(64)]) - before
+            before[rows] += torch.from_numpy(score_all(scorer, reference, rows)) / n_references
+    difference = torch.from_numpy(score_all(scorer, codes, np.arange(len(x)))) - before
     delta = contributions.sum(1) - difference
     return CompleteAttribution(contributions.numpy(), _hypothetical(slopes, codes), difference.numpy(), delta.numpy())
 
@@ -164,32 +138,3 @@ def _hypothetical(slope: Tensor, codes: np.ndarray) -> np.ndarray:
     """Corrected gradients (K, L, 4), zeros at an N."""
     known = torch.from_numpy(np.asarray(codes) < 4)[..., None]
     return ((slope - slope.mean(-1, keepdim=True)) * known).numpy()
-
-
-def mutagenesis(scorer: Scorer, codes: np.ndarray, start: int, end: int, at_once: int = 256) -> np.ndarray:
-    """Change of the score by every single-base change in positions start..end (0-based half-open) of K windows.
-
-    codes: uint8 (K, L). Returns float32 (K, end - start, 4): 0 for the base that is there, and at an N. Three
-    evaluations a position: exact, and dear. Raises ChromaccError for positions outside the window.
-    """
-    codes = np.asarray(codes)
-    if not 0 <= start < end <= codes.shape[1]:
-        raise ChromaccError(f"mutagenesis: positions {start} to {end} do not lie within a window of {codes.shape[1]} bp.")
-    k, position, base = np.nonzero(one_hot(codes[:, start:end]).numpy() == 0)
-    real = codes[k, start + position] < 4
-    k, position, base = k[real], position[real], base[real]
-    windows = one_hot(codes)
-    wild = torch.cat([_score(scorer, windows[rows], rows) for rows in torch.arange(len(codes)).split(at_once)])
-    effects = np.zeros((len(codes), end - start, 4), np.float32)
-    for first in range(0, len(k), at_once):
-        some = np.arange(first, min(first + at_once, len(k)))
-        mutated = codes[k[some]].copy()
-        mutated[np.arange(len(some)), start + position[some]] = base[some]
-        change = _score(scorer, one_hot(mutated), torch.from_numpy(k[some])) - wild[k[some]]
-        effects[k[some], position[some], base[some]] = change.numpy()
-    return effects
-
-
-@torch.no_grad()
-def _score(scorer: Scorer, sequence: Tensor, context: Tensor) -> Tensor:
-    return scorer(sequence, context).float().cpu()

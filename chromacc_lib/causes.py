@@ -8,7 +8,7 @@ departs from that, a comment says why.
 
 from dataclasses import dataclass
 
-__all__ = ["CAUSES", "Cause", "GROUPS", "GIVE_DATASET", "NO_SIGNAL", "NOTHING_LEARNED", "TOO_FEW", "WITHIN"]
+__all__ = ["ASSEMBLY", "CAUSES", "Cause", "GROUPS", "GIVE_DATASET", "NO_SIGNAL", "NOTHING_LEARNED", "SHIFTED", "TOO_FEW", "WITHIN"]
 
 GROUPS = ("data", "optimisation", "model", "generalisation")  # in the order in which one brings about the next
 
@@ -44,25 +44,33 @@ _BELONGING = (
 # --- faults of the data ----------------------------------------------------------------------------------------
 # Where a fault of the labels' place or order is seen itself, it comes before the lack of signal that follows from it.
 WITHIN = "labels permuted within cell types"
+ASSEMBLY, SHIFTED = "wrong assembly or chromosome naming", "labels and inputs are shifted against each other"
 _ORDER = "Check the order of windows in the labels: join them to the windows by chromosome, start and cell type, and curate " \
     "again."
 _DRAWN = "The dataset tells them apart: permuted labels keep the shape and the distribution of measured profiles."
 _DATA = (
-    Cause("labels and inputs are shifted against each other", "data", "underperforming", ("window offset",),
+    Cause(SHIFTED, "data", "underperforming", ("window offset",),
           "Check the assembly, the coordinate base and the order of windows in the labels; curate again.",
           supports=("label signal", "association")),
-    Cause("wrong assembly or chromosome naming", "data", "underperforming", ("assembly",),
+    # Labels that follow nothing would lead astray what looks for their place or their track: asked first.
+    Cause(WITHIN, "data", "collapsed", ("labels of each cell type",), _ORDER,
+          supports=("label signal", "labels agree between cell types", "association")),
+    Cause(ASSEMBLY, "data", "underperforming", ("assembly",),
           "Compare assembly, chromosome names and chromosome lengths of the files that are named with those of the genome; "
           "lift them over, or fetch them in the genome's assembly, and curate again.",
           supports=("label signal", "association", "ambiguous bases")),
-    Cause("labels and inputs are shifted against each other", "data", "underperforming", ("track offset",),
+    Cause(SHIFTED, "data", "underperforming", ("track offset",),
           "Check the assembly, the coordinate base and the read shift of the files that are named; curate again.",
           supports=("label signal", "association")),
     Cause("a track of another cell type swapped in", "data", "underperforming", ("duplicated tracks",),
           "Compare path and md5 of the named rows in the manifest, correct them and curate again."),
     # Seen in the file itself, so before what is inferred from how well tracks and labels fit.
-    Cause("constant or empty tracks", "data", "underperforming", ("constant tracks",),
+    Cause("constant, empty or missing tracks", "data", "underperforming", ("constant tracks",),
           "Replace the named files, or take them out of the manifest: a missing assay is handled, a zero one is not."),
+    Cause("constant, empty or missing tracks", "data", "underperforming", ("missing tracks",),
+          "Give at least one mark or TF of the cell types that are named: without any, predictions rest on sequence, "
+          "expression and the locus average alone.",
+          supports=("follows its own cell type", "locus-average residual", "skill over the locus average")),
     Cause("an input is the label (leak)", "data", "cannot tell", ("label leak",),
           "Take the named track out of the inputs: with it the scores say nothing about unseen cell types."),
     Cause("labels permuted between cell types", "data", "underperforming", ("labels in their cell type",),
@@ -77,8 +85,6 @@ _DATA = (
           supports=("labels look measured", "labels agree between cell types", "ambiguous bases", "repeated sequences",
                     "training fit", "association", "constant output", "variance ratio"),
           unless=("association", "labels look measured")),
-    Cause(WITHIN, "data", "collapsed", ("labels of each cell type",), _ORDER,
-          supports=("label signal", "labels agree between cell types", "association")),
     Cause(NO_SIGNAL, "data", "collapsed", ("score follows its profile", "labels look measured"),
           "Make the scores anew: each must be the mean of its own accessibility profile."),
     Cause(WITHIN, "data", "collapsed", ("score follows its profile",),

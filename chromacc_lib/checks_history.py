@@ -27,6 +27,8 @@ SMALL_UPDATE = (3e-4, 1e-4)
 EXPLOSION = (20, 50)         # healthy: 4
 GROWTH = (3, 10)             # healthy: 0.5
 VANISHING = (0.01, 3e-3)     # healthy: 0.2
+CUT_OFF = 1e-6               # of a single branch; healthy: 5e-3, a gate that begins closed
+GONE, BEYOND_LOSS = 1e-3, 1000  # a gradient's norm over the loss; healthy: 0.5 to 10
 BALANCE = (0.05, 0.02)       # healthy: 0.5
 CHECKPOINT = (1.1, 1.2)      # healthy: 1.0
 
@@ -97,21 +99,25 @@ def _check_first_loss(losses: np.ndarray) -> Check:
 
 
 def _check_still_improving(losses: np.ndarray, history: pd.DataFrame) -> Check:
-    """Was training stopped while it still improved? Share of all improvement that the last epoch brought.
+    """Was training stopped while it still improved? Share of all improvement that the last epochs brought.
 
-    A learning rate that has decayed to its end ends the improvement by itself, so then it is a warning only. After
-    Prechelt 1998, "Early stopping - but when?" (progress at the moment of stopping).
+    After Prechelt 1998, "Early stopping - but when?": progress over a strip of epochs at the moment of stopping. The strip
+    is two epochs, since one alone may fail to improve by chance. A learning rate that has decayed to its end ends the
+    improvement by itself: then the strip is the last epoch, and what it brought is a warning only.
     """
     if len(losses) < 2 or not np.isfinite(losses).all() or not losses.min() < 0.99 * losses[0]:
         return not_run("still improving", "optimisation", "fewer than two epochs, or the loss never fell by 1%")
-    value = float((losses[:-1].min() - losses[-1]) / (losses[0] - losses.min()))
     decayed = "learning_rate" in history and bool(
         history["learning_rate"].iloc[-1] <= 0.1 * history["learning_rate"].max())
+    strip = 1 if decayed else min(2, len(losses) - 1)
+    value = float((losses[:-strip].min() - losses[-strip:].min()) / (losses[0] - losses.min()))
     verdict = "ok" if value <= 0.1 else "warn" if decayed else "fail"
-    return Check("still improving", "optimisation", value, "share of the improvement that came in the last epoch: "
-                 "warn above 0.1, fail above 0.1 while the learning rate had not decayed to a tenth", verdict,
-                 f"{100 * max(value, 0):.0f}% of the fall in validation loss came in the last of {len(losses)} epochs, "
-                 f"with the learning rate {'decayed' if decayed else 'not decayed'}.")
+    return Check("still improving", "optimisation", value, "share of the improvement that came in the last epoch (in the "
+                 "last two, while the learning rate had not decayed to a tenth): warn above 0.1, fail above 0.1 while it "
+                 "had not decayed", verdict,
+                 f"{100 * max(value, 0):.0f}% of the fall in validation loss came in the last "
+                 f"{'two ' if strip == 2 else ''}of {len(losses)} epochs, with the learning rate "
+                 f"{'decayed' if decayed else 'not decayed'}.")
 
 
 # --- the steps -----------------------------------------------------------------------------------------------
@@ -168,10 +174,14 @@ def _check_exploding(history: pd.DataFrame) -> Check:
     usual = float(np.median(means[len(means) // 2:]))
     value = float(largest.max() / usual) if usual > 0 else math.inf if largest.max() > 0 else 0.0
     growth = _behind_heads(history)
-    verdicts = (judge(value, *EXPLOSION), judge(growth, *GROWTH) if math.isfinite(growth) else "ok")
+    # Where gradients have vanished, anything is large beside them: then the largest is held against the loss.
+    gone = usual < GONE * float(np.median(history["train_loss"].to_numpy(float)[len(means) // 2:]))
+    falls = gone and largest.max() < BEYOND_LOSS * float(history["train_loss"].iloc[0])
+    verdicts = ("ok" if falls else judge(value, *EXPLOSION), judge(growth, *GROWTH) if math.isfinite(growth) else "ok")
     clipped = f"; {100 * float(history['clipped_share'].max()):.0f}% of the steps were clipped in the epoch with most" \
         if "clipped_share" in history else ""
-    return Check(name, "optimisation", value, rule_text("largest over usual norm of the gradient", *EXPLOSION) + "; or "
+    return Check(name, "optimisation", value, rule_text("largest over usual norm of the gradient", *EXPLOSION) + " (where the usual "
+                 f"one is next to nothing: over {BEYOND_LOSS} times the loss); or "
                  + rule_text("norm behind the heads over theirs", *GROWTH),
                  "fail" if "fail" in verdicts else "warn" if "warn" in verdicts else "ok",
                  f"The largest norm of a gradient was {largest.max():.3g}, usual in the second half of training were "
@@ -190,18 +200,29 @@ def _behind_heads(history: pd.DataFrame) -> float:
     return float((history[behind].max(axis=1) / at_heads.where(at_heads > 0)).median())
 
 
-def _check_vanishing(history: pd.DataFrame) -> Check:
-    """Does the gradient reach what lies behind the heads? Its norm there over that at the heads, best branch and epoch.
+def _each_behind_heads(history: pd.DataFrame) -> dict[str, float]:
+    """Norm of the gradient in each branch behind the heads, over the largest head's; median epoch."""
+    branches = [c for c in history if c.startswith("grad_") and not c.startswith("grad_norm")]
+    at_heads = history[[c for c in branches if c.removeprefix("grad_") in HEADS]].max(axis=1)
+    shares = {c.removeprefix("grad_"): (history[c] / at_heads.where(at_heads > 0)).median() for c in branches}
+    return {name: float(share) for name, share in shares.items() if name not in HEADS}
 
-    Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks" (AISTATS).
-    Without branches in the history: the last epochs' norm over the first's.
+
+def _check_vanishing(history: pd.DataFrame) -> Check:
+    """Does the gradient reach what lies behind the heads? Its norm there over that at the heads: largest, and each branch.
+
+    Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks" (AISTATS). A branch
+    that gets next to nothing is cut off by itself; exactly nothing is a branch without data, and only told. Without
+    branches in the history: the last epochs' norm over the first's.
     """
-    name = "vanishing gradients"
+    name, starved = "vanishing gradients", {}
     value = _behind_heads(history)
     if math.isfinite(value):
+        starved = {branch: share for branch, share in _each_behind_heads(history).items() if 0 < share < CUT_OFF}
         still = [c.removeprefix("grad_") for c in history
                  if c.startswith("grad_") and not c.startswith("grad_norm") and (history[c] == 0).all()]
         words = (f"The gradient behind the heads was at most {value:.2g} of theirs (largest branch, median epoch)"
+                 + "".join(f"; {branch} got {share:.2g} of theirs" for branch, share in starved.items())
                  + (f"; {', '.join(still)} never got a gradient." if still else "."))
     elif "grad_norm" in history:
         norms = history["grad_norm"].to_numpy(float)
@@ -212,8 +233,9 @@ def _check_vanishing(history: pd.DataFrame) -> Check:
         return not_run(name, "optimisation", "the history has neither grad_<branch> nor grad_norm")
     if not math.isfinite(value):
         return not_run(name, "optimisation", "the gradient norms are not finite")
-    return Check(name, "optimisation", value, rule_text("norm of the gradient behind the heads over theirs",
-                 *VANISHING), judge(value, *VANISHING), words)
+    return Check(name, "optimisation", value, rule_text("norm of the gradient behind the heads over theirs", *VANISHING)
+                 + f"; or fail below {CUT_OFF:g} in any branch", "fail" if starved else judge(value, *VANISHING), words,
+                 {"cut_off": starved})
 
 
 # --- the terms of the loss -----------------------------------------------------------------------------------

@@ -17,11 +17,12 @@ from chromacc_lib.checks import FEW_WINDOWS, Check, Table, flat, judge, not_run,
 from chromacc_lib.checks_inputs import Sample, centre_by_cell_type, centre_twice, match_matrix
 from chromacc_lib.dataset import Arrays
 
-__all__ = ["agreement", "displacement", "information_left", "label_checks", "LABEL_NAMES", "ridge_signal"]
+__all__ = ["agreement", "displacement", "information_left", "label_checks", "LABEL_NAMES", "ridge_signal", "scanned"]
 
 N_PERMUTATIONS = 200
 MAX_SCAN = 30_000       # windows, in stretches of chromosomes, whose tracks are held against scores elsewhere
 SCAN_WINDOWS = 40       # how far the scan goes to either side, in windows
+FAR_WINDOWS = 400       # how far it goes on a chromosome where it found nothing within these
 FEW_PAIRS = 20          # pairs of windows, below which a distance is not looked at
 STANDS_OUT = 8.0        # robust standard deviations of the curve by which a peak of the scan must stand out
 FEW_LEFT = 200          # windows, for a ridge regression of what is left
@@ -70,8 +71,8 @@ class _Scan:
         return int(shifts[best]) if values[best] > middle + STANDS_OUT * spread else None
 
 
-def displacement(windows: pd.DataFrame, tracks: np.ndarray, score: np.ndarray) -> list[_Scan]:
-    """Hold tracks (W, C, F; window means) against scores (W, C) of windows up to SCAN_WINDOWS windows away.
+def displacement(windows: pd.DataFrame, tracks: np.ndarray, score: np.ndarray, reach: int = SCAN_WINDOWS) -> list[_Scan]:
+    """Hold tracks (W, C, F; window means) against scores (W, C) of windows up to `reach` windows away.
 
     A cross-correlation along the chromosome, as strand shifts are found in ChIP-seq (Kharchenko et al. 2008, Nat.
     Biotechnol. 26:1351), whose background is the curve itself at all other distances. windows: chrom, start, end.
@@ -84,7 +85,7 @@ def displacement(windows: pd.DataFrame, tracks: np.ndarray, score: np.ndarray) -
         x = tracks[at] - _mean(tracks[at])
         y = score[at] - _mean(score[at])
         curve = {}
-        for shift in range(-SCAN_WINDOWS, SCAN_WINDOWS + 1):
+        for shift in range(-reach, reach + 1):
             partner, near = _nearest(start, start + shift * length, length / 2)
             if near.sum() >= FEW_PAIRS:
                 curve[shift] = agreement(x[near], y[partner[near]])
@@ -128,7 +129,7 @@ def _check_displacement(arrays: Arrays) -> list[Check]:
     rows = np.sort(np.concatenate([g.sort_values("start").index[:most] for _, g in places.groupby("chrom")]))
     means = _scan_means(arrays, rows)
     empty = _empty_chromosomes(arrays, means, places.iloc[rows])
-    scans = displacement(places.iloc[rows], means, arrays.score[rows].astype(float)) if means.shape[2] else []
+    scans = scanned(places.iloc[rows], means, arrays.score[rows].astype(float)) if means.shape[2] else []
     if len(scans) < 2:
         return [not_run(name, "data", "too few windows with neighbours on two chromosomes, or no tracks")
                 for name in names]
@@ -136,18 +137,22 @@ def _check_displacement(arrays: Arrays) -> list[Check]:
     peaks = {scan.chrom: scan.peak() for scan in scans}
     moved = {chrom: peak for chrom, peak in peaks.items() if peak}
     silent = [chrom for chrom, peak in peaks.items() if peak is None]
+    reach = FAR_WINDOWS if silent else SCAN_WINDOWS
     alike = len(moved) >= 2 and np.ptp(list(moved.values())) <= 1 and len(moved) > len(scans) / 2
     value = float(np.median(list(moved.values()))) * bp if alike else 0.0
     detail = {"curves": {s.chrom: {k * bp: r for k, r in s.curve.items()} for s in scans}}
     listed = ", ".join(f"{chrom} {peak * bp:+.0f} bp" for chrom, peak in list(moved.items())[:6])
     offset = Check(
         names[0], "data", value, "shift in bp at which inputs and labels agree on all chromosomes: fail when it is not 0 "
-        f"(searched to ±{SCAN_WINDOWS * bp:.0f} bp)", "fail" if alike else "ok",
-        f"Labels lie {value:+.0f} bp from where the inputs say, on {len(moved)} of {len(scans)} chromosomes." if alike
+        f"(searched to ±{reach * bp:.0f} bp)", "fail" if alike else "ok",
+        f"Labels lie about {value:+.0f} bp (±{bp / 2:.0f}) from where the inputs say, on {len(moved)} of {len(scans)} "
+        "chromosomes." if alike
         else f"No one shift puts labels and inputs together better than none on {len(scans)} chromosomes.", detail)
-    # One in so many chromosomes may be silent or stray by chance; where most are silent, no assembly explains it.
-    wrong = [] if alike or len(silent) > len(scans) / 2 else [*moved, *silent]
-    verdict = "fail" if empty or len(wrong) > max(1, 0.15 * len(scans)) else "warn" if wrong else "ok"
+    # One in so many chromosomes may be silent or stray by chance. Where most are silent, labels out of order or without
+    # signal look the same as another assembly.
+    mute = len(silent) > len(scans) / 2
+    wrong = [] if alike or mute else [*moved, *silent]
+    verdict = "fail" if empty or len(wrong) > max(1, 0.15 * len(scans)) else "warn" if wrong or mute else "ok"
     said = [f"labels agree with the inputs at another place on {len(moved)} of {len(scans)} chromosomes ({listed})"] * (
         bool(moved) and bool(wrong)) + [f"nowhere on {', '.join(silent[:6])}"] * (bool(silent) and bool(wrong)) + \
         [f"tracks hold nothing on a whole chromosome: {'; '.join(empty[:4])}"] * bool(empty)
@@ -155,9 +160,19 @@ def _check_displacement(arrays: Arrays) -> list[Check]:
         names[1], "data", float(len(wrong) + len(empty)), "chromosomes whose labels agree with the inputs elsewhere, or "
         "nowhere, and tracks that are empty on a whole chromosome: fail above one in seven, or for an empty track",
         verdict, f"Chromosome by chromosome: {'; '.join(said)}." if said else
-        f"On {len(silent)} of {len(scans)} chromosomes labels and inputs agree at no place." if silent else
+        f"On {len(silent)} of {len(scans)} chromosomes labels and inputs agree at no place within ±{reach * bp:.0f} bp: "
+        "labels without signal or out of order look like this, and so does another assembly." if silent else
         f"On all {len(scans)} chromosomes labels and inputs agree where they lie" + (", once shifted." if alike else "."),
         {"peaks": {c: None if p is None else p * bp for c, p in peaks.items()}, "empty": empty})]
+
+
+def scanned(windows: pd.DataFrame, tracks: np.ndarray, score: np.ndarray) -> list[_Scan]:
+    """`displacement`, and again, ten times as far, on the chromosomes where it finds no agreement at all."""
+    scans = displacement(windows, tracks, score)
+    silent = windows["chrom"].isin([scan.chrom for scan in scans if scan.peak() is None]).to_numpy()
+    again = displacement(windows[silent], tracks[silent], score[silent], FAR_WINDOWS) if silent.any() else []
+    far = {scan.chrom: scan for scan in again}
+    return [far.get(scan.chrom, scan) for scan in scans]
 
 
 def _empty_chromosomes(arrays: Arrays, means: np.ndarray, windows: pd.DataFrame) -> list[str]:
@@ -413,7 +428,10 @@ def ridge_signal(features: np.ndarray, target: np.ndarray, groups: np.ndarray, s
     for train, test in GroupKFold(min(5, len(np.unique(groups)))).split(x, groups=rows):
         gram = x[train].T @ x[train] + x.shape[1] * np.eye(x.shape[1])
         predicted[test] = x[test] @ np.linalg.solve(gram, x[train].T @ y[train])
-    r = np.nan_to_num([pearson(predicted[:, k], y[:, k]) for k in range(y.shape[1])])
+    predicted -= predicted.mean(0)
+    y = y - y.mean(0)
+    scale = np.sqrt((predicted**2).sum(0) * (y**2).sum(0))
+    r = np.divide((predicted * y).sum(0), scale, out=np.zeros(y.shape[1]), where=scale > 1e-12)
     return float(r[0]), r[1:]
 
 
@@ -426,13 +444,13 @@ def _groups(windows: pd.DataFrame) -> np.ndarray:
 
 
 def _features(sample: Sample) -> np.ndarray:
-    """Return (W, C, F): track features, and GC and counts of the 64 trinucleotides of the window's sequence."""
+    """Return (W, C, F): track features, and counts of the 64 trinucleotides, which GC is a sum of, in the window's sequence."""
     n_windows, n_cells = sample.score.shape
-    kmers = np.zeros((n_windows, 64))
-    codes = sample.sequence.astype(np.int64)
-    triplet = codes[:, :-2] * 16 + codes[:, 1:-1] * 4 + codes[:, 2:]
-    known = (codes[:, :-2] < 4) & (codes[:, 1:-1] < 4) & (codes[:, 2:] < 4)
-    np.add.at(kmers, (np.nonzero(known)[0], triplet[known]), 1)
+    codes = sample.sequence.astype(np.int16)
+    known = codes < 4
+    known = known[:, :-2] & known[:, 1:-1] & known[:, 2:]
+    triplet = codes[:, :-2] * 16 + codes[:, 1:-1] * 4 + codes[:, 2:] + 64 * np.arange(n_windows, dtype=np.int64)[:, None]
+    kmers = np.bincount(triplet[known], minlength=64 * n_windows).reshape(n_windows, 64).astype(float)
     shared = np.broadcast_to(kmers[:, None], (n_windows, n_cells, 64))
     return np.concatenate([_track_features(sample), shared], axis=2)
 

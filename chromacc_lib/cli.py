@@ -9,11 +9,13 @@ from pathlib import Path
 
 from chromacc_lib import ChromaccError, __version__
 from chromacc_lib.problems import machine_remedy
+from chromacc_lib.progress import tell
 
 __all__ = ["main"]
 
 STOPPED = "stopped. The same command goes on: what was finished is kept, and a training from its last checkpoint"
 GENES_HELP = "TSV (gene_id, gene_name), GTF or GFF3 for expression by Ensembl id; by default the human TFs"
+RENAME_HELP = "read 1 as chr1, or the other way round, where the FASTA calls it so; each renaming is said and recorded"
 GENOME_HELP = "path of a plain or bgzipped FASTA or a .2bit file; or hg38, fetched once into the cache (0.8 GB)"
 
 
@@ -72,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_folds(commands)
     _add_predict(commands)
+    _add_variants(commands)
     _add_report(commands)
+    _add_compare(commands)
     return parser
 
 
@@ -147,6 +151,7 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     check.add_argument("--genome-fasta", type=_path_or_name, required=True, help=GENOME_HELP)
     check.add_argument("--blacklist", type=_path_or_name, help="path of a BED file, or hg38")
     check.add_argument("--gene-names", type=_path, help=GENES_HELP)
+    check.add_argument("--rename-chromosomes", action="store_true", help=RENAME_HELP)
     check.add_argument("--for-prediction", action="store_true", help="allow cell types without accessibility")
     check.set_defaults(command=_check)
 
@@ -288,8 +293,24 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
         "--overwrite", action="store_true", help="replace another cell type's prediction in the folder"
     )
     predict.add_argument("--gene-names", type=_path, help=GENES_HELP)
+    predict.add_argument("--rename-chromosomes", action="store_true", help=RENAME_HELP)
     predict.add_argument("--out", type=_path, required=True, metavar="FOLDER")
     predict.set_defaults(command=_predict)
+
+
+def _add_variants(commands: argparse._SubParsersAction) -> None:
+    """Add `chromacc variants`."""
+    variants = commands.add_parser("variants", help="effects of single-base variants on predicted accessibility")
+    variants.add_argument("variants", type=_path, metavar="VARIANTS", help="a VCF, gzipped or not; or a table, tab- or "
+                          "comma-separated, with columns chrom, pos (1-based), ref, alt")  # fmt: skip
+    variants.add_argument("--model", type=_path, required=True, metavar="FOLDER", help="such as reports/pilot/model")
+    variants.add_argument("--manifest", type=_path, required=True, help="the tracks of the cell types to ask")
+    variants.add_argument("--genome-fasta", type=_path_or_name, required=True, help=GENOME_HELP)
+    variants.add_argument("--cell-types", nargs="+", default=[], metavar="NAME", help="of the manifest; all by default")
+    variants.add_argument("--gene-names", type=_path, help=GENES_HELP)
+    variants.add_argument("--workers", type=int, metavar="N", help="threads that read tracks; one a core by default")
+    variants.add_argument("--out", type=_path, required=True, metavar="FILE.csv", help="one line a variant, a column a cell type")
+    variants.set_defaults(command=_variants)
 
 
 def _add_report(commands: argparse._SubParsersAction) -> None:
@@ -297,6 +318,14 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
     report = commands.add_parser("report", help="rebuild the pages of a finished run")
     report.add_argument("run_dir", type=_path, metavar="RUN_DIR", help="such as reports/pilot")
     report.set_defaults(command=_report)
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    """Add `chromacc compare`."""
+    compare = commands.add_parser("compare", help="put finished runs side by side, on the rows that all of them held out")
+    compare.add_argument("runs", type=_path, nargs="+", metavar="RUN_DIR", help="two or more; compared with the first one")
+    compare.add_argument("--out", type=_path, required=True, metavar="FOLDER", help="gets comparison.html and comparison.csv")
+    compare.set_defaults(command=_compare)
 
 
 def _path(text: str) -> Path:
@@ -386,7 +415,7 @@ def _check(options: argparse.Namespace) -> int:
     problems = take_in(
         options.manifest,
         genome_path(options.genome_fasta),
-        CurationParameters(gene_names=str(options.gene_names or "")),
+        CurationParameters(gene_names=str(options.gene_names or ""), rename_chromosomes=options.rename_chromosomes),
         blacklist=blacklist_path(options.blacklist or ""),
         for_training=not options.for_prediction,
         split_later=True,
@@ -403,7 +432,8 @@ def _sweep(options: argparse.Namespace) -> int:
     from chromacc_lib.sweep import read_sweep, run_sweep, summarise
 
     table = run_sweep(
-        options.dataset, read_sweep(options.settings), options.out, options.workers, options.dask_address, options.device
+        options.dataset, read_sweep(options.settings), options.out, options.workers, options.dask_address, options.device,
+        say=tell,
     )
     summary = summarise(table)
     summary.to_csv(options.out / "summary.csv", index=False)
@@ -417,7 +447,7 @@ def _zoo(options: argparse.Namespace) -> int:
 
     table = run_zoo(
         options.dataset, options.out, options.seeds, options.faults, options.strengths, options.healthy,
-        options.workers, options.dask_address, say=lambda text: print(text, flush=True),
+        options.workers, options.dask_address, say=tell,
     )
     print(summarise_zoo(table).to_string(index=False, float_format=lambda value: f"{value:.0f}"))
     right = table["named_first"].astype(bool)
@@ -488,7 +518,7 @@ def _folds(options: argparse.Namespace) -> int:
         blacklist=blacklist_path(values["blacklist"]),
         workers=options.workers,
         dask_address=options.dask_address,
-        say=lambda text: print(text, flush=True),
+        say=tell,
         **{name: values[name] for name in ("truth_manifest", "remote_tracks", "patience", "stop_on_collapse", "device")},
         **{name: values[name] for name in ("n_bootstrap", "block_bp")},
     )
@@ -531,9 +561,25 @@ def _predict(options: argparse.Namespace) -> int:
         device=options.device,
         overwrite=options.overwrite,
         gene_names=options.gene_names or "",
+        rename_chromosomes=options.rename_chromosomes,
     )
     page = write_qc_page(prediction)
     print(f"written to {options.out}; what to make of it: {page}")
+    return 0
+
+
+def _variants(options: argparse.Namespace) -> int:
+    """Score the variants of a file."""
+    from chromacc_lib.reference import genome_path
+    from chromacc_lib.variants import predict_variants
+
+    genome = genome_path(options.genome_fasta)
+    table = predict_variants(options.model, options.manifest, genome, options.variants, options.cell_types,
+                             gene_names=options.gene_names or "", workers=options.workers)  # fmt: skip
+    partial = options.out.with_name(f"{options.out.name}.partial")
+    table.to_csv(partial, index=False)
+    partial.replace(options.out)
+    print(f"written: {options.out}, {len(table):,} variants; the unit is arcsinh fold, alternative minus reference allele")
     return 0
 
 
@@ -546,6 +592,19 @@ def _report(options: argparse.Namespace) -> int:
         if not notebook.stem.endswith(".failed"):
             export_page(notebook, notebook.with_suffix(".html"), is_simulated(options.run_dir))
     print(f"report: {index}")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    """Compare runs; print a sentence a run, and where the page is."""
+    from chromacc_lib.compare import compare_runs
+    from chromacc_lib.comparison_page import write_comparison
+
+    comparison = compare_runs(options.runs)
+    print(f"{comparison.sizes['rows']:,} rows shared by {', '.join(run.name for run in comparison.runs)}")
+    for text in [*comparison.notes, *comparison.verdicts.values()]:
+        print(text)
+    print(f"comparison: {write_comparison(comparison, options.out)}")
     return 0
 
 

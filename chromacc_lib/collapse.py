@@ -18,7 +18,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from chromacc_lib.causes import CAUSES, GIVE_DATASET, GROUPS, NO_SIGNAL, NOTHING_LEARNED, TOO_FEW, WITHIN, Cause
+from chromacc_lib.causes import (
+    ASSEMBLY,
+    CAUSES,
+    GIVE_DATASET,
+    GROUPS,
+    NO_SIGNAL,
+    NOTHING_LEARNED,
+    SHIFTED,
+    TOO_FEW,
+    WITHIN,
+    Cause,
+)
 from chromacc_lib.checks import Check, Table, auc_half_width, prediction_checks, prepare, quadrant_table, variance_table
 from chromacc_lib.checks_generalisation import generalisation_checks
 from chromacc_lib.checks_history import history_checks
@@ -36,8 +47,9 @@ class Diagnosis:
     """The verdict (healthy, collapsed, underperforming, cannot tell), its most likely cause and all checks.
 
     evidence: sentences that speak for `cause`; evidence_against: what speaks against the other causes.
-    confidence: high = every cause higher up the list was examined and ruled out; medium = some could not be
-    examined with what was given; low = other causes fit as well (`alternatives`) or power is short.
+    confidence: high = every cause higher up the list was examined and ruled out; medium = some could not be examined with
+    what was given, or another cause holds, too, which the named one does not bring about; low = other causes fit as well
+    (`alternatives`) or power is short.
     """
 
     verdict: str
@@ -119,8 +131,9 @@ def _decide(checks: tuple[Check, ...], table: Table, simulated: bool | None) -> 
     quoted = [by_name[name] for name in (*named.needs, *named.supports) if name in by_name]
     evidence = tuple(c.sentence for c in quoted if c.verdict in ("fail", "warn"))
     unexamined = _unexamined(CAUSES[:CAUSES.index(next(c for c in CAUSES if c.name == named.name))], by_name)
-    confidence = "low" if named.alternatives else "medium" if unexamined else "high"
     others = _also_found(named, by_name)
+    confidence = "low" if named.alternatives or named.name == TOO_FEW else \
+        "medium" if unexamined or _rivals(named, others) else "high"
     what = "" if named.name == TOO_FEW else f"{named.name}. "
     sentence = f"{named.verdict.capitalize()}: {what}{by_name[named.needs[0]].sentence}"
     if named.alternatives:
@@ -148,8 +161,26 @@ def _also_found(named: Cause, by_name: dict[str, Check]) -> list[str]:
     return list(dict.fromkeys(c.name for c in others))
 
 
+def _rivals(named: Cause, others: list[str]) -> bool:
+    """Say whether a cause that holds as well is none that the named one brings about: one of its own group or before."""
+    return any(GROUPS.index(c.group) <= GROUPS.index(named.group) for c in CAUSES if c.name in others)
+
+
 def _with_alternatives(cause: Cause, by_name: dict[str, Check]) -> Cause:
-    """Name labels without signal beside "learned nothing" unless the label-signal check has ruled it out."""
+    """Name what the checks at hand cannot tell from the cause.
+
+    Labels without signal beside "learned nothing", unless the label-signal check has ruled them out; noise that was given
+    the shape of peaks, or labels from another place, beside labels out of order, all of which look measured and fit nothing;
+    a modality that outweighs the others beside dead ones, where nearly all that moves predictions is one modality's.
+    """
+    if cause.name == WITHIN and cause.needs[0] in ("label signal", "labels of each cell type"):
+        placed = by_name["assembly"].verdict == "ok"
+        return replace(cause, alternatives=(NO_SIGNAL, *(() if placed else (ASSEMBLY, SHIFTED))), separated_by="Join the "
+                       "labels to the windows again by chromosome, start and cell type: those out of order then fit. If not, "
+                       "make them anew from the file" + ("." if placed else ", whose assembly is to be compared."))  # fmt: skip
+    if cause.name == "a modality is dead" and by_name["dominating modality"].verdict in ("warn", "fail"):
+        return replace(cause, alternatives=("a modality dominates",), separated_by="Train again with modalities dropped at "
+                       "random: one that was outweighed comes back, one that is cut off stays silent.")  # fmt: skip
     if cause.name not in (NOTHING_LEARNED, "constant output") or by_name["label signal"].verdict in ("ok", "warn"):
         return cause
     others = (NO_SIGNAL, "a fault of the model or its training", *cause.alternatives)

@@ -36,6 +36,7 @@ from chromacc_lib.genome import genome_sizes
 from chromacc_lib.inference import load_model, predict_dataset
 from chromacc_lib.leakage import audit, require_no_leaks
 from chromacc_lib.manifest import keep_cell_types, read_manifest
+from chromacc_lib.progress import progress
 from chromacc_lib.regions import write_durably
 from chromacc_lib.streaming import open_training_data
 from chromacc_lib.training import TrainingConfig
@@ -114,7 +115,8 @@ def leave_one_out(
     rows: dict[str, list[dict]] = {}
     unforeseen: BaseException | None = None
     alone = file_lock(project_path(out_dir) / ".lock", "give a folder", f"{out_dir}: other folds are being run there")
-    with alone, side_by_side(dask_address, workers, device, len(jobs)) as (client, threads):
+    bar = progress(len(jobs), "folds", "folds")
+    with alone, bar, side_by_side(dask_address, workers, device, len(jobs)) as (client, threads):
         futures = {client.submit(_run_fold, job, threads, pure=False): name for name, job in jobs.items()}
         for future in distributed.as_completed(list(futures), loop=client.loop):
             name, error = futures[future], future.exception()
@@ -126,6 +128,7 @@ def leave_one_out(
                 rows[name] = future.result()
             table = _write(jobs, rows, project_path(out_dir))
             say(f"{name}: {_told(rows[name][0])}")
+            bar.update()
     failed, written = table[table["error"] != ""], project_path(out_dir) / "folds.csv"
     if len(failed):
         listed = "\n".join(f"  {row.fold}: {row.error}" for row in failed.itertuples())
@@ -152,7 +155,9 @@ def _plan(manifest: str | Path, genome_fasta: str | Path, out: Path, named: tupl
     for fold in folds:
         name = "+".join(fold.test_cell_types)
         chosen = _validation(fold, named, parameters.validation_cell_types)
-        folder = re.sub(r"[^\w.+-]+", "_", name)
+        folder = re.sub(r"[^\w.+-]+", "_", name).lstrip(".")  # one called .. stays inside, too
+        if not folder:
+            raise ChromaccError(f"cell type {name!r}: no letter or digit that could name its fold's folder; rename it")
         if folder in folders:
             raise ChromaccError(f"cell types: two folds would have the folder {folder!r}; rename {name!r}")
         folders.add(folder)

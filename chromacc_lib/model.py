@@ -398,16 +398,17 @@ class ChromaccModel(nn.Module):
             nn.init.zeros_(head.bias)
         nn.init.constant_(self.label_head[-1].bias, math.log(config.positive_share / (1 - config.positive_share)))
 
-    def forward(self, batch: Batch, return_attention: bool = False) -> Output:
+    def forward(self, batch: Batch, return_attention: bool = False, others: list[Tensor] | None = None) -> Output:
         """Predict score (B, C), logit (B, C) and profile (B, C, T).
 
         With `return_attention`, `attention` holds sequence (B, layer, head, T, T), fusion (B, C, T, head, 6: MODALITIES
         and the null key) and encoder (B, C, layer, head, T, T); the predictions are the same to within 1e-5.
+        others: `other_tokens` of this batch, for who scores many sequences in one place and computes them once.
         """
         batch = self.readable(batch)
         b, c, t = batch.accessibility.shape
         matches, sequence, sequence_weights = self.sequence_encoder(batch.sequence, return_attention)
-        modalities, observed = self.modality_tokens(batch, matches, sequence)
+        modalities, observed = self.modality_tokens(batch, matches, sequence, others=others)
         query = torch.where(
             batch.accessibility_observed[..., None],
             self.accessibility_token(batch.accessibility[..., None]),
@@ -460,30 +461,35 @@ class ChromaccModel(nn.Module):
                 self.cell_gate.of_cell.weight[channel, self.config.features.index(tf)] = 1.0
 
     def modality_tokens(
-        self, batch: Batch, matches: Tensor, sequence: Tensor, gate_by_tracks: bool = True
-    ) -> tuple[list[Tensor], Tensor]:
+        self, batch: Batch, matches: Tensor, sequence: Tensor, gate_by_tracks: bool = True,
+        others: list[Tensor] | None = None,
+    ) -> tuple[list[Tensor], Tensor]:  # fmt: skip
         """Tokens of each of MODALITIES, (B, C, T, d) or (B, C, 1, d) for all places, and which are observed (B, C, 5).
 
         matches and sequence, each (B, T, d), come from the sequence encoder. gate_by_tracks: False keeps the histone and
-        TF tracks out of the sequence's token, where a model without expression would gate it by them.
+        TF tracks out of the sequence's token, where a model without expression would gate it by them. others: the
+        `other_tokens` of the batch, computed here where None.
         """
+        others = self.other_tokens(batch) if others is None else others
+        gated = sequence.new_zeros(*batch.prior_score.shape, 1, sequence.shape[-1])
+        if self.cell_gate and (self.cell_gate.knows_cells or gate_by_tracks):
+            signal = sum(others[:2]).mean(2)  # of a dataset without one of them, that token is 0
+            gated = self.cell_gate(matches, batch.metadata, batch.metadata_observed, signal)
+        return [sequence[:, None] + gated, *others], self.observed(batch)
+
+    def other_tokens(self, batch: Batch) -> list[Tensor]:
+        """Tokens of all MODALITIES but the sequence, of a `readable` batch: (B, C, T, d), or (B, C, 1, d) for all places."""
         b, c, t = batch.accessibility.shape
-        absent = sequence.new_zeros(b, c, 1, sequence.shape[-1])
+        absent = self.mask_token.new_zeros(b, c, 1, self.config.d_model)
         tokens = []
         for encoder, signal, seen in (
             (self.histone_encoder, batch.histone, batch.histone_observed),
             (self.tf_encoder, batch.tf, batch.tf_observed),
         ):
             tokens.append(encoder(signal.flatten(0, 1), seen.flatten(0, 1)).view(b, c, t, -1) if encoder else absent)
-        gated = absent
-        if self.cell_gate and (self.cell_gate.knows_cells or gate_by_tracks):
-            signal = sum(tokens).mean(2)  # of a dataset without one of them, that token is 0
-            gated = self.cell_gate(matches, batch.metadata, batch.metadata_observed, signal)
-        tokens.insert(0, sequence[:, None] + gated)
         cell = self.cell_token(batch.metadata)[:, :, None] if self.cell_token else absent
         prior = torch.cat([batch.prior, batch.prior_score[..., None, None].expand(b, c, t, 1)], -1)
-        tokens += [cell, self.prior_token(prior)]
-        return tokens, self.observed(batch)
+        return [*tokens, cell, self.prior_token(prior)]
 
     @staticmethod
     def observed(batch: Batch) -> Tensor:

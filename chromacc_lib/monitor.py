@@ -32,6 +32,7 @@ GROWN, SHRUNK = 5.0, 0.02  # gradient's norm behind the heads over that at the h
 SHORT_WARMUP = 10  # steps
 LEAST_MOVE = 0.005  # of the weights, in the whole training
 VANISHED = 0.01  # a branch's share of the gradient, over that in the first epoch
+CUT_OFF = 1e-6  # a branch's gradient over the largest head's; healthy: 5e-3
 FLAT, UNRELATED, FALLEN = 0.01, 0.1, 0.2  # variance ratio; Pearson's r; variance ratio over its highest
 ALIKE, LOW_RANK = 0.9995, 1.5  # token similarity; effective rank
 ONE_KEY, ANY_KEY = 0.05, 0.999  # attention entropy
@@ -174,6 +175,11 @@ def _vanishing(history: Sequence[Row], config: Any) -> Sign | None:
     way_back, shares = _way_back(history[-1]), {}
     if way_back < SHRUNK:
         return Sign("vanishing gradients", f"the gradient behind the heads is {way_back:.2g} of theirs", of_training=True)
+    heads = max((_value(history[-1], f"grad_{name}") for name in HEADS), default=math.nan)
+    for name in (name for name in BRANCHES if name not in HEADS):
+        if 0 < _value(history[-1], f"grad_{name}") < CUT_OFF * heads:
+            seen = f"the gradient in the {name.replace('_', ' ')} is {_value(history[-1], f'grad_{name}') / heads:.1g} of the heads'"
+            return Sign("vanishing gradients", seen, of_training=True)
     for name in BRANCHES:
         now, first = (_value(row, f"grad_{name}") / _value(row, "grad_norm") for row in (history[-1], history[0]))
         if first > 0 and now > 0:

@@ -1,7 +1,7 @@
-"""From attributions to motifs: seqlets, patterns, their match in JASPAR, and the test that a pattern does something.
+"""From attributions to motifs: seqlets, patterns, and their match in JASPAR.
 
 A seqlet is a stretch of a window whose bases add much to the score; a pattern is a group of seqlets that look alike.
-A pattern with a fine logo is still only a claim, so each is inserted into sequences that lack it (`marginalise`).
+A pattern with a fine logo is still only a claim, which module `confirmation` puts to the test.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from tangermeme.seqlet import tfmodisco_seqlets
 
-from chromacc_lib import ChromaccError
-from chromacc_lib.attribution import Attribution, ModelScorer, one_hot, shuffled_references
+from chromacc_lib.attribution import Attribution
 from chromacc_lib.jaspar import JASPAR_RELEASE
+from chromacc_lib.scoring import one_hot
 
-__all__ = ["JasparMotif", "Marginal", "Pattern", "call_seqlets", "find_patterns", "jaspar_motifs",
-           "marginalise", "match_jaspar", "orient", "read_patterns", "write_patterns"]  # fmt: skip
+__all__ = ["JasparMotif", "Pattern", "call_seqlets", "find_patterns", "jaspar_motifs", "match_jaspar", "orient", "read_patterns", "write_patterns"]  # fmt: skip
 
 CORE_BP, FLANK_BP = 11, 4  # a seqlet is 11 bp found by their sum, and 4 bp on either side: one motif, not its neighbour
 SEQLET_BP = CORE_BP + 2 * FLANK_BP
 SLIDE_BP = 5  # how far two seqlets may be shifted against each other
 MAX_SEQLETS = 1500  # the strongest are clustered; the pairwise comparison grows with the square
 MERGE_SIMILARITY = 0.85  # groups whose means are so alike are one pattern
+SAME_MOTIF = 1e-3  # TOMTOM's p of two patterns that are one motif, seen in different company
 MIN_BITS, MIN_WORTH = 0.5, 0.15  # a pattern ends where information, or its share of the largest contribution, is less
 BASES = "ACGT"
 
@@ -103,8 +103,8 @@ def find_patterns(
 
     Two seqlets are compared by the cosine of their hypothetical contributions, best over both strands and shifts of up
     to 5 bp. Average linkage puts together what is `similarity` or more alike, then groups whose means are nearly the
-    same; groups under `min_seqlets` are left out. It stands in for TF-MoDISco, which on two cores compiles for
-    minutes before its first result.
+    same; groups under `min_seqlets` are left out, and patterns that TOMTOM cannot tell apart are joined. It stands in for
+    TF-MoDISco, which on two cores compiles for minutes before its first result.
     """
     seqlets = seqlets.head(MAX_SEQLETS).reset_index(drop=True)
     if len(seqlets) < max(2, min_seqlets):
@@ -120,7 +120,25 @@ def find_patterns(
             break
         _, shift, flipped = alike.to(_centre(alike, members), members)
         patterns += _align(attribution, codes, seqlets.loc[members], shift, flipped)
-    return [replace(pattern, name=f"P{i}") for i, pattern in enumerate(patterns, 1)]
+    return [replace(pattern, name=f"P{i}") for i, pattern in enumerate(_absorb(patterns), 1)]
+
+
+def _absorb(patterns: list[Pattern]) -> list[Pattern]:
+    """Give the seqlets of a pattern that TOMTOM takes for a larger one (p <= `SAME_MOTIF`) to that one, whose logo stays."""
+    if len(patterns) < 2:
+        return patterns
+    matrices = [np.ascontiguousarray(x.probabilities.T) for x in patterns]
+    background = [np.ascontiguousarray(motif.probabilities.T) for motif in jaspar_motifs()]  # of its p-values
+    p, _, _, _, strand = tomtom(matrices, [*matrices, *background], n_jobs=1)
+    kept: dict[int, Pattern] = {}
+    for i, pattern in enumerate(patterns):
+        same = min(kept, key=lambda j: p[i, j], default=None)
+        if same is None or p[i, same] > SAME_MOTIF:
+            kept[i] = pattern
+            continue
+        turned = pattern.reverse_complement() if strand[i, same] else pattern
+        kept[same] = replace(kept[same], seqlets=pd.concat([kept[same].seqlets, turned.seqlets], ignore_index=True))
+    return sorted(kept.values(), key=lambda x: -len(x.seqlets))
 
 
 class _Alike(NamedTuple):
@@ -267,54 +285,3 @@ def write_patterns(path: str | Path, patterns: Sequence[Pattern]) -> None:
 def read_patterns(path: str | Path) -> dict[str, np.ndarray]:
     """Read a MEME file: name -> probabilities (m, 4)."""
     return {name: matrix.T for name, matrix in read_meme(str(path)).items()}
-
-
-# --- confirmation --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Marginal:
-    """What inserting a sequence does to the score, against a shuffle of its own bases; unit arcsinh fold."""
-
-    by_cell_type: np.ndarray  # float32 (n, C): each background in each cell type
-    effect: float  # mean over backgrounds and cell types
-    low: float  # 95% interval over backgrounds (Student's t)
-    high: float
-    p_value: float  # one-sided t-test over backgrounds: does the score rise?
-
-
-def marginalise(scorer: ModelScorer, codes: np.ndarray, insert: str, seed: int, at_once: int = 32) -> Marginal:
-    """Insert a sequence at the centre of n backgrounds, and for comparison a shuffle of its bases, another for each.
-
-    scorer: has one place a background (all with the same cell types), whose other inputs stay as they are: where these
-    say that chromatin is closed, a motif may well do nothing. codes: uint8 (n, L), sequences that are shuffled once
-    (dinucleotides kept), so that no motif is left in them. One background is one unit of the test, so that the spread
-    between backgrounds and the luck of a shuffle are both in the interval. Raises ChromaccError for an insert longer
-    than the window or with a letter other than ACGT, and when fewer than two backgrounds, or one that is all N, are given.
-    """
-    if not insert or set(insert) - set(BASES) or len(insert) > codes.shape[1]:
-        raise ChromaccError(f"marginalise: insert {insert!r} must be 1 to {codes.shape[1]} letters of ACGT.")
-    blank = int((np.asarray(codes) == 4).all(1).sum())
-    if blank or len(codes) < 2:
-        raise ChromaccError(
-            f"marginalise: {blank} of {len(codes)} backgrounds are all N; needed: two or more, with known bases."
-        )
-    rng = np.random.default_rng(seed)
-    letters = np.array([BASES.index(base) for base in insert], np.uint8)
-    start = (codes.shape[1] - len(letters)) // 2
-    shuffled = shuffled_references(codes, 1, seed)[:, 0]
-    with_insert, with_random = shuffled.clone(), shuffled.clone()
-    here = slice(start, start + len(letters))
-    with_insert[:, here] = one_hot(letters[None])[0]
-    with_random[:, here] = one_hot(np.stack([rng.permutation(letters) for _ in codes]))
-    parts = []
-    with torch.no_grad():
-        for rows in torch.arange(len(codes)).split(at_once):
-            parts.append(scorer.by_cell_type(with_insert[rows], rows) - scorer.by_cell_type(with_random[rows], rows))
-    by_cell_type = torch.cat(parts).float().numpy()
-    each = by_cell_type.mean(1).astype(np.float64)
-    if np.ptp(each) == 0:
-        return Marginal(by_cell_type, float(each[0]), float(each[0]), float(each[0]), float(each[0] <= 0))
-    test = stats.ttest_1samp(each, 0, alternative="greater")
-    low, high = stats.ttest_1samp(each, 0).confidence_interval(0.95)
-    return Marginal(by_cell_type, float(each.mean()), float(low), float(high), float(test.pvalue))

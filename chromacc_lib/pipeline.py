@@ -29,6 +29,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from chromacc_lib import ChromaccError, project_path
 from chromacc_lib.cache import file_lock
+from chromacc_lib.console import Output, clock, is_terminal, stage_table
 from chromacc_lib.parameters import (
     Parameter,
     check_settings,
@@ -37,6 +38,7 @@ from chromacc_lib.parameters import (
     read_profile,
 )
 from chromacc_lib.problems import machine_remedy
+from chromacc_lib.progress import WATCHED
 from chromacc_lib.provenance import (
     dependency_versions,
     digest,
@@ -50,7 +52,7 @@ from chromacc_lib.provenance import (
     write_atomically,
     written_since,
 )
-from chromacc_lib.report import export_page, headline, is_simulated, write_index
+from chromacc_lib.report import drop_progress, export_page, headline, is_simulated, write_index
 
 __all__ = ["Stage", "find_stages", "run"]
 
@@ -79,6 +81,8 @@ class Stage:
 class _ThisInterpreter(AsyncKernelManager):
     """A kernel on the very Python that runs the pipeline, whatever kernelspecs the user has registered."""
 
+    environment = KERNEL_ENVIRONMENT
+
     def __init__(self, **settings: object) -> None:
         """Encrypt what goes to and fro where ZeroMQ was built for it, as PyPI's wheels are."""
         super().__init__(**settings, transport_encryption="auto" if zmq.has("curve") else "disabled")
@@ -86,27 +90,13 @@ class _ThisInterpreter(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         """The kernelspec, made here instead of looked up by name."""
-        return KernelSpec(**get_kernel_dict(), env=dict(KERNEL_ENVIRONMENT))
+        return KernelSpec(**get_kernel_dict(), env=dict(self.environment))
 
 
-class _Indented:
-    """Where papermill writes what a notebook prints while it runs: whole lines, indented below their stage's."""
+class _Watched(_ThisInterpreter):
+    """One whose notebooks tell often how far they are, for somebody who watches."""
 
-    def __init__(self, out: TextIO) -> None:
-        self._out, self._rest = out, ""
-
-    def write(self, text: str) -> None:
-        """Print the lines that are whole by now."""
-        *lines, self._rest = (self._rest + text).split("\n")
-        self._out.writelines(f"    {line}\n" for line in lines)
-
-    def flush(self) -> None:
-        """Hand on what was printed."""
-        self._out.flush()
-
-    def close(self) -> None:
-        """Print what is left of a line without an end."""
-        self.write("\n" if self._rest else "")
+    environment = KERNEL_ENVIRONMENT | {WATCHED: "1"}
 
 
 @dataclass
@@ -120,6 +110,7 @@ class _Run:
     record: dict
     out: TextIO
     known_hashes: dict[str, dict] = field(default_factory=dict)
+    states: dict[str, str] = field(default_factory=dict)  # of the stages that were looked at this time
 
     def parameters(self, stage: Stage) -> dict[str, object]:
         """Return every parameter of a stage: its default, or what was set."""
@@ -143,9 +134,18 @@ class _Run:
         )
 
     def say(self, stage: Stage, state: str, seconds: float | None = None) -> None:
-        """Print a line of the table of stages."""
-        took = "" if seconds is None else f"{seconds:8.1f} s"
+        """Print that a stage begins or has ended, and remember it for the table of stages."""
+        self.states[stage.name] = state
+        took = "" if seconds is None else f"{clock(seconds):>9}"
         print(f"  {stage.name:<28}{state:<14}{took}".rstrip(), file=self.out, flush=True)
+
+    def table(self) -> str:
+        """Return the table of stages, with the time of each one's last run."""
+        rows = []
+        for name in (stage.name for stage in self.stages):
+            entry = self.record["stages"].get(name, {})
+            rows.append((name, self.states.get(name) or entry.get("state", "not run"), entry.get("seconds")))
+        return stage_table(rows)
 
 
 def find_stages(notebooks_dir: Path) -> list[Stage]:
@@ -191,8 +191,9 @@ def run(
     run_id: name of the run, the profile's name by default; run_dir, dataset_dir and raw_dir follow from it
     unless set. start, until, only: names of stages ("02_training", "02" or "training"); those before `start`
     are taken as they stand. force: run the chosen stages even when they are up to date. root: folder that
-    holds notebooks/, data/ and reports/; the project's own by default. out: where the table of stages is
-    printed, and below each what its notebook prints, while it runs; standard output by default.
+    holds notebooks/, data/ and reports/; the project's own by default. out: where each stage is
+    named as it begins and ends, and below what its notebook prints, while it runs; last the table of stages with state
+    and time, the report's path and the headline. Standard output by default.
 
     Raises ChromaccError for an unknown profile, parameter or stage, a folder that another run uses, a stage
     that fails (its half-run notebook is kept as NN_name.failed.ipynb), or a stage that changes an earlier
@@ -221,6 +222,7 @@ def run(
         try:
             _run_stages(this, first, last, force)
         finally:
+            print(this.table(), file=this.out, flush=True)
             write_index(folder)
         print(f"report: {folder / 'index.html'}\nheadline: {headline(folder)}", file=this.out)
     return folder
@@ -322,12 +324,12 @@ def _run_stages(this: _Run, first: int, last: int, force: bool) -> None:
                     f"stage {this.stages[first].name} reads what {stage.name} writes, and that has not been run "
                     "here. Leave out --from and --only"
                 )
-            this.say(stage, "as it stands")
+            this.states[stage.name] = "as it stands"
             continue
         upstream = this.record["stages"][this.stages[index - 1].name] if index else None
         identity = _identity(this, stage, upstream)
         if not force and _up_to_date(this, stage, identity["fingerprint"]):
-            this.say(stage, "up to date")
+            this.states[stage.name] = "up to date"
             continue
         _run_stage(this, stage, identity)
     this.save()
@@ -433,29 +435,29 @@ def _execute(this: _Run, stage: Stage) -> None:
     target = this.folder / f"{stage.name}.ipynb"
     running, failed = target.with_name(f".{stage.name}.running.ipynb"), target.with_suffix(".failed.ipynb")
     failed.unlink(missing_ok=True)
-    printed, warned = _Indented(this.out), _Indented(this.out)
     try:
-        papermill.execute_notebook(
-            nbformat.read(stage.path, as_version=4),
-            str(running)
-            .replace("{", "{{")
-            .replace("}", "}}"),  # papermill fills braces in a path with parameters
-            parameters=this.parameters(stage),
-            kernel_name="python3",
-            kernel_manager_class=_ThisInterpreter,
-            start_timeout=START_TIMEOUT,
-            progress_bar=False,  # the notebook's own lines are shown instead
-            stdout_file=printed,
-            stderr_file=warned,
-            cwd=project_path(""),
-        )
+        with Output(this.out, stage.name) as output:
+            papermill.execute_notebook(
+                nbformat.read(stage.path, as_version=4),
+                str(running)
+                .replace("{", "{{")
+                .replace("}", "}}"),  # papermill fills braces in a path with parameters
+                parameters=this.parameters(stage),
+                kernel_name="python3",
+                kernel_manager_class=_Watched if is_terminal(this.out) else _ThisInterpreter,
+                start_timeout=START_TIMEOUT,
+                progress_bar=False,  # the notebook's own lines are shown instead
+                stdout_file=output.stream(),
+                stderr_file=output.stream(),
+                cwd=project_path(""),
+            )
     except BaseException:
         if running.exists():
             os.replace(running, failed)
         raise
-    finally:
-        printed.close()
-        warned.close()
+    executed = nbformat.read(running, as_version=4)
+    drop_progress(executed)
+    nbformat.write(executed, running)
     os.replace(running, target)
     export_page(target, target.with_suffix(".html"), is_simulated(this.folder))
 

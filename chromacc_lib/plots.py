@@ -43,18 +43,25 @@ from chromacc_lib.plots_evaluation import (
 )  # fmt: skip
 from chromacc_lib.plots_explorers import plot_attention, plot_followed, plot_locus, plot_what_if
 from chromacc_lib.plots_interpretation import (
+    plot_attention_flow,
     plot_attention_summary,
     plot_contribution_track,
+    plot_deletion_insertion,
     plot_input_rise,
     plot_marginals,
     plot_motif_logos,
+    plot_shapley,
+    plot_signal_contributions,
+    plot_spacing,
 )  # fmt: skip
 from chromacc_lib.plots_prediction import plot_average_density, plot_browser, plot_input_distance, plot_knockouts
 from chromacc_lib.plots_style import PALETTE, colour, png, show, use_style
 from chromacc_lib.plots_training import plot_branches, plot_learning, plot_pretraining, plot_vitals
 
 __all__ = [
-    "checks_table", "colour", "diagnosis_table", "MAX_CELL_TYPES", "PALETTE", "plot_assay_worth", "plot_attention", "plot_attention_summary",
+    "checks_table", "colour", "diagnosis_table", "MAX_CELL_TYPES", "PALETTE", "plot_assay_worth", "plot_attention",
+    "plot_attention_flow", "plot_attention_summary",
+    "plot_deletion_insertion", "plot_shapley", "plot_signal_contributions", "plot_spacing",
     "plot_average_density", "plot_branches", "plot_browser", "plot_calibration", "plot_cell_type_correlation",
     "plot_checks", "plot_confusion",
     "plot_contribution_track", "plot_error_by_distance", "plot_error_by_spread", "plot_followed", "plot_gallery", "plot_input_distance",

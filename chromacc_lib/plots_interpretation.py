@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from chromacc_lib.plots_style import PALETTE
 
 __all__ = [
-    "plot_attention_summary", "plot_contribution_track", "plot_input_rise", "plot_marginals",
-    "plot_motif_logos",
+    "plot_attention_flow", "plot_attention_summary", "plot_contribution_track", "plot_deletion_insertion", "plot_input_rise",
+    "plot_marginals", "plot_motif_logos", "plot_shapley", "plot_signal_contributions", "plot_spacing",
 ]
 
 
@@ -97,18 +97,96 @@ def plot_motif_logos(motifs: Sequence[tuple[str, np.ndarray]]) -> Figure:
 
 
 def plot_marginals(table: pd.DataFrame) -> Figure:
-    """Effect of inserting each pattern, with its 95% interval, and its mean where the TF is on and where it is off.
+    """Effect of inserting each pattern where its TF is on, with its 95% interval, of destroying it, and where the TF is off.
 
     table: rows of `interpretation.motif_table`.
     """
-    fig, ax = plt.subplots(figsize=(8, 0.36 * len(table) + 1.2))
+    fig, ax = plt.subplots(figsize=(8, 0.42 * len(table) + 1.2))
     y = np.arange(len(table))[::-1]
-    ax.errorbar(table["effect"], y, xerr=[table["effect"] - table["effect_low"], table["effect_high"] - table["effect"]],
-                fmt="o", color=PALETTE["model"], markersize=4, label="all cell types, 95% interval")
-    ax.scatter(table["effect_on"].astype(float), y + 0.22, marker="^", s=24, color=PALETTE["truth"], label="TF on")
-    ax.scatter(table["effect_off"].astype(float), y - 0.22, marker="v", s=24, color=PALETTE["mean"], label="TF off")
+    for name, low, high, label, colour, marker, offset in (
+        ("effect", "effect_low", "effect_high", "inserted", PALETTE["model"], "o", 0.0),
+        ("ablated", "ablated_low", "ablated_high", "destroyed where it stands", PALETTE["truth"], "s", 0.25),
+    ):
+        mean, low, high = (table[column].astype(float) for column in (name, low, high))
+        ax.errorbar(mean, y + offset, xerr=[mean - low, high - mean], fmt=marker, color=colour, markersize=4, label=label)
+    ax.scatter(table["effect_off"].astype(float), y - 0.22, marker="v", s=24, color=PALETTE["mean"], label="inserted, TF off")
     ax.axvline(0, color=PALETTE["mean"], linewidth=0.8)
     ax.set_yticks(y, [f"{name} ({tf})" for name, tf in zip(table["pattern"], table["matched_tf"])])
-    ax.set(xlabel="change of the predicted score against a shuffled insert, arcsinh fold")
+    ax.set(xlabel="change of the predicted score against bases in another order, arcsinh fold")
     ax.legend(fontsize="small")
+    return fig
+
+
+def plot_shapley(table: pd.DataFrame) -> Figure:
+    """Share of the scores' variance that each input explains, one dot a cell type, seen and unseen apart.
+
+    table: rows of `contributions.shapley_contributions`.
+    """
+    known = table.dropna(subset=["contribution"])
+    order = list(dict.fromkeys(known["input"]))
+    fig, ax = plt.subplots(figsize=(7.5, 0.36 * len(order) + 1.2))
+    for split, marker, offset, label in (("train", "o", 0.14, "seen"), ("test", "D", -0.14, "unseen")):
+        rows = known[known["cell_type_split"] == split]
+        ax.scatter(100 * rows["contribution"], [len(order) - 1 - order.index(name) + offset for name in rows["input"]], s=22,
+                   marker=marker, color=PALETTE[split], alpha=0.75, label=f"{label} cell types")
+    ax.set_yticks(range(len(order)), order[::-1])
+    ax.axvline(0, color=PALETTE["mean"], linewidth=0.8)
+    ax.set(xlabel="Shapley value: explained share of the scores' variance, %")
+    ax.legend(fontsize="small", loc="lower right")
+    return fig
+
+
+def plot_attention_flow(by_bin: np.ndarray, sequence: np.ndarray, sources: Sequence[str]) -> Figure:
+    """Attention that reaches the score, by bin and modality (T, 6), and the sequence's share by bin through its stack (T,)."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.2), width_ratios=(1.6, 1))
+    bins = range(1, len(by_bin) + 1)
+    sns.heatmap(pd.DataFrame(100 * by_bin.T, index=list(sources), columns=bins), ax=left, vmin=0, cmap="cividis",
+                cbar_kws={"label": "share of the attention, %"})
+    left.set(xlabel="bin of the window", ylabel="")
+    right.bar(bins, 100 * sequence, color=PALETTE["model"])
+    right.set(xlabel="bin of the window", ylabel="sequence: share of the attention, %")
+    return fig
+
+
+def plot_signal_contributions(contribution: np.ndarray, tracks: Sequence[str]) -> Figure:
+    """What each bin of each track adds to the score, mean over places (K, T), arcsinh fold."""
+    fig, ax = plt.subplots(figsize=(7.5, 0.34 * len(tracks) + 1.3))
+    bins = range(1, contribution.shape[1] + 1)
+    sns.heatmap(pd.DataFrame(contribution, index=list(tracks), columns=bins), ax=ax, center=0, cmap="PuOr_r",
+                cbar_kws={"label": "contribution, arcsinh fold"})
+    ax.set(xlabel="bin of the window", ylabel="")
+    return fig
+
+
+def plot_deletion_insertion(shares: np.ndarray, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Mean score while bases are deleted or inserted, the most important first, and in random order.
+
+    shares: (S,). curves: name -> (by contribution, in random order), each (K, S), arcsinh fold.
+    """
+    fig, axes = plt.subplots(1, len(curves), figsize=(4.6 * len(curves), 3.2), sharey=True, squeeze=False)
+    place = np.arange(len(shares))
+    for ax, (name, (by_order, by_chance)) in zip(axes[0], curves.items()):
+        ax.plot(place, by_order.mean(0), marker="o", color=PALETTE["model"], label="most important first")
+        ax.plot(place, by_chance.mean(0), marker="v", color=PALETTE["mean"], label="random order")
+        ax.set_xticks(place, [f"{100 * share:g}" for share in shares])
+        ax.set(xlabel=f"bases {name}, %", title=name)
+    axes[0, 0].set(ylabel="mean predicted score, arcsinh fold")
+    axes[0, 0].legend(fontsize="small")
+    return fig
+
+
+def plot_spacing(scans: dict[str, pd.DataFrame]) -> Figure:
+    """What two motifs do together beyond their sum, by the gap between them and the second one's orientation.
+
+    scans: title -> rows of `confirmation.spacing_scan`.
+    """
+    fig, axes = plt.subplots(1, len(scans), figsize=(4.6 * len(scans), 3.2), squeeze=False)
+    for ax, (title, table) in zip(axes[0], scans.items()):
+        for (name, rows), colour, marker in zip(table.groupby("second"), (PALETTE["model"], PALETTE["average"]), "os"):
+            error = [rows["beyond"] - rows["beyond_low"], rows["beyond_high"] - rows["beyond"]]
+            ax.errorbar(rows["gap_bp"], rows["beyond"], yerr=error, color=colour, marker=marker, markersize=4, label=f"second {name}")
+        ax.axhline(0, color=PALETTE["mean"], linewidth=0.8)
+        ax.set(xlabel="gap between the two, bp", title=title)
+    axes[0, 0].set(ylabel="beyond the sum, arcsinh fold")
+    axes[0, 0].legend(fontsize="small")
     return fig

@@ -4,40 +4,35 @@ Everything on index.html is read from the files of the run's folder; a file that
 missing.
 """
 
-import base64
 import csv
-import json
 import re
-import struct
 from pathlib import Path
 from typing import NamedTuple
 
-import jinja2
 import nbformat
 import pandas as pd
 from nbconvert import HTMLExporter
 
 from chromacc_lib import ChromaccError, project_path
+from chromacc_lib.pages import BANNERS, TEMPLATES, environment, label, number, read_json, signed, words
 from chromacc_lib.progress import MARK
 from chromacc_lib.provenance import write_atomically
+from chromacc_lib.wording import count, estimate, side
 
-__all__ = ["export_page", "write_index", "headline", "is_simulated", "Figure"]
+__all__ = ["drop_progress", "export_page", "write_index", "headline", "is_simulated", "Figure"]
 
-_TEMPLATES = Path(__file__).resolve().parent / "templates"
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")  # a "<" that would begin an HTML tag
-MAX_FIGURES = 8  # one page is understood in a minute
+_SENTENCE = re.compile(r"(?<=\.)\s+(?=[A-Z])")
+FIGURES = {"report-figure": 4, "report-calibration": 1, "report-motifs": 1}  # tag of a cell: how many are shown at most
 MAX_MOTIFS = 10
-MOTIF_COLUMNS = ("pattern", "consensus", "matched_tf", "n_seqlets", "effect", "effect_low", "effect_high", "p_adjusted",
-                 "confirmed", "expressed_tf", "follows_tf", "started_from")  # fmt: skip
+MAX_NAMES = 6  # of held-out cell types and chromosomes, in the opening sentence
+MOTIF_COLUMNS = ("pattern", "consensus", "matched_tf", "n_seqlets", "effect", "p_adjusted", "confirmed", "expressed_tf",
+                 "follows_tf", "started_from")  # fmt: skip
 CHART_FLOOR = (
     -0.5
 )  # skill at which the chart is cut: how hopeless a hopeless baseline is must not squeeze the rest
 KEY_METRICS = ("skill", "pearson", "residual_pearson", "roc_auc", "pr_auc", "pr_auc_gain", "base_rate", "std_ratio")
-_BANNERS = {
-    True: "SIMULATED DATA: a made-up genome with a known answer. It says nothing about biology.",
-    False: "REAL DATA: measured tracks.",
-    None: "SIMULATED OR REAL IS NOT KNOWN: the run is unfinished, or its parts do not agree.",
-}
+SIDES = {1: ("won", "beaten"), 0: ("open", "not told apart"), -1: ("lost", "beats the model"), None: ("open", "no interval")}
 
 
 class Figure(NamedTuple):
@@ -48,14 +43,6 @@ class Figure(NamedTuple):
     caption: str  # the heading under which it stands
     page: str  # the notebook's page, such as 03_evaluation.html
 
-    @property
-    def wide(self) -> bool:
-        """Whether it needs the page's whole width: more than twice as wide as high (PNG header, bytes 16 to
-        24).
-        """
-        width, height = struct.unpack(">II", base64.b64decode(self.png[:32])[16:24])
-        return width > 2 * height
-
 
 def is_simulated(run_dir: Path) -> bool | None:
     """Say whether a run's data is simulated, by the word of its dataset and its evaluation.
@@ -63,24 +50,33 @@ def is_simulated(run_dir: Path) -> bool | None:
     None while neither says so, or when they differ, as after a change of source that was not evaluated yet.
     Raises ChromaccError when a file that says it is no JSON.
     """
-    dataset_dir = (_read_json(run_dir / "run.json") or {}).get("parameters", {}).get("dataset_dir")
-    curation = _read_json(project_path(dataset_dir) / "curation.json") if dataset_dir else None
-    files = (curation, _read_json(run_dir / "evaluation_metrics.json"))
+    dataset_dir = (read_json(run_dir / "run.json") or {}).get("parameters", {}).get("dataset_dir")
+    curation = read_json(project_path(dataset_dir) / "curation.json") if dataset_dir else None
+    files = (curation, read_json(run_dir / "evaluation_metrics.json"))
     words = {content["simulated"] for content in files if content is not None}
     return words.pop() if len(words) == 1 else None
 
 
 def headline(run_dir: Path) -> str:
-    """Return the evaluation's verdict in one line, with a warning before it when it is from before the last
-    change.
+    """Return the headline in one line: skill over the average with its interval, where, on what data, the diagnosis.
+
+    A warning stands before it when the evaluation is from before the last change. Raises ChromaccError when a file of
+    the run is damaged.
     """
-    metrics = _read_json(run_dir / "evaluation_metrics.json")
+    metrics = read_json(run_dir / "evaluation_metrics.json")
     if metrics is None:
         return "not known: the evaluation has not been run"
-    stages = (_read_json(run_dir / "run.json") or {"stages": {}})["stages"].values()
+    stages = (read_json(run_dir / "run.json") or {"stages": {}})["stages"].values()
     writers = [s for s in stages if any(path.endswith("/evaluation_metrics.json") for path in s["outputs"])]
     current = bool(writers) and all(stage["state"] == "done" for stage in writers)
-    return metrics["verdict"] if current else f"(from before the last change) {metrics['verdict']}"
+    diagnosis = read_json(run_dir / "collapse_diagnostics.json")
+    parts = [
+        f"skill {estimate(metrics['headline']['skill'], what='95% interval ')} over the training-cell-type average, "
+        + words(metrics["headline"]["quadrant"]),
+        "simulated data" if metrics["simulated"] else "real data",
+        f"diagnosis: {words(diagnosis['verdict'])}" if diagnosis else "not diagnosed yet",
+    ]
+    return ("" if current else "(from before the last change) ") + "; ".join(parts)
 
 
 def export_page(notebook: Path, page: Path, simulated: bool | None) -> None:
@@ -92,29 +88,30 @@ def export_page(notebook: Path, page: Path, simulated: bool | None) -> None:
     content = nbformat.read(notebook, as_version=4)
     content.metadata.pop("widgets", None)  # without the widgets' state, nbconvert cannot read it
     content.metadata["title"] = _heading(content.cells, len(content.cells), first=True) or notebook.stem
-    content.metadata["chromacc"] = {"banner": _BANNERS[simulated]}
+    content.metadata["chromacc"] = {"banner": BANNERS[simulated]}
+    drop_progress(content)
     for cell in content.cells:
-        if cell.cell_type == "code":
-            cell.outputs = _without_progress(cell.outputs)
         for output in cell.get("outputs", []):
             if "text/markdown" in output.get("data", {}):
                 output.data["text/markdown"] = _TAG.sub("&lt;", output.data["text/markdown"])
-    exporter = HTMLExporter(template_name="page", extra_template_basedirs=[str(_TEMPLATES)])
+    exporter = HTMLExporter(template_name="page", extra_template_basedirs=[str(TEMPLATES)])
     text, _ = exporter.from_notebook_node(content, resources={"metadata": {"name": notebook.stem}})
     write_atomically(page, text)
 
 
-def _without_progress(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
-    """Return a cell's outputs without the lines of progress, and without what held nothing else."""
-    kept = []
-    for output in outputs:
-        if output.output_type == "stream" and output.name == "stderr":
-            lines = output.text.splitlines(keepends=True)
-            output.text = "".join(line for line in lines if not line.startswith(MARK))
-            if not output.text:
-                continue
-        kept.append(output)
-    return kept
+def drop_progress(notebook: nbformat.NotebookNode) -> None:
+    """Drop the lines of progress from a notebook's outputs, and outputs that held nothing else: they told of a moment."""
+    for cell in notebook.cells:
+        kept = []
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream" and output.name == "stderr":
+                lines = output.text.splitlines(keepends=True)
+                output.text = "".join(line for line in lines if not line.startswith(MARK))
+                if not output.text:
+                    continue
+            kept.append(output)
+        if cell.cell_type == "code":
+            cell.outputs = kept
 
 
 def write_index(run_dir: Path) -> Path:
@@ -122,37 +119,35 @@ def write_index(run_dir: Path) -> Path:
 
     Raises ChromaccError when the folder holds no run.json, or when one of its files is damaged.
     """
-    record = _read_json(run_dir / "run.json")
+    record = read_json(run_dir / "run.json")
     if record is None:
         raise ChromaccError(
             f"{run_dir}: no run.json there, so it is no run's folder. Give one such as reports/pilot"
         )
     metrics, diagnosis = (
-        _read_json(run_dir / f"{n}.json") for n in ("evaluation_metrics", "collapse_diagnostics")
+        read_json(run_dir / f"{n}.json") for n in ("evaluation_metrics", "collapse_diagnostics")
     )
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"interval": _interval, "number": _number, "words": _words, "plain": _plain}
-    simulated = is_simulated(run_dir)
-    text = environment.get_template("index.html.j2").render(
-        banner=_BANNERS[simulated],
+    simulated, prediction = is_simulated(run_dir), read_json(run_dir / "prediction" / "summary.json")
+    tracks = _tracks(record)
+    held_out, facts = _held_out(run_dir), _data_facts(run_dir, record, tracks)
+    text = environment().get_template("index.html.j2").render(
+        banner=BANNERS[simulated],
         simulated=simulated,
         record=record,
         metrics=metrics,
+        lead=_SENTENCE.split(metrics["verdict"])[:2] if metrics else [],
         diagnosis=diagnosis,
-        data=_data_facts(run_dir, record),
+        held_out={what: _some(names) for what, names in held_out.items()},
+        data=facts,
+        tracks=tracks,
         stages=_stages(run_dir, record),
         figures=_figures(run_dir),
         motifs=_motifs(run_dir),
-        prediction=_read_json(run_dir / "prediction" / "summary.json"),
+        prediction=prediction,
         qc_page=(run_dir / "prediction" / "qc.html").is_file(),
-        prediction_facts=_prediction_facts(_read_json(run_dir / "prediction" / "summary.json") or {}),
+        prediction_facts=_prediction_facts(prediction or {}),
         forest=_forest(metrics),
+        against=_against(metrics),
         max_motifs=MAX_MOTIFS,
         key_metrics=KEY_METRICS,
         quadrants=_quadrants(metrics),
@@ -170,7 +165,7 @@ def _stages(run_dir: Path, record: dict) -> list[dict]:
         stages.append(
             {
                 "name": name,
-                "title": _words(name[3:]).capitalize(),
+                "title": words(name[3:]).capitalize(),
                 "page": page,
                 "failed": failed,
                 "state": entry["state"],
@@ -181,37 +176,59 @@ def _stages(run_dir: Path, record: dict) -> list[dict]:
     return stages
 
 
-def _data_facts(run_dir: Path, record: dict) -> list[tuple[str, str]]:
+def _tracks(record: dict) -> list[dict[str, str]]:
+    """Return the rows of manifest.lock.tsv, which is what curation read; none where it is not there."""
+    dataset_dir = record.get("parameters", {}).get("dataset_dir")
+    lock = project_path(dataset_dir) / "manifest.lock.tsv" if dataset_dir else None
+    if lock is None or not lock.is_file():
+        return []
+    with open(lock, encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle, delimiter="\t"))
+
+
+def _held_out(run_dir: Path) -> dict[str, list[str]]:
+    """Return the cell types and chromosomes that the model never saw: {"cell_types", "chromosomes"}, empty if not known."""
+    if not (run_dir / "predictions.parquet").is_file():
+        return {"cell_types": [], "chromosomes": []}
+    table = pd.read_parquet(
+        run_dir / "predictions.parquet", columns=["cell_type", "cell_type_split", "window_split", "chrom"]
+    )
+    cells = table.loc[table["cell_type_split"] == "test", "cell_type"].unique()
+    chromosomes = table.loc[table["window_split"] == "test", "chrom"].unique()
+    return {"cell_types": sorted(map(str, cells)), "chromosomes": sorted(map(str, chromosomes))}
+
+
+def _some(names: list[str]) -> str:
+    """Return names as one text, the first few of many."""
+    rest = len(names) - MAX_NAMES
+    return ", ".join(names) if rest < 2 else f"{', '.join(names[:MAX_NAMES])} and {rest} more"
+
+
+def _data_facts(run_dir: Path, record: dict, tracks: list[dict]) -> list[tuple[str, str]]:
     """Return (what, how much) about the data: the manifest as it was read, what was curated, the table of predictions.
 
     Without the dataset, windows are those that were predicted, and are called so.
     """
     facts = []
     dataset_dir = record.get("parameters", {}).get("dataset_dir")
-    lock = project_path(dataset_dir) / "manifest.lock.tsv" if dataset_dir else None
-    curation = project_path(dataset_dir) / "curation.json" if dataset_dir else None
-    if lock is not None and lock.is_file():
-        with open(lock, encoding="utf-8", newline="") as handle:
-            rows = list(csv.DictReader(handle, delimiter="\t"))
-        facts.append(("files read", f"{len(rows)}"))
-        facts.append(("assembly", ", ".join(sorted({row["assembly"] for row in rows if row["assembly"]}))))
-        for kind, label in (("histone", "histone marks"), ("tf", "transcription factors")):
-            facts.append(
-                (label, ", ".join(sorted({row["target"] for row in rows if row["kind"] == kind})) or "none")
-            )
+    curation = read_json(project_path(dataset_dir) / "curation.json") if dataset_dir else None
     if (run_dir / "predictions.parquet").is_file():
-        columns = ["cell_type", "cell_type_split", "window", "window_split", "chrom"]
+        columns = ["cell_type", "cell_type_split", "window", "window_split"]
         table = pd.read_parquet(run_dir / "predictions.parquet", columns=columns)
         cells = table.drop_duplicates("cell_type")["cell_type_split"].value_counts()
         what, windows = "windows predicted", table.drop_duplicates("window")["window_split"].value_counts()
-        if curation is not None and curation.is_file():
-            curated = pd.Series(json.loads(curation.read_text(encoding="utf-8"))["windows"])  # "train, peak": how many
+        if curation is not None and "windows" in curation:
+            curated = pd.Series(curation["windows"])  # "train, peak": how many
             what, windows = "windows", curated.groupby(curated.index.str.partition(", ").get_level_values(0)).sum()
         facts += [("cell types", _split_counts(cells)), (what, _split_counts(windows))]
-        held_out = table.loc[table["window_split"] == "test", "chrom"].unique()
-        facts.append(("chromosomes never trained on", ", ".join(sorted(map(str, held_out)))))
-        unseen = table.loc[table["cell_type_split"] == "test", "cell_type"].unique()
-        facts.append(("cell types never trained on", ", ".join(sorted(map(str, unseen)))))
+    for kind, of_kind in (("histone", "histone marks"), ("tf", "TF tracks"), ("expression", "TF expression")):
+        named = sorted({row["target"] for row in tracks if row["kind"] == kind})
+        of = len({row["cell_type"] for row in tracks if row["kind"] == kind})
+        if tracks:
+            facts.append((of_kind, f"of {count(of, 'cell type')}" if named and kind == "expression" else ", ".join(named) or "none"))
+    if tracks:
+        facts += [("files read", f"{len(tracks):,}"),
+                  ("assembly", ", ".join(sorted({row["assembly"] for row in tracks if row["assembly"]})))]  # fmt: skip
     return facts
 
 
@@ -223,24 +240,22 @@ def _split_counts(counts: pd.Series) -> str:
     return f"{int(counts.sum()):,}: {', '.join(parts)}"
 
 
-def _figures(run_dir: Path) -> list[Figure]:
-    """Return the figures of cells tagged `report-figure` in the executed notebooks, in order, at most
-    MAX_FIGURES.
-    """
-    figures = []
+def _figures(run_dir: Path) -> dict[str, list[Figure]]:
+    """Return the figures of cells with a tag of `FIGURES` in the executed notebooks, in order: {tag: figures}."""
+    figures = {tag: [] for tag in FIGURES}
     for path in sorted(run_dir.glob("[0-9][0-9]_*.ipynb")):
         if path.stem.endswith(".failed"):
             continue
         cells = nbformat.read(path, as_version=4).cells
         for index, cell in enumerate(cells):
-            if "report-figure" not in cell.metadata.get("tags", []):
-                continue
-            for output in cell.get("outputs", []):
-                if "image/png" in output.get("data", {}):
-                    alt = output.metadata.get("image/png", {}).get("alt", "")
-                    png = output.data["image/png"].replace("\n", "")
-                    figures.append(Figure(png, alt, _heading(cells, index) or path.stem, f"{path.stem}.html"))
-    return figures[:MAX_FIGURES]
+            for tag in figures.keys() & cell.metadata.get("tags", []):
+                for output in cell.get("outputs", []):
+                    if "image/png" in output.get("data", {}):
+                        alt = output.metadata.get("image/png", {}).get("alt", "")
+                        png = output.data["image/png"].replace("\n", "")
+                        heading = _heading(cells, index) or path.stem
+                        figures[tag].append(Figure(png, alt, heading, f"{path.stem}.html"))
+    return {tag: found[: FIGURES[tag]] for tag, found in figures.items()}
 
 
 def _heading(cells: list, before: int, first: bool = False) -> str | None:
@@ -256,11 +271,17 @@ def _heading(cells: list, before: int, first: bool = False) -> str | None:
 
 
 def _motifs(run_dir: Path) -> pd.DataFrame | None:
-    """Return what the page shows of the motifs that the interpretation wrote, or None where there are none."""
+    """Return what the page shows of the motifs that the interpretation wrote, or None where there are none.
+
+    effect becomes a text with its interval, where there is one.
+    """
     path = run_dir / "interpretation" / "motifs.csv"
     if not path.is_file():
         return None
     table = pd.read_csv(path)
+    if {"effect", "effect_low", "effect_high"} <= set(table):
+        ends = table[["effect", "effect_low", "effect_high"]].astype(object).to_numpy()
+        table["effect"] = [signed(dict(zip(("value", "low", "high"), row, strict=True))) for row in ends]
     return table[[name for name in MOTIF_COLUMNS if name in table] or list(table)]
 
 
@@ -283,13 +304,13 @@ def _prediction_facts(summary: dict) -> dict[str, str]:
         if key in summary:
             facts[name] = f"{len(summary[key])}: {', '.join(summary[key])}" if summary[key] else "none"
     if "correlation_with_locus_average" in summary:
-        facts["correlation with the locus average"] = _number(summary["correlation_with_locus_average"])
+        facts["correlation with the locus average"] = number(summary["correlation_with_locus_average"])
     return facts
 
 
 def _forest(metrics: dict | None) -> list[dict]:
     """Return the rows of the skill chart: label, skill, and where zero, value and interval stand, in percent
-    of its width.
+    of its width; of a baseline also `ahead`, the model's skill over it, with `side` and `word` for it.
 
     The first row is the model; the others are the baselines, all in the headline's quadrant. A baseline that
     is undefined there has no places but a sentence, `undefined`; cut: the value lies left of the chart.
@@ -298,40 +319,40 @@ def _forest(metrics: dict | None) -> list[dict]:
         return []
     quadrant = metrics["headline"]["quadrant"]
     entries = {name: entry.get(quadrant, {}) for name, entry in metrics["baselines"].items()}
-    labels = {
-        n: _words(n) + (f" ({e['rows']:,} of {e['of_rows']:,} rows)" if "partly" in e else "")
-        for n, e in entries.items()
-    }
-    skills = {"this model": metrics["headline"]["skill"]} | {
-        labels[n]: e.get("skill") for n, e in entries.items()
-    }
-    known = {label: s for label, s in skills.items() if s and None not in (s["value"], s["low"], s["high"])}
-    numbers = [v for s in known.values() for v in (s["value"], s["low"], s["high"])]
+    skills = [metrics["headline"]["skill"], *(entry.get("skill") for entry in entries.values())]
+    known = [s for s in skills if s and None not in (s["value"], s["low"], s["high"])]
+    numbers = [v for s in known for v in (s["value"], s["low"], s["high"])]
     low, high = max(min([*numbers, 0.0]), CHART_FLOOR), max([*numbers, 0.1])
-    undefined = {
-        labels[n]: e.get("undefined", "no skill in evaluation_metrics.json") for n, e in entries.items()
-    }
 
     def place(value: float) -> float:
         """Percent of the chart's width at which a value stands."""
         return round(2 + 96 * (min(max(value, low), high) - low) / (high - low), 2)
 
-    return [
-        (
-            {
-                "label": label,
-                "skill": skill,
-                "zero": place(0.0),
-                "at": place(skill["value"]),
-                "cut": skill["value"] < low,
-                "low": place(skill["low"]),
-                "high": place(skill["high"]),
-            }
-            if label in known
-            else {"label": label, "undefined": undefined.get(label, "not known")}
-        )
-        for label, skill in skills.items()
-    ]
+    rows = [{"label": "this model", "skill": skills[0]}]
+    for (name, entry), skill in zip(entries.items(), skills[1:], strict=True):
+        partly = f" ({entry['rows']:,} of {entry['of_rows']:,} rows)" if "partly" in entry else ""
+        row = {"label": label(name) + partly, "skill": skill}
+        if "model_skill" in entry:
+            row["ahead"] = entry["model_skill"]
+            row["side"], row["word"] = SIDES[side(entry["model_skill"])]
+        rows.append(row | ({"undefined": entry["undefined"]} if "undefined" in entry else {}))
+    for row in rows:
+        if row["skill"] not in known:
+            value = (row["skill"] or {}).get("value")
+            row.setdefault("undefined", "not known" if value is None else f"{number(value)}, without an interval")
+        else:
+            value = row["skill"]["value"]
+            row |= {"zero": place(0.0), "at": place(value), "cut": value < low}
+            row |= {end: place(row["skill"][end]) for end in ("low", "high")}
+    return rows
+
+
+def _against(metrics: dict | None) -> list[dict]:
+    """Return for each baseline that is defined in the headline's quadrant its error, its ranking, and the model's lead."""
+    if metrics is None:
+        return []
+    entries = {name: entry.get(metrics["headline"]["quadrant"], {}) for name, entry in metrics["baselines"].items()}
+    return [{"name": name} | entry for name, entry in entries.items() if "model_skill" in entry]
 
 
 def _quadrants(metrics: dict | None) -> dict[str, dict]:
@@ -350,51 +371,3 @@ def _quadrant_metrics(metrics: dict | None) -> list[str]:
     return [name for name in KEY_METRICS if name in names] + [
         name for name in names if name not in KEY_METRICS
     ]
-
-
-def _number(value: object) -> str:
-    """Return a number with three significant digits, anything else as text; None is "not known"."""
-    if value is None or value != value:
-        return "not known"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
-
-
-def _interval(entry: object) -> str:
-    """Return "value [low, high]" of an estimate, or the number alone where it has no interval."""
-    if not isinstance(entry, dict) or "value" not in entry:
-        return _plain(entry)
-    if entry.get("low") is None or entry.get("high") is None:
-        return _number(entry["value"])
-    return f"{_number(entry['value'])} [{_number(entry['low'])}, {_number(entry['high'])}]"
-
-
-def _plain(value: object) -> str:
-    """Return a value of a JSON file as readable text."""
-    if isinstance(value, dict):
-        return ", ".join(f"{_words(k)} {_interval(v)}" for k, v in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value)) or "none"
-    return "not set" if value == "" else _number(value)
-
-
-def _words(name: str) -> str:
-    """Return an identifier as words: unseen_cell_type_x_unseen_chromosome -> unseen cell type × unseen
-    chromosome.
-    """
-    return str(name).replace("_x_", " × ").replace("_", " ")
-
-
-def _read_json(path: Path) -> dict | None:
-    """Return the object in a JSON file, or None where there is no file; raise ChromaccError when it is
-    damaged.
-    """
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ChromaccError(
-            f"{path}: no readable JSON ({error}); run the stage that writes it again"
-        ) from error

@@ -29,6 +29,8 @@ from chromacc_lib.dataset import Arrays, load_arrays
 from chromacc_lib.devices import choose_device, device_words, start_fabric
 from chromacc_lib.model import ModelConfig
 from chromacc_lib.monitor import Monitor
+from chromacc_lib.problems import YAML_ERRORS
+from chromacc_lib.progress import progress
 from chromacc_lib.provenance import reached_sources
 from chromacc_lib.training import FROM_DATA, TrainingConfig, train
 from chromacc_lib.workers import ALONE, gpu_of_worker, side_by_side
@@ -75,8 +77,8 @@ def read_sweep(path: str | Path) -> Sweep:
     anything else that the file holds.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig")) or {}
+    except (OSError, *YAML_ERRORS) as error:
         raise ChromaccError(f"{path}: this sweep cannot be read ({error})") from error
     known = {"seeds", "base", "windows", "settings", "grid", "draw", "draw_seed", "stop_on_collapse"}
     if not isinstance(content, dict) or set(content) - known or ("settings" in content) == ("grid" in content):
@@ -84,15 +86,40 @@ def read_sweep(path: str | Path) -> Sweep:
             f"{path}: a sweep holds `settings` or `grid`, not both, and may hold seeds, base, windows, draw, draw_seed, "
             f"stop_on_collapse; got {', '.join(map(str, content)) if isinstance(content, dict) else type(content).__name__}"
         )
+    _require_types(path, content)
     settings = content.get("settings")
     if settings is None:
         settings = {_name(combination): combination for combination in _combinations(content["grid"])}
         if "draw" in content:
-            chosen = random.Random(content.get("draw_seed", 1)).sample(sorted(settings), content["draw"])
+            chosen = random.Random(content.get("draw_seed", 1)).sample(sorted(settings), min(content["draw"], len(settings)))
             settings = {name: settings[name] for name in chosen}
     settings = {name: given or {} for name, given in settings.items()}
     return Sweep(settings, tuple(content.get("seeds", (1,))), content.get("base") or {}, content.get("windows", 0),
                  content.get("stop_on_collapse", False))  # fmt: skip
+
+
+def _require_types(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Raise ChromaccError that lists every entry of a sweep's file which is not of its kind."""
+
+    def is_number(value: object) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+    def is_mapping(value: object) -> bool:
+        return isinstance(value, dict) and all(isinstance(name, str) for name in value)
+
+    kinds = {
+        "seeds": ("a list of whole numbers", lambda v: isinstance(v, list) and all(map(is_number, v))),
+        "base": ("settings with values", lambda v: v is None or is_mapping(v)),
+        "settings": ("names, each with settings and values", lambda v: is_mapping(v) and all(
+            one is None or is_mapping(one) for one in v.values())),
+        "grid": ("settings, each with a list of values", lambda v: is_mapping(v) and all(isinstance(one, list) for one in v.values())),
+        "windows": ("a whole number", is_number), "draw": ("a whole number", is_number), "draw_seed": ("a whole number", is_number),
+        "stop_on_collapse": ("true or false", lambda v: isinstance(v, bool)),
+    }  # fmt: skip
+    wrong = [f"{name}: got {content[name]!r}, needed {needed}" for name, (needed, fits) in kinds.items()
+             if name in content and not fits(content[name])]
+    if wrong:
+        raise ChromaccError(f"{path}: this sweep cannot be read: {'; '.join(wrong)}")
 
 
 def _combinations(grid: Mapping[str, list]) -> list[dict[str, Any]]:
@@ -141,7 +168,8 @@ def _run_sweep(
     say(f"{len(jobs)} runs ({len(sweep.settings)} settings x {len(sweep.seeds)} seeds), {len(jobs) - len(todo)} done before")
     if not dask_address:
         say(device_words(choose_device(device)))
-    with side_by_side(dask_address, workers, device) as (client, threads):
+    bar = progress(len(jobs), "sweep", "runs", len(jobs) - len(todo))
+    with bar, side_by_side(dask_address, workers, device) as (client, threads):
         arguments = {"dataset_dir": str(Path(dataset_dir).absolute()), "windows": sweep.windows, "device": device,
                      "threads": threads, "stop_on_collapse": sweep.stop_on_collapse}  # fmt: skip
         futures = {client.submit(_run, given, **arguments, pure=False): who for who, given in todo.items()}
@@ -152,6 +180,7 @@ def _run_sweep(
             table_path.with_suffix(".new").replace(table_path)
             figures = result["error"] or f"validation skill {result['validation_skill']:+.3f}, {result['seconds']:.0f} s"
             say(f"{name}, seed {seed}: {figures}" + (f"; {result['warning']}" if result["warning"] else ""))
+            bar.update()
     found = {row["key"]: row for row in rows}  # named as they are asked for now, in that order
     return pd.DataFrame([found[key] | {"setting": name, "seed": seed} for (name, seed), (key, _) in jobs.items()])
 

@@ -80,8 +80,8 @@ def weights_by_branch(model: ChromaccModel) -> dict[str, list[Tensor]]:
 def relative_updates(model: ChromaccModel, before: dict[str, list[Tensor]]) -> dict[str, Tensor]:
     """Return |change of the weights| / |weights before| (L2 norms) of each of BRANCHES; NaN for one that is not there.
 
-    About 1e-3 a step is healthy; far less and a branch stands still, far more and it is thrown about: LeCun et al. 2015's
-    rule of thumb as in Karpathy's CS231n notes, "Ratio of weights:updates".
+    About 1e-3 a step is healthy; far less and a branch stands still, far more and it is thrown about: the rule of
+    thumb of Karpathy's CS231n notes, "Ratio of weights:updates".
     """
     updates = {}
     for name, old in before.items():

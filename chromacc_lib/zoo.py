@@ -28,6 +28,8 @@ from chromacc_lib.collapse import Diagnosis, diagnose
 from chromacc_lib.dataset import Arrays, load_arrays
 from chromacc_lib.faults import Fault, Run
 from chromacc_lib.inference import predict_dataset
+from chromacc_lib.monitor import watch
+from chromacc_lib.progress import progress
 from chromacc_lib.provenance import reached_sources
 from chromacc_lib.training import TrainingConfig, train
 from chromacc_lib.workers import ALONE, side_by_side
@@ -44,14 +46,15 @@ FAULTS: dict[str, Fault] = {fault.name: fault for fault in (*DATA_FAULTS, *TRAIN
 GALLERY = ("constant output", "dead modality", "reads GC")
 
 # Enough to learn from in five seconds on one core, and to test on with an AUC interval of about +-0.06.
-WINDOWS = {"train": 600, "validation": 150, "test": 400}
+WINDOWS = {"train": 480, "validation": 150, "test": 400}
 CELL_TYPES = {"train": 8, "validation": 2, "test": 3}
 SIZES = {"d_model": 32, "sequence_layers": 1, "encoder_layers": 2, "encoder_heads": 4, "histone_filters": 16,
          "histone_blocks": 1, "tf_hidden": 32}
 SETTINGS = {"epochs": 6, "batch_windows": 16, "cells_per_window": 4, "learning_rate": 5e-3, "precision": "32-true"}
-SEEN_WINDOWS = 150      # of training chromosomes that are predicted in every cell type
+SEEN_WINDOWS = 100      # of training chromosomes that are predicted in every cell type
 COLUMNS = ("fault", "group", "stage", "strength", "strength_in_words", "seed", "planted", "named", "named_first",
-           "alternatives", "verdict", "confidence", "sentence", "failed", "seconds", "simulated", "key")
+           "alternatives", "verdict", "confidence", "sentence", "failed", "warned_epoch", "warned_of", "seconds", "simulated",
+           "key")
 
 
 # --- a reduced run ---------------------------------------------------------------------------------------------
@@ -162,7 +165,8 @@ def run_zoo(
 ) -> pd.DataFrame:  # fmt: skip
     """Run every case, and `healthy` runs of seeds 1, 2, ...; returns and writes `out_dir`/zoo.csv, one row a case.
 
-    faults: names of FAULTS, () = all. The columns are COLUMNS; failed: names of the checks that failed. A case that
+    faults: names of FAULTS, () = all. The columns are COLUMNS; failed: names of the checks that failed; warned_epoch,
+    warned_of: when the monitor would first have warned while the model trained, and of what (0 and "": never). A case that
     stands in the table already, of the same dataset, settings and code, is not run again, so that a zoo which was
     interrupted goes on; confusion.csv is `confusion` of the table. Raises ChromaccError for a fault that is not known.
     """
@@ -180,12 +184,14 @@ def run_zoo(
     todo = [case for case in cases if keys[case] not in done]
     say(f"{len(cases)} cases, {len(cases) - len(todo)} done before")
     begun = time.monotonic()
-    with side_by_side(dask_address, workers, "cpu", max(1, len(todo))) as (client, _):
+    bar = progress(len(cases), "zoo", "cases", len(cases) - len(todo))
+    with bar, side_by_side(dask_address, workers, "cpu", max(1, len(todo))) as (client, _):
         futures = {client.submit(_case, *case, str(dataset), pure=False): case for case in todo}
         for future, row in distributed.as_completed(list(futures), loop=client.loop, with_results=True):
             rows.append(row | {"key": keys[futures[future]]})
             _write(pd.DataFrame(rows, columns=COLUMNS), out / "zoo.csv")
             say(_line(row))
+            bar.update()
     order = {key: i for i, key in enumerate(keys.values())}
     table = pd.DataFrame(sorted(rows, key=lambda row: order[row["key"]]), columns=COLUMNS)
     _write(table, out / "zoo.csv")
@@ -224,13 +230,15 @@ def _case(name: str, strength: int, seed: int, dataset: str) -> dict[str, Any]:
         else:
             done = plant(_start(dataset, seed), fault, strength, seed, lambda: _healthy(dataset, seed))
         found = diagnosed(done, seed)
-    return case_row(fault, strength, seed, found, time.monotonic() - begun)
+    return case_row(fault, strength, seed, done, found, time.monotonic() - begun)
 
 
-def case_row(fault: Fault | None, strength: int, seed: int, found: Diagnosis, seconds: float) -> dict[str, Any]:
+def case_row(fault: Fault | None, strength: int, seed: int, run: Run, found: Diagnosis, seconds: float
+             ) -> dict[str, Any]:  # fmt: skip
     """Return the row of a case, without its key; fault None: a healthy run."""
     planted = HEALTHY if fault is None else fault.cause
     named = HEALTHY if found.verdict == "healthy" else found.cause
+    warnings = watch(run.history, run.config)
     return {
         "fault": HEALTHY if fault is None else fault.name, "group": HEALTHY if fault is None else fault.group,
         "stage": "" if fault is None else fault.stage, "strength": strength,
@@ -238,7 +246,8 @@ def case_row(fault: Fault | None, strength: int, seed: int, found: Diagnosis, se
         "planted": planted, "named": named, "named_first": planted == named,
         "alternatives": "; ".join(found.alternatives), "verdict": found.verdict, "confidence": found.confidence,
         "sentence": found.sentence, "failed": "; ".join(c.name for c in found.checks if c.verdict == "fail"),
-        "seconds": seconds, "simulated": found.simulated,
+        "warned_epoch": int(warnings["epoch"].iloc[0]) if len(warnings) else 0,
+        "warned_of": warnings["cause"].iloc[0] if len(warnings) else "", "seconds": seconds, "simulated": found.simulated,
     }
 
 
@@ -265,11 +274,11 @@ def gallery(arrays: Arrays, seed: int, faults: Sequence[str] = GALLERY) -> pd.Da
     begun = time.monotonic()
     start = healthy_run(reduced(arrays, seed), seed)
     done = finish(start)
-    rows = [case_row(None, 0, seed, diagnosed(done, seed), time.monotonic() - begun)]
+    rows = [case_row(None, 0, seed, done, diagnosed(done, seed), time.monotonic() - begun)]
     for name in faults:
         fault, begun = FAULTS[name], time.monotonic()
-        found = diagnosed(plant(start, fault, 3, seed, lambda: done), seed)
-        rows.append(case_row(fault, 3, seed, found, time.monotonic() - begun))
+        broken = plant(start, fault, 3, seed, lambda: done)
+        rows.append(case_row(fault, 3, seed, broken, diagnosed(broken, seed), time.monotonic() - begun))
     return pd.DataFrame(rows)
 
 
@@ -286,13 +295,16 @@ def confusion(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarise_zoo(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a fault: group, fault, planted, cases, named_first (cases), named_otherwise (in words), seconds."""
+    """Return one row a fault: group, fault, planted, cases, named_first (cases), named_otherwise (in words), warned (cases
+    in which the monitor would have warned), seconds.
+    """
     rows = []
     for fault, cases in table.groupby("fault", sort=False):
         wrong = cases.loc[~cases["named_first"].astype(bool), "named"].value_counts()
         rows.append({
             "group": cases["group"].iloc[0], "fault": fault, "planted": cases["planted"].iloc[0], "cases": len(cases),
             "named_first": int(cases["named_first"].sum()),
-            "named_otherwise": "; ".join(f"{n} x {name}" for name, n in wrong.items()), "seconds": cases["seconds"].sum(),
+            "named_otherwise": "; ".join(f"{n} x {name}" for name, n in wrong.items()),
+            "warned": int((cases["warned_epoch"] > 0).sum()), "seconds": cases["seconds"].sum(),
         })
     return pd.DataFrame(rows)

@@ -33,6 +33,23 @@ def _noise_labels(run: Run, share: float, rng: np.random.Generator) -> Run:
     return _masked_sequences(replace(run, arrays=masked), share, rng)
 
 
+def _shaped_noise(run: Run, share: float, rng: np.random.Generator) -> Run:
+    """Draw the profiles of `share` of the cell types anew: a peak at a random place, of random height, in every window."""
+    arrays, n_bins = run.arrays, run.arrays.accessibility.shape[2]
+    profile = arrays.accessibility.copy()
+    some = rng.permutation(profile.shape[1])[:max(1, round(share * profile.shape[1]))]
+    shape = (len(profile), len(some), 1)
+    from_summit = np.arange(n_bins) - rng.uniform(0, n_bins, shape)
+    height = rng.lognormal(0, 1, shape)
+    profile[:, some] = np.arcsinh(height * np.exp(-0.5 * (from_summit / rng.uniform(1, n_bins / 4, shape)) ** 2))
+    score = arrays.score.copy()
+    score[:, some] = np.arcsinh(np.sinh(profile[:, some]).mean(axis=2))
+    label = arrays.label.copy()
+    label[:, some] = score[:, some] > np.quantile(score[:, some], 0.8, axis=0)
+    return replace(run, arrays=replace(arrays, accessibility=profile, score=score, label=label, truth=None,
+                                       score_replicate=None))
+
+
 def _predecessor(run: Run, value: str, rng: np.random.Generator) -> Run:
     """Put the predecessor's data and predictions in place of the run's; there was no model to look at."""
     predictions, arrays = plant_predecessor_failure(run.arrays, int(rng.integers(1 << 31)))
@@ -209,6 +226,15 @@ def _track_copied(run: Run, n_cells: int, rng: np.random.Generator) -> Run:
     return replace(run, arrays=replace(arrays, histone=histone))
 
 
+def _replicate_of_another(run: Run, n_cells: int, rng: np.random.Generator) -> Run:
+    """Put a replicate of one cell type's mark, noise of 0.3 standard deviations apart from it, in place of others'."""
+    copied = _track_copied(run, n_cells, rng)
+    moved = np.any(copied.arrays.histone != run.arrays.histone, axis=(0, 3, 4))     # (C, marks)
+    noise = 0.3 * run.arrays.histone.std() * rng.normal(size=(*run.arrays.histone.shape[:4], 1))
+    histone = copied.arrays.histone + np.where(moved[..., None, None], noise, 0).astype(np.float32)
+    return replace(run, arrays=replace(run.arrays, histone=histone))
+
+
 def _scores_in_another_unit(run: Run, factor: float, rng: np.random.Generator) -> Run:
     """Multiply the accessibility of three cell types, one of them unseen, by a factor (before arcsinh)."""
     arrays = run.arrays
@@ -365,6 +391,8 @@ SWAPPED, SCALE = "a track of another cell type swapped in", "scale mismatch betw
 DATA_FAULTS: tuple[Fault, ...] = (
     Fault("noise for labels", NO_SIGNAL, "data", "training",
           (("sequences whole", 0.0), ("40% all N", 0.4), ("80% all N", 0.8)), _noise_labels),
+    Fault("noise with the shape of peaks", NO_SIGNAL, "data", "training",
+          (("in half of the cell types", 0.5), ("in three quarters", 0.75), ("in all", 1.0)), _shaped_noise),
     Fault("the predecessor's failure", NO_SIGNAL, "data", "diagnosis",
           (("table alone", "table"), ("with its dataset", "dataset"), ("with a history", "dataset and history")),
           _predecessor),
@@ -385,12 +413,14 @@ DATA_FAULTS: tuple[Fault, ...] = (
           (("20% of windows", 0.2), ("50%", 0.5), ("80%", 0.8)), _masked_sequences),
     Fault("repeated sequences", N_OR_REPEATED, "data", "training",
           (("30% of windows", 0.3), ("60%", 0.6), ("all", 1.0)), _repeated_sequences),
-    Fault("empty tracks", "constant or empty tracks", "data", "training",
+    Fault("empty tracks", "constant, empty or missing tracks", "data", "training",
           (("one track in one cell type", 0.0), ("a quarter of all", 0.25), ("half", 0.5)), _empty_tracks),
     Fault("tracks exchanged", SWAPPED, "data", "training",
           (("one track of two cell types", 1), ("two tracks", 2), ("three tracks", 3)), _tracks_exchanged),
     Fault("a track copied", SWAPPED, "data", "training",
           (("into one cell type", 1), ("into three", 3), ("into six", 6)), _track_copied),
+    Fault("a replicate of another cell type", SWAPPED, "data", "training",
+          (("in one cell type", 1), ("in two", 2), ("in three", 3)), _replicate_of_another),
     Fault("scores in another unit", SCALE, "data", "training",
           (("x 5", 5.0), ("x 10", 10.0), ("x 30", 30.0)), _scores_in_another_unit),
     Fault("tracks in another unit", SCALE, "data", "training",

@@ -7,6 +7,7 @@ module gives is altered by a hook that stays with the model, so that it predicts
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,16 @@ def _hold_back(model: ChromaccModel, share: float) -> None:
     model.encoder.register_forward_hook(partial(_less_gradient, share=share))
 
 
+def _underflow_of_branch(run: Run, share: float, rng: np.random.Generator) -> Run:
+    """Let only `share` of the gradient pass into the sequence encoder, and all of it everywhere else."""
+    return replace(run, callbacks=(*run.callbacks, partial(_AtStart, partial(_hold_back_sequence, share=share))))
+
+
+def _hold_back_sequence(model: ChromaccModel, share: float) -> None:
+    for weights in filter(attrgetter("requires_grad"), model.sequence_encoder.parameters()):
+        weights.register_hook(partial(torch.mul, torch.tensor(share)))
+
+
 def _less_gradient(module: nn.Module, inputs: tuple, output: tuple[Tensor, Any], share: float) -> None:
     if output[0].requires_grad:
         output[0].register_hook(partial(torch.mul, torch.tensor(share)))
@@ -134,6 +145,8 @@ TRAINING_FAULTS: tuple[Fault, ...] = (
           (("10 times", 10.0), ("16 times", 16.0), ("32 times", 32.0)), _large_start),
     Fault("gradients held back", "vanishing gradients", "optimisation", "training",
           (("1e-5 of them pass", 1e-5), ("1e-6", 1e-6), ("1e-8", 1e-8)), _underflow),
+    Fault("gradients held back in a branch", "vanishing gradients", "optimisation", "training",
+          (("1e-7 of them pass into the sequence encoder", 1e-7), ("1e-9", 1e-9), ("1e-12", 1e-12)), _underflow_of_branch),
     Fault("stopped early", "training stopped too early", "optimisation", "training",
           (("after 4 of 6 epochs", 4), ("3 of 6", 3), ("2 of 6", 2)), _stopped),
     Fault("early checkpoint", "wrong checkpoint evaluated", "optimisation", "prediction",

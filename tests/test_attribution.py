@@ -3,16 +3,20 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from chromacc_lib import ChromaccError
-from chromacc_lib.attribution import Attribution, integrated_gradients, mutagenesis, one_hot, smoothed_gradients
-from chromacc_lib.interpretation import per_base_auprc, require_interpretable, rollout
+from chromacc_lib.attention import rollout
+from chromacc_lib.attribution import Attribution, integrated_gradients, smoothed_gradients
+from chromacc_lib.confirmation import marginalise
+from chromacc_lib.ground_truth import per_base_auprc
+from chromacc_lib.interpretation import require_interpretable
 from chromacc_lib.jaspar import matrix_by_id
-from chromacc_lib.motifs import Pattern, call_seqlets, find_patterns, marginalise, match_jaspar, read_patterns, write_patterns
-
-import pandas as pd
+from chromacc_lib.motifs import Pattern, call_seqlets, find_patterns, match_jaspar, read_patterns, write_patterns
+from chromacc_lib.mutagenesis import mutagenesis
+from chromacc_lib.scoring import one_hot
 
 LENGTH, RNG = 120, np.random.default_rng(0)
 WEIGHTS = torch.from_numpy(RNG.normal(size=(LENGTH, 4)).astype(np.float32))

@@ -60,11 +60,29 @@ def test_a_healthy_history_fails_nothing():
     ("exploding gradients", {"grad_norm": [1.0, math.inf, 1, 1, 1, 1]}),
     ("vanishing gradients", {"grad_encoder": [1e-5] * 6, "grad_score_head": [1.0] * 6}),
     ("vanishing gradients", {"grad_norm": [1.0, 1e-4, 1e-5, 1e-6, 1e-6, 1e-6]}),
+    ("vanishing gradients", {"grad_encoder": [0.5] * 6, "grad_sequence_encoder": [1e-12] * 6, "grad_score_head": [1.0] * 6}),
     ("divergence", {"train_loss": [1.0, 0.8, 0.9, 1.1, 1.2, 1.3]}),
 ])  # fmt: skip
 def test_each_fault_of_a_history_fails_its_check(name, columns):
     assert checked(make_history())[name].verdict in ("ok", "not run")
     assert checked(make_history(**columns))[name].verdict == "fail"
+
+
+def course(losses: list[float], rates: list[float]) -> pd.DataFrame:
+    """A history of these validation losses and learning rates."""
+    return pd.DataFrame({"epoch": range(1, len(losses) + 1), "train_loss": losses, "validation_mse": losses,
+                         "learning_rate": rates})
+
+
+@pytest.mark.parametrize("losses, rates, verdict", [
+    ([1.0, 0.6, 0.5], [1e-3, 9e-4, 7e-4], "fail"),
+    ([1.0, 0.6, 0.61], [1e-3, 9e-4, 7e-4], "fail"),        # the last epoch alone fell by nothing
+    ([1.0, 0.6, 0.6, 0.61], [1e-3, 9e-4, 8e-4, 7e-4], "ok"),   # nothing came of two epochs
+    ([1.0, 0.6, 0.5], [1e-3, 5e-4, 1e-5], "warn"),
+    ([1.0, 0.6, 0.5, 0.5], [1e-3, 5e-4, 1e-4, 1e-5], "ok"),
+])  # fmt: skip
+def test_a_training_that_was_cut_off_is_told_from_one_that_ended(losses, rates, verdict):
+    assert checked(course(losses, rates))["still improving"].verdict == verdict
 
 
 def balanced(profile_weight: float, label_weight: float) -> pd.DataFrame:
@@ -237,6 +255,42 @@ def test_a_foreign_model_says_what_it_lacks(healthy):
                        "learned since initialisation", "loss at initialisation"}
     assert all(len(found[name].sentence) > len("Not run: .") for name in lacking)
     assert found["dead modality"].detail["rms_change_shuffled"]["tf"] == 0
+
+
+class Weighted(torch.nn.Module):
+    """A model that adds up marks, TFs, metadata, locus prior and GC content, in units of their spread, by known weights."""
+
+    def __init__(self, run: Run, **weights: float) -> None:
+        super().__init__()
+        self.weights, self.unused = weights, torch.nn.Parameter(torch.zeros(1))
+        parts = self.parts(RegionData(run.arrays).batch(np.arange(len(run.arrays.windows)), np.arange(4)))
+        self.spread = {name: float(part[part.isfinite()].std()) for name, part in parts.items()}
+
+    def parts(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """What each modality comes to, (B, C) or (B, 1)."""
+        return {"histone": batch.histone[..., 0].mean((2, 3)), "tf": batch.tf[..., 0].mean((2, 3)),
+                "metadata": batch.metadata.mean(2), "prior": batch.prior_score,
+                "sequence": ((batch.sequence == 1) | (batch.sequence == 2)).float().mean(1)[:, None]}
+
+    def forward(self, batch: Batch) -> object:
+        parts, output = self.parts(batch), type("Output", (), {})()
+        output.score = self.unused + sum(weight * parts[name] / self.spread[name]
+                                         for name, weight in self.weights.items())
+        return output
+
+
+def test_a_modality_that_outweighs_the_others_is_told_from_others_that_are_cut_off(healthy):
+    small = dict.fromkeys(("tf", "metadata", "sequence"), 0.003)
+    outweighed = diagnose_model(Weighted(healthy, histone=1.0, prior=0.15, **small), healthy)
+    cut_off = diagnose_model(Weighted(healthy, histone=1.0, prior=0.15, **small | {"tf": 0.0}), healthy)
+    for found in (outweighed, cut_off):
+        assert 0.9 < found["dominating modality"].value < 0.97 and found["dead modality"].verdict == "fail"
+    assert (outweighed["dominating modality"].verdict, cut_off["dominating modality"].verdict) == ("fail", "ok")
+
+
+def diagnose_model(model: torch.nn.Module, run: Run) -> dict:
+    """The checks of the model alone, by name."""
+    return inside(predicted_by(model, run))
 
 
 def predicted_by(model: torch.nn.Module, run: Run) -> Run:

@@ -16,7 +16,7 @@ def test_help_and_version_need_no_heavy_import():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for command in ("run", "encode", "review", "check", "export", "train", "folds", "predict", "report"):
+    for command in ("run", "encode", "review", "check", "export", "train", "folds", "predict", "variants", "report"):
         assert command in done.stdout
 
 

@@ -8,15 +8,22 @@ import pytest
 import torch
 from torch import nn
 
-from chromacc_lib import ChromaccError, interpretation
+from chromacc_lib import ChromaccError, attention, contributions, ground_truth, interpretation
 from chromacc_lib.attribution import (
-    Attribution, ModelScorer, contribution, integrated_gradients, mutagenesis, one_hot, shuffled_references,
-    smoothed_gradients)
+    Attribution,
+    contribution,
+    integrated_gradients,
+    shuffled_references,
+    smoothed_gradients,
+)
 from chromacc_lib.batches import RegionData, without
+from chromacc_lib.confirmation import Effect, marginalise
 from chromacc_lib.dataset import load_arrays
 from chromacc_lib.inference import predict_scores
 from chromacc_lib.model import MODALITIES, ChromaccModel, Output
-from chromacc_lib.motifs import Marginal, Pattern, call_seqlets, find_patterns, jaspar_motifs, marginalise, match_jaspar, orient
+from chromacc_lib.motifs import Pattern, call_seqlets, find_patterns, jaspar_motifs, match_jaspar, orient
+from chromacc_lib.mutagenesis import mutagenesis
+from chromacc_lib.scoring import ModelScorer, one_hot
 from chromacc_lib.training import model_config
 
 BASES = "ACGT"
@@ -212,7 +219,7 @@ def test_the_model_is_left_as_it_was(scorer, world):
     smoothed_gradients(scorer, codes, 2)
     integrated_gradients(scorer, codes, n_steps=2)
     mutagenesis(scorer, codes, 0, 2)
-    interpretation.attention_summary(model, scorer.data, scorer.windows, np.arange(2))
+    attention.attention_summary(model, scorer.data, scorer.windows, np.arange(2))
     after = {name: module.training for name, module in model.named_modules()}
     model.eval()
     assert after == before
@@ -235,7 +242,7 @@ def test_a_planted_motif_is_found_where_it_stands(planted, found):
     forward = pattern.consensus if pattern.consensus in MOTIF else pattern.reverse_complement().consensus
     assert forward in MOTIF and len(forward) >= len(MOTIF) - 2
     np.testing.assert_allclose(pattern.probabilities.sum(1), 1)
-    shared = interpretation.shared_seqlets(patterns, instances)
+    shared = ground_truth.shared_seqlets(patterns, instances)
     assert shared.loc[0, "on_planted"] > 0.8 and shared.loc[0, "most_common_tf"] == "GATA1"  # the others are near misses
     letters = []
     for seqlet in pattern.seqlets.itertuples():
@@ -245,10 +252,10 @@ def test_a_planted_motif_is_found_where_it_stands(planted, found):
 
 
 def test_attribution_ranks_planted_bases_first(planted, found):
-    result = interpretation.per_base_auprc(found[0].contribution, planted[1])
+    result = ground_truth.per_base_auprc(found[0].contribution, planted[1])
     assert result["base_rate"] == pytest.approx(0.1) and result["auprc"] > 0.9
     shuffled = np.random.default_rng(0).permuted(found[0].contribution, axis=1)
-    assert interpretation.per_base_auprc(shuffled, planted[1])["times"] < 1.5
+    assert ground_truth.per_base_auprc(shuffled, planted[1])["times"] < 1.5
 
 
 def test_noise_gives_no_pattern(planted):
@@ -301,9 +308,10 @@ def test_insertion_refuses_what_cannot_be_inserted(insert, codes, message):
         marginalise(MotifScorer(), codes, insert, seed=1)
 
 
-def marginal_of(by_cell_type, p_value):
-    values = np.tile(np.asarray(by_cell_type, np.float32), (4, 1))
-    return Marginal(values, float(values.mean()), float(values.mean()) - 0.1, float(values.mean()) + 0.1, p_value)
+def effect_of(by_cell_type, spread=0.01):
+    """Effects in four backgrounds that lie `spread` apart."""
+    values = np.tile(np.asarray(by_cell_type, np.float32), (4, 1)) + spread * np.array([[-1.5], [-0.5], [0.5], [1.5]])
+    return Effect.of(values.astype(np.float32))
 
 
 def test_motif_table_tells_confirmed_from_failed():
@@ -313,25 +321,31 @@ def test_motif_table_tells_confirmed_from_failed():
     matches = pd.DataFrame({
         "pattern": ["P1", "P1", "P2"], "name": ["Gata2", "GATA1", "CTCF"], "tfs": [("GATA2",), ("GATA1",), ("CTCF",)],
         "families": [(), (), ()], "q_value": [1e-4, 1e-3, 0.01], "identifier": "", "p_value": 0.0, "strand": "+"})  # fmt: skip
-    marginals = {"P1": marginal_of([1, 1.1, 1.2, 1.3, 0, 0.1, 0, 0.1], 1e-5), "P2": marginal_of([0.1] * 8, 0.04),
-                 "P3": marginal_of([0] * 8, 0.6)}
-    closed = {name: marginal_of([0.5] * 8, 0.5) for name in marginals}
-    table = interpretation.motif_table(patterns, matches, marginals, closed, expression, cells).set_index("pattern")
-    assert table["confirmed"].tolist() == ["yes", "no", "no"]  # 0.04 of three is 0.06
+    inserted = {"P1": effect_of([1, 1.1, 1.2, 1.3, 0, 0.1, 0, 0.1]), "P2": effect_of([0.1] * 8, 0.06), "P3": effect_of([-0.1] * 8)}
+    effects = {"inserted": inserted, "closed": {name: effect_of([0.5] * 8) for name in inserted},
+               "ablated": {"P1": effect_of([0.2] * 4 + [0] * 4), "P2": effect_of([-0.2] * 8), "P3": Effect.of(np.zeros((0, 8)))}}
+    table = interpretation.motif_table(patterns, matches, effects, expression, cells).set_index("pattern")
+    assert table["confirmed"].tolist() == ["yes", "no", "no"]
+    assert inserted["P2"].p_value < 0.05 < table.loc["P2", "p_adjusted"], "one of three that would pass alone"
     assert table.loc["P1", ["matched_tf", "expressed_tf", "on_in", "follows_tf"]].tolist() == ["Gata2", "GATA1", "4 of 8", "yes"]
-    assert table.loc["P1", "effect_on"] == pytest.approx(1.15) and table.loc["P1", "effect_off"] == pytest.approx(0.05)
-    assert table["effect_closed"].tolist() == [0.5] * 3
+    assert table["claimed_in"].tolist() == ["a, b, c, d", "all", "all"]
+    assert table.loc["P1", "effect"] == pytest.approx(1.15) and table.loc["P1", "effect_off"] == pytest.approx(0.05)
+    assert table.loc["P1", "effect_low"] < 1.15 < table.loc["P1", "effect_high"]
+    assert table["effect_closed"].tolist() == pytest.approx([0.5] * 3) and table["effect_turned"].isna().all()
     assert table.loc["P2", ["on_in", "follows_tf"]].tolist() == ["no contrast", "cannot be compared"]
+    assert table["holds_in_place"].tolist() == ["yes", "no", "too few instances"]
+    assert table.loc["P1", "ablated"] == pytest.approx(0.2)
     assert table.loc["P3", ["matched_tf", "expressed_tf", "on_in"]].tolist() == ["no match", "not known", "not known"]
     wrong = expression.assign(Gata1=expression["Gata1"].to_numpy()[::-1])
-    assert interpretation.motif_table(patterns, matches, marginals, closed, wrong, cells).loc[0, "follows_tf"] == "no"
+    other = interpretation.motif_table(patterns, matches, effects, wrong, cells).loc[0]
+    assert other["follows_tf"] == "no" and other["claimed_in"] == "e, f, g, h" and other["effect"] == pytest.approx(0.05)
 
 
 def test_motif_table_without_patterns_or_expression():
-    table = interpretation.motif_table([], match_jaspar([]), {}, {}, pd.DataFrame(index=["a"]), ["a"])
+    table = interpretation.motif_table([], match_jaspar([]), {"inserted": {}}, pd.DataFrame(index=["a"]), ["a"])
     assert len(table) == 0 and {"pattern", "matched_tf", "confirmed"} <= set(table)
-    marginals = {"P1": marginal_of([1.0], 0.01)}
-    one = interpretation.motif_table([pattern_of("P1", np.eye(4))], match_jaspar([]), marginals, marginals, pd.DataFrame(index=["a"]), ["a"])
+    one = interpretation.motif_table([pattern_of("P1", np.eye(4))], match_jaspar([]), {"inserted": {"P1": effect_of([1.0])}},
+                                     pd.DataFrame(index=["a"]), ["a"])
     assert one.loc[0, ["confirmed", "expressed_tf", "follows_tf"]].tolist() == ["yes", "not known", "cannot be compared"]
 
 
@@ -353,7 +367,7 @@ class MarkModel(nn.Module):
 def test_contributions_name_the_inputs_that_are_used(world):
     arrays = world[0]
     windows = np.arange(12)
-    table = interpretation.modality_contributions(MarkModel(), arrays, windows, at_once=5)
+    table = contributions.modality_contributions(MarkModel(), arrays, windows, at_once=5)
     rms = table.groupby("input")["rms"].max()
     first, second = arrays.histone_marks
     assert set(rms.index) == {*MODALITIES, *arrays.histone_marks, *arrays.tfs}
@@ -368,7 +382,7 @@ def test_contributions_name_the_inputs_that_are_used(world):
 
 def test_one_modality_at_a_time(world):
     arrays = world[0]
-    table = interpretation.modality_alone(MarkModel(), arrays, at_once=5)
+    table = contributions.modality_alone(MarkModel(), arrays, at_once=5)
     windows, cells = (np.flatnonzero(t["split"] == "test") for t in (arrays.windows, arrays.cell_types))
     assert table["window"].tolist() == np.repeat(windows, len(cells)).tolist()
     assert set(table["cell_type"]) == set(arrays.cell_types["cell_type"].iloc[cells])
@@ -376,7 +390,7 @@ def test_one_modality_at_a_time(world):
     mark = arrays.histone[np.ix_(windows, cells)][:, :, 0, :, 0].mean(-1)
     np.testing.assert_allclose(table["histone only"], mark.ravel(), rtol=1e-5)
     assert (table[["sequence only", "tf only", "cell only"]].to_numpy() == 0).all(), "the model does not use them"
-    few = interpretation.modality_alone(MarkModel(), arrays, most_windows=3)
+    few = contributions.modality_alone(MarkModel(), arrays, most_windows=3)
     assert few["window"].nunique() <= 3 and set(few["window"]) <= set(windows)
 
 
@@ -393,20 +407,20 @@ def test_masking_leaves_the_other_inputs_alone(world, modality):
 
 
 def test_attention_adds_up_to_one(scorer, world):
-    summary = interpretation.attention_summary(world[1], scorer.data, np.arange(5), np.arange(4), at_once=2)
+    summary = attention.attention_summary(world[1], scorer.data, np.arange(5), np.arange(4), at_once=2)
     for maps in (summary.sequence, summary.encoder, summary.fusion, summary.fusion_heads):
         np.testing.assert_allclose(maps.sum(-1), 1, atol=1e-5)
     assert summary.fusion.shape == (4, 10, len(MODALITIES) + 1)
     assert ((summary.encoder_entropy > 0) & (summary.encoder_entropy <= 1 + 1e-6)).all()
-    whole = interpretation.attention_summary(world[1], scorer.data, np.arange(5), np.arange(4), at_once=5)
+    whole = attention.attention_summary(world[1], scorer.data, np.arange(5), np.arange(4), at_once=5)
     np.testing.assert_allclose(whole.encoder, summary.encoder, atol=1e-6)
     np.testing.assert_allclose(whole.sequence_entropy, summary.sequence_entropy, atol=1e-6)
 
 
 def test_rollout_by_hand():
     here = np.tile(np.eye(5), (3, 2, 1, 1))
-    np.testing.assert_allclose(interpretation.rollout(here), np.eye(5))
-    np.testing.assert_allclose(interpretation.rollout(np.full((1, 2, 5, 5), 0.2)), 0.5 * np.eye(5) + 0.1)
+    np.testing.assert_allclose(attention.rollout(here), np.eye(5))
+    np.testing.assert_allclose(attention.rollout(np.full((1, 2, 5, 5), 0.2)), 0.5 * np.eye(5) + 0.1)
 
 
 def test_attention_that_follows_the_contributions_agrees_with_them(world):
@@ -423,8 +437,8 @@ def test_attention_that_follows_the_contributions_agrees_with_them(world):
             Attentive.at = windows
             return RegionData(arrays).batch(windows, cell_types)
 
-    attribution = Attribution(np.repeat(carried[:40], 100, 1), np.zeros((40, 1000, 4)))
-    agreement = interpretation.attention_agreement(Attentive(), Data(), places_of(arrays, range(40)), attribution, seed=1)
+    agreement = attention.attention_agreement(
+        Attentive(), Data(), np.arange(40), np.zeros((40, 1), int), np.repeat(carried[:40], 100, 1), seed=1)
     assert agreement["value"] == pytest.approx(1) and abs(agreement["chance"]) < 0.3
 
 
@@ -455,31 +469,43 @@ def truth(tmp_path):
 
 def test_planted_instances_are_cut_to_their_window(truth):
     windows = pd.DataFrame({"chrom": ["chr2", "chr1"], "start": [100, 100], "end": [200, 200]})
-    planted = interpretation.planted_instances(truth, windows)
+    planted = ground_truth.planted_instances(truth, windows)
     assert planted[["window", "start", "end", "tf"]].to_numpy().tolist() == [
         [0, 50, 60, "CTCF"], [1, 0, 5, "GATA1"], [1, 50, 60, "JUN"]]  # fmt: skip
     with pytest.raises(ChromaccError, match="raw_dir"):
-        interpretation.planted_instances(truth / "truth", windows)
+        ground_truth.planted_instances(truth / "truth", windows)
 
 
 def test_a_seqlet_shorter_than_the_instance_still_lies_on_it():
     instances = pd.DataFrame({"window": [0, 0], "start": [10, 50], "end": [30, 60], "tf": ["FOXA1", "JUN"]})
     seqlets = pd.DataFrame({"window": [0, 0, 0, 1], "start": [15, 58, 55, 15], "end": [20, 68, 65, 20], "strand": "+", "attribution": 1.0})
-    shared = interpretation.shared_seqlets([replace(pattern_of("P1", np.eye(4)), seqlets=seqlets)], instances)
+    shared = ground_truth.shared_seqlets([replace(pattern_of("P1", np.eye(4)), seqlets=seqlets)], instances)
     assert shared.loc[0, "on_planted"] == 0.5 and shared.loc[0, "its_share"] == 0.25  # the second overlaps by 2 of 10 bp
 
 
-def test_recovery_by_name_by_family_and_not_at_all():
+def test_recovery_by_name_as_a_relative_and_not_at_all():
     families = {motif.identifier.split(".")[0]: motif.families for motif in jaspar_motifs()}
     matches = pd.DataFrame({
-        "pattern": ["P1", "P2", "P2"], "identifier": ["MA0099.9", "MA0482.2", "MA0139.2"], "name": ["FOS::JUN", "GATA4", "CTCF"],
-        "tfs": [("FOS", "JUN"), ("GATA4",), ("CTCF",)],
-        "families": [families["MA0099"], families["MA0482"], families["MA0139"]]})  # fmt: skip
-    planted = pd.DataFrame({"window": [0, 0], "start": [2, 6], "end": [4, 8], "tf": ["JUN", "JUN"]})
-    table = interpretation.recovered_tfs(matches, planted, np.arange(10.0)[None]).set_index("tf")
-    assert table.loc[["JUN", "GATA1", "CTCF"], "recovered"].tolist() == ["by name", "by family", "no"]  # a best match only
+        "pattern": ["P1", "P2", "P2", "P2", "P3", "P4"],
+        "identifier": ["MA0099.9", "MA0482.2", "MA0035.4", "MA0139.2", "MA0687.1", "MA0002.1"],
+        "name": ["FOS::JUN", "GATA4", "GATA1", "CTCF", "SPIC", "RUNX1"],
+        "tfs": [("FOS", "JUN"), ("GATA4",), ("GATA1",), ("CTCF",), ("SPIC",), ("RUNX1",)],
+        "families": [families[i] for i in ("MA0099", "MA0482", "MA0035", "MA0139", "MA0687", "MA0002")]})  # fmt: skip
+    planted = pd.DataFrame({"window": [0, 0] + [0] * 20, "start": 2, "end": 4, "tf": ["JUN", "JUN"] + ["SPI1"] * 20})
+    planted.loc[1, ["start", "end"]] = [6, 8]
+    activity = pd.DataFrame(1.0, index=list("abcdef"), columns=list(ground_truth.UBIQUITOUS) + list(ground_truth.LINEAGE_TFS))
+    activity.loc[list("def"), ["JUN", "GATA1", "RUNX1"]] = 0.1
+    follows, against = effect_of([3, 2.5, 2, 0.1, 0.2, 0]), effect_of([0, 0.2, 0.1, 2, 2.5, 3])
+    effects = {"P1": follows, "P2": against, "P3": follows, "P4": follows}
+    table = ground_truth.recovered_tfs(matches, planted, np.arange(10.0)[None], effects, activity).set_index("tf")
+    assert table.loc[["JUN", "GATA1", "CTCF", "SPI1"], "recovered"].tolist() == ["by name", "as a relative", "too few instances", "no"]
+    assert table.loc["GATA1", "called"] == "GATA4", "said so"
     assert table.loc["JUN", "instances"] == 2 and table.loc["JUN", "contribution"] == pytest.approx((5 + 13) / 2)
-    assert np.isnan(table.loc["CTCF", "contribution"])
+    assert table.loc[["JUN", "GATA1"], "right_cell_types"].tolist() == ["yes", "no"] and table.loc["JUN", "auroc"] == 1
+    assert table.loc["JUN", "active_in"] == "3 of 6" and np.isnan(table.loc["CTCF", "contribution"])
+    patterns = [pattern_of(name, np.eye(4)) for name in ("P1", "P2", "P3", "P4", "P5")]
+    false = ground_truth.false_discoveries(matches, patterns)
+    assert false[["pattern", "called"]].to_numpy().tolist() == [["P3", "SPIC"], ["P5", "no match"]]  # SPI1's does not match P3
 
 
 def test_what_is_saved_can_be_read_without_pickle(tmp_path, scorer, world):

@@ -7,6 +7,7 @@ import re
 import nbformat
 import pandas as pd
 import pytest
+from browser import assert_page_opens, needs_chromium, open_browser
 from test_fetch import large, stream  # noqa: F401
 from test_report import Links, assert_offline
 from test_structure import NOTEBOOKS
@@ -15,6 +16,7 @@ from chromacc_lib import project_path
 from chromacc_lib.dataset import load_arrays
 from chromacc_lib.parameters import read_profile
 from chromacc_lib.pipeline import run
+from chromacc_lib.simulate import simulate
 
 PREDICTION_COLUMNS = {
     "tss_distance",
@@ -59,10 +61,21 @@ ARTEFACTS = [
 ]
 
 
+HOSTILE = " <script>alert(1)</script>"
+
+
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """The settings that keep a run of the real notebooks out of the project's own data and reports."""
+    """The settings that keep a run of the real notebooks out of the project's own data and reports.
+
+    The simulation is there already, and is kept: the names of its cell types end in a script.
+    """
     base = tmp_path_factory.mktemp("smoke")
+    asked = {name: setting.value for name, setting in read_profile("smoke", project_path("notebooks/profiles"))[1].items()}
+    simulate(base / "raw", asked["sim_genome_mb"], asked["sim_cell_types"], workers=1)
+    for name in ("tracks.tsv", "truth.tsv"):
+        table = pd.read_csv(base / "raw" / name, sep="\t", dtype=str, keep_default_na=False)
+        table.assign(cell_type=table["cell_type"] + HOSTILE).to_csv(base / "raw" / name, sep="\t", index=False)
     return [f"run_dir={base / 'reports'}", f"dataset_dir={base / 'dataset'}", f"raw_dir={base / 'raw'}"]
 
 
@@ -109,6 +122,18 @@ def test_predictions_hold_test_chromosomes_whole_and_of_the_others_what_they_ser
     assert table["predicted_score"].notna().all()
 
 
+def test_a_cell_type_called_like_a_script_is_text_on_every_page(smoke, tried):
+    """From the manifest through dataset, model, evaluation and prediction; figures are pictures."""
+    pages = {name: (smoke / f"{name}.html").read_text() for name in ("index", *NOTEBOOKS, "prediction/qc")}
+    cells = set(pd.read_parquet(smoke / "predictions.parquet", columns=["cell_type"])["cell_type"])
+    assert len(cells) > 3 and all(name.endswith(HOSTILE) for name in cells)
+    shown = {name: text.count("&lt;script&gt;alert(1)&lt;/script&gt;") for name, text in pages.items()}
+    for name, text in pages.items():
+        assert Links(text).scripts == 0 and "<script>alert" not in text, name
+        assert shown[name] > 0, f"{name} names no cell type: nothing is shown by it"
+    tried(f"cell types called{HOSTILE} through all six notebooks", f"shown as text on all {len(pages)} pages")
+
+
 @pytest.mark.parametrize("name", ["index", *NOTEBOOKS])
 def test_page_is_offline_says_simulated_and_has_alt_text(smoke, name):
     text = (smoke / f"{name}.html").read_text()
@@ -121,12 +146,34 @@ def test_page_is_offline_says_simulated_and_has_alt_text(smoke, name):
         assert anchor.startswith(("#", "http")) or (smoke / anchor).exists(), anchor
 
 
-def test_the_report_shows_four_figures_or_more(smoke):
-    assert len(Links((smoke / "index.html").read_text()).alts) >= 4
+@needs_chromium
+def test_every_page_opens_in_a_browser_without_network(smoke):
+    with open_browser() as browser:
+        seen = {name: assert_page_opens(browser, smoke / f"{name}.html") for name in ("index", *NOTEBOOKS, "prediction/qc")}
+    for name, page in seen.items():
+        assert page["images"] and "SIMULATED DATA" in page["text"][:100], name
+
+
+def test_the_report_shows_four_figures_the_calibration_and_the_motifs(smoke):
+    n_motifs = bool(len(pd.read_csv(smoke / "interpretation" / "motifs.csv")))
+    assert len(Links((smoke / "index.html").read_text()).alts) == 4 + 1 + n_motifs
+
+
+def test_the_unseen_cell_type_is_predicted_from_its_manifest_as_in_the_evaluation(smoke):
+    summary = json.loads((smoke / "prediction" / "summary.json").read_text())
+    assert set(pd.read_csv(smoke / "prediction" / "manifest.tsv", sep="\t")["kind"]) <= {"histone", "tf", "expression"}
+    table = pd.read_parquet(smoke / "predictions.parquet")
+    table = table[(table["cell_type"] == summary["cell_type"]) & (table["window_split"] == "test")]
+    assert len(table) and set(table["cell_type_split"]) == {"test"}
+    alone = pd.read_parquet(smoke / "prediction" / summary["files"]["windows"])
+    both = table.merge(alone, on=["chrom", "start", "end"], suffixes=("", "_alone"), validate="one_to_one")
+    assert len(both) == len(table)
+    for column in ("predicted_score", "predicted_probability", "average_score"):
+        assert (both[column] == both[f"{column}_alone"]).all(), column
 
 
 def test_the_pages_fit_in_a_mail(smoke):
-    assert sum(path.stat().st_size for path in smoke.glob("*.html")) < 15e6
+    assert sum(path.stat().st_size for path in smoke.rglob("*.html")) < 15e6
 
 
 def test_a_second_run_does_nothing(smoke, places, capsys):

@@ -6,12 +6,15 @@ import fcntl
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from test_console import screen
+from test_progress import Terminal
 
 from chromacc_lib import ChromaccError, provenance
 from chromacc_lib.parameters import check_settings, declared_parameters, parse_overrides, read_profile
@@ -172,7 +175,7 @@ def test_force_runs_what_is_up_to_date(project, capsys):
     run("tiny", root=project)
     capsys.readouterr()
     run("tiny", only="02", force=True, root=project)
-    assert states(capsys.readouterr().out) == {"01": "as it", "02": "done"}
+    assert states(capsys.readouterr().out) == {"01": "as it", "02": "done", "03": "outdated"}
 
 
 def test_until_and_from_choose_stages(project, capsys):
@@ -236,15 +239,16 @@ def test_later_stages_are_outdated_when_one_before_them_fails(project):
     assert "outdated" in (project / "reports" / "tiny" / "index.html").read_text()
 
 
-def test_a_kernel_that_dies_fails_its_stage(project):
+def test_a_kernel_that_dies_fails_its_stage(project, tried):
     write_notebook(
         project / "notebooks" / "01_first.ipynb",
         FOLDERS + "n: int = 2  # rows",
         "import os\nos.kill(os.getpid(), 9)",
     )
-    with pytest.raises(ChromaccError, match="01_first failed: its kernel died.*memory"):
+    with pytest.raises(ChromaccError, match="01_first failed: its kernel died.*memory") as caught:
         run("tiny", root=project)
     assert record(project)["stages"]["01_first"]["state"] == "failed"
+    tried("a kernel that is killed (no memory)", caught)
 
 
 def test_a_stage_that_was_killed_is_run_again(project, capsys):
@@ -268,7 +272,7 @@ def test_a_file_has_one_writer(project):
     assert record(project)["stages"]["03_third"]["state"] == "failed"
 
 
-def test_an_interrupt_is_recorded(project):
+def test_an_interrupt_is_recorded(project, tried):
     write_notebook(
         project / "notebooks" / "01_first.ipynb",
         FOLDERS + "n: int = 2  # rows",
@@ -282,6 +286,7 @@ def test_an_interrupt_is_recorded(project):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     assert record(project)["stages"]["01_first"]["state"] == "failed"
+    tried("Ctrl-C while a notebook runs", "the stage is recorded as failed")
 
 
 def test_the_kernel_is_this_python_at_the_projects_root(project):
@@ -339,12 +344,52 @@ def test_progress_is_lines_that_the_page_leaves_out_and_a_bar_in_jupyter(project
     write_notebook(project / "notebooks" / "02_second.ipynb", FOLDERS + "label: str = 'numbers'  # text", bar)
     out = io.StringIO()
     run("tiny", until="02", root=project, out=out)
-    assert "    ... counting: 75% (3 of 4 steps), about 0 s left\n    a warning\n" in out.getvalue()
+    assert re.search(r"\n    ... counting: 75% \(3 of 4 steps, [\d.,]+ steps/s\), about 0 s left\n    a warning\n", out.getvalue())
     page = (project / "reports" / "tiny" / "01_first.html").read_text()
     assert "a warning" in page and "of 4 steps" not in page
     notebook = nbformat.read(project / "reports" / "tiny" / "02_second.ipynb", as_version=4)
     errors = "".join(output.text for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
-    assert "counting:  75%|" in errors and "3/4" in errors
+    assert "counting:  75%|" in errors and "3/4" in errors and "steps/s" in errors
+    first = (project / "reports" / "tiny" / "01_first.ipynb").read_text()
+    assert "a warning" in first and "of 4 steps," not in first
+
+
+def test_on_a_terminal_progress_is_a_status_line_that_is_gone_in_the_end(project):
+    count = (
+        "from chromacc_lib import progress\nprogress.WATCHED_S = 0\n"  # and a run that nobody watches would wait for 30 s
+        "with progress.progress(4, 'counting', 'steps') as bar:\n    bar.update(3)\nprint('counted')\n"
+    )
+    write_notebook(project / "notebooks" / "01_first.ipynb", FOLDERS + "n: int = 2  # rows", count)
+    out = Terminal()
+    run("tiny", until="01", root=project, out=out)
+    assert re.search(r"01_first 0:00:\d\d  counting █{15}░{5} 75% \(3 of 4 steps, ", out.getvalue())
+    lines = screen(out.getvalue())
+    assert "    counted" in lines and not any("counting" in line for line in lines)
+    assert lines[-2].startswith("headline: ")
+
+
+def test_at_the_end_a_table_of_stages_the_report_and_the_headline(project):
+    out = io.StringIO()
+    run("tiny", until="02", root=project, out=out)
+    *_, head, first, second, third, every, report, headline = out.getvalue().splitlines()
+    assert head.split() == ["stage", "state", "time"]
+    for line, words in ((first, ["01_first", "done"]), (second, ["02_second", "done"]), (every, ["all"])):
+        assert line.split()[:-1] == words and re.fullmatch(r"\d:\d\d:\d\d", line.split()[-1]), line
+    assert third.split() == ["03_third", "not", "run", "-"]
+    assert report == f"report: {project / 'reports' / 'tiny' / 'index.html'}"
+    assert headline == "headline: not known: the evaluation has not been run"
+    again = io.StringIO()
+    run("tiny", start="02", until="02", root=project, out=again)
+    assert [line.split()[1:4] for line in again.getvalue().splitlines()[-6:-4]] == [["as", "it", "stands"], ["up", "to", "date"]]
+
+
+def test_the_table_of_stages_stands_there_after_a_failure_too(project):
+    write_notebook(project / "notebooks" / "02_second.ipynb", FOLDERS + "label: str = 'numbers'  # text", "1 / 0")
+    out = io.StringIO()
+    with pytest.raises(ChromaccError, match="ZeroDivisionError"):
+        run("tiny", root=project, out=out)
+    first, second, third, _ = out.getvalue().splitlines()[-4:]
+    assert [line.split()[1] for line in (first, second, third)] == ["done", "failed", "not"]
 
 
 def test_skipped_cells_do_not_run(project):
@@ -358,34 +403,38 @@ def test_skipped_cells_do_not_run(project):
     assert record(project)["stages"]["01_first"]["state"] == "done"
 
 
-def test_two_runs_on_one_folder_are_refused(project):
+def test_two_runs_on_one_folder_are_refused(project, tried):
     folder = project / "reports" / "tiny"
     folder.mkdir(parents=True)
     with open(folder / ".lock", "w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(ChromaccError, match="another chromacc run is writing there.*--run-id"):
+        with pytest.raises(ChromaccError, match="another chromacc run is writing there.*--run-id") as caught:
             run("tiny", root=project)
     run("tiny", until="01", root=project)
+    tried("two runs of one folder at once", caught)
 
 
-def test_two_runs_on_one_dataset_are_refused(project):
+def test_two_runs_on_one_dataset_are_refused(project, tried):
     dataset = project / "shared data"
     dataset.mkdir()
     with open(project / ".shared data.lock", "w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(ChromaccError, match="another chromacc run"):
+        with pytest.raises(ChromaccError, match="another chromacc run") as caught:
             run("tiny", [f"dataset_dir={dataset}"], run_id="second", root=project)
+    tried("two runs of one dataset at once", caught)
 
 
-def test_a_shared_dataset_may_lie_where_nobody_can_write(project, read_only):
+def test_a_shared_dataset_may_lie_where_nobody_can_write(project, read_only, tried):
     run("tiny", root=project)
     data = project / "data"
     write_notebook(project / "notebooks" / "01_first.ipynb", FOLDERS + "n: int = 2  # rows", "print('it is all there')")
     given = [f"dataset_dir={data / 'tiny' / 'dataset'}"]
     read_only(data, lambda: run("tiny", given, run_id="second", root=project))
     assert (project / "reports" / "second" / "copy.txt").read_text() == "3 numbers"
-    with pytest.raises(ChromaccError, match="reports/third: cannot be written .Permission denied.; .*put reports and data where"):
+    with pytest.raises(ChromaccError, match="reports/third: cannot be written .Permission denied.; .*put reports and data where") as caught:
         read_only(project / "reports", lambda: run("tiny", given, run_id="third", root=project))
+    tried("a dataset in a folder that cannot be written", "used as it is")
+    tried("a report in a folder that cannot be written", caught)
 
 
 def test_run_id_names_the_folders(project):
@@ -394,17 +443,19 @@ def test_run_id_names_the_folders(project):
 
 
 @pytest.mark.parametrize("run_id", ["", "../x", "a/b", ".hidden", "-x"])
-def test_a_run_id_that_is_no_folder_name_is_refused(project, run_id):
-    with pytest.raises(ChromaccError, match="run id"):
+def test_a_run_id_that_is_no_folder_name_is_refused(project, run_id, tried):
+    with pytest.raises(ChromaccError, match="run id") as caught:
         run("tiny", run_id=run_id, root=project)
+    tried(f"the run id {run_id!r}", caught)
 
 
-def test_a_damaged_record_is_refused_by_name(project):
+def test_a_damaged_record_is_refused_by_name(project, tried):
     folder = project / "reports" / "tiny"
     folder.mkdir(parents=True)
     (folder / "run.json").write_text('{"stages": ')
-    with pytest.raises(ChromaccError, match="run.json: no JSON"):
+    with pytest.raises(ChromaccError, match="run.json: no JSON") as caught:
         run("tiny", root=project)
+    tried("a damaged run.json", caught)
 
 
 def test_no_notebooks_is_an_error(tmp_path):
@@ -530,12 +581,13 @@ def test_overrides_take_the_declared_type(declared, text, value):
         ("model={1: 2}", "names with values"),
     ],
 )
-def test_an_ill_typed_value_is_refused(declared, text, wanted):
-    with pytest.raises(ChromaccError, match=f"(?s)parameter '{text.split('=')[0]}' .*must be .*{wanted}"):
+def test_an_ill_typed_value_is_refused(declared, text, wanted, tried):
+    with pytest.raises(ChromaccError, match=f"(?s)parameter '{text.split('=')[0]}' .*must be .*{wanted}") as caught:
         check_settings(parse_overrides([text]), declared)
+    tried(f"--set {text}", str(caught.value).splitlines()[0])
 
 
-def test_unknown_parameters_are_refused_with_the_nearest_names(declared):
+def test_unknown_parameters_are_refused_with_the_nearest_names(declared, tried):
     with pytest.raises(ChromaccError) as caught:
         check_settings(parse_overrides(["epoch=3", "lerning_rate=1", "zzz=1"]), declared)
     message = str(caught.value)
@@ -543,6 +595,7 @@ def test_unknown_parameters_are_refused_with_the_nearest_names(declared):
     assert "did you mean 'learning_rate'?" in message
     assert "unknown parameter 'zzz' (--set)\n" in message
     assert "known parameters: epochs, label, learning_rate, model, quick, tfs" in message
+    tried("parameters that are misspelt", message)
 
 
 @pytest.mark.parametrize(
@@ -569,24 +622,27 @@ def test_a_malformed_override_is_refused(overrides, message):
         ("!!python/object/apply:os.getcwd []\n", "not a readable YAML"),
     ],
 )
-def test_a_malformed_profile_is_refused_by_name(tmp_path, content, message):
+def test_a_malformed_profile_is_refused_by_name(tmp_path, content, message, tried):
     (tmp_path / "mine.yaml").write_text(content)
-    with pytest.raises(ChromaccError, match=f"(?s)mine.yaml.*{message}"):
+    with pytest.raises(ChromaccError, match=f"(?s)mine.yaml.*{message}") as caught:
         read_profile("mine", tmp_path)
+    tried(f"a profile {content!r}", caught)
 
 
-def test_a_profile_may_be_empty_have_a_byte_order_mark_or_be_a_path(tmp_path):
+def test_a_profile_may_be_empty_have_a_byte_order_mark_or_be_a_path(tmp_path, tried):
     (tmp_path / "empty.yaml").write_text("# nothing\n")
     (tmp_path / "bom.yaml").write_text("\ufeffn: 3\r\n", encoding="utf-8")
     assert read_profile("empty", tmp_path) == ("empty", {})
     name, settings = read_profile(str(tmp_path / "bom.yaml"), tmp_path / "elsewhere")
     assert name == "bom" and settings["n"].value == 3
+    tried("a profile with byte-order mark and CRLF", "read")
 
 
-def test_an_unknown_profile_is_refused_with_the_nearest_name(tmp_path):
+def test_an_unknown_profile_is_refused_with_the_nearest_name(tmp_path, tried):
     (tmp_path / "pilot.yaml").write_text("")
-    with pytest.raises(ChromaccError, match="no profile 'pilto'. Did you mean 'pilot'"):
+    with pytest.raises(ChromaccError, match="no profile 'pilto'. Did you mean 'pilot'") as caught:
         read_profile("pilto", tmp_path)
+    tried("a profile that is not there", str(caught.value).split(" (in")[0])
 
 
 def test_an_ill_typed_profile_stops_before_anything_runs(project):

@@ -1,23 +1,20 @@
 """Pages that leave the lab: offline, escaped, with alt text, and honest about what is missing."""
 
-import base64
 import json
 import re
-import shutil
-import struct
-import subprocess
 from html.parser import HTMLParser
 
 import nbformat
 import pandas as pd
 import pytest
+from browser import CHROMIUM, assert_page_opens, needs_chromium, open_browser  # noqa: F401
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from chromacc_lib import ChromaccError, report
 
 HOSTILE = "<script>alert('x')</script>"
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PAGE = "<!DOCTYPE html><meta name=viewport content='width=device-width'><link rel=icon href='data:,'><p>Text</p>{}"
 
 
 class Links(HTMLParser):
@@ -63,7 +60,7 @@ def metrics(simulated=True):
     return {
         "simulated": simulated,
         "threshold": 0.5,
-        "verdict": "The model beats the average & boosting.",
+        "verdict": "The model beats the average & boosting. It ranks better. It is the third sentence.",
         "headline": {"quadrant": quadrant, "skill": estimate(0.412)},
         "quadrants": {
             seen: {"skill": estimate(0.5), "pearson": estimate(0.9)},
@@ -71,10 +68,15 @@ def metrics(simulated=True):
         },
         "baselines": {
             "average": {quadrant: {"skill": estimate(0.0, 0.0, 0.0)}},
-            "boosting": {quadrant: {"skill": estimate(-3.0)}},
+            "boosting": {quadrant: {"skill": estimate(-3.0), "model_skill": estimate(0.85), "mse": estimate(0.2)}},
+            "ridge": {quadrant: {"skill": estimate(0.4), "model_skill": estimate(0.05), "mse": estimate(0.2)}},
+            "oracle": {quadrant: {"skill": estimate(0.9), "model_skill": estimate(-5.0), "mse": estimate(0.2)}},
             "kmer": {quadrant: {"skill": estimate(-0.2), "rows": 6, "of_rows": 9, "partly": "6 of 9 rows"}},
             "nearest": {quadrant: {"undefined": "nearest has no prediction in 3 of 9 rows"}},
         },
+        "recalibration": {"sentence": "Temperature 1.08."},
+        "conformal": {"undefined": "no measured score"},
+        "notes": ["The headline's intervals rest on 3 unseen cell types."],
         "ceiling": {
             "kind": "truth",
             "sentence": "The model reaches 70% of it.",
@@ -190,14 +192,51 @@ def test_index_of_a_finished_run(finished):
     assert shown.strip().startswith("SIMULATED DATA"), "the first line says what data this is"
     assert "The model beats the average &amp; boosting." in shown
     assert "0.412" in shown and "95% interval 0.312 to 0.512" in shown
-    assert "boosting" in shown and "-3 [-3.1, -2.9]" in shown
-    assert "nearest has no prediction in 3 of 9 rows" in shown and "kmer (6 of 9 rows)" in shown
-    assert "3: 2 train, 1 test" in shown and "chrtest" in shown
+    assert "boosting −3.00 [−3.10, −2.90] +0.850 [+0.750, +0.950] beaten" in shown
+    assert "ridge 0.400 [0.300, 0.500] +0.050 [−0.050, +0.150] not told apart" in shown
+    assert "oracle 0.90 [0.80, 1.00] −5.00 [−5.10, −4.90] beats the model" in shown
+    assert shown.count("It is the third sentence.") == 1 and "intervals rest on 3 unseen" in shown
+    assert "Temperature 1.08." in shown and "Not known: no measured score." in shown
+    assert "nearest has no prediction in 3 of 9 rows" in shown and "k-mers (6 of 9 rows)" in shown
+    assert "3: 2 train, 1 test" in shown and "on chrtest" in shown
     assert "The model reaches 70% of it." in shown
     assert "1 ok of 1 checks" in shown
     assert "not defined here" in shown, "a metric that one quadrant lacks"
     assert "Missing" not in shown.replace("Missing: the dataset has not been finished", "")
     assert "The first 10 of 12" in shown
+
+
+def test_a_skill_without_an_interval_is_no_mark(finished):
+    content = metrics()
+    content["headline"]["skill"] = {"value": 0.4, "low": None, "high": None}
+    (finished / "evaluation_metrics.json").write_text(json.dumps(content))
+    assert report._forest(content)[0]["undefined"] == "0.4, without an interval"
+    assert "0.4, without an interval" in report.write_index(finished).read_text()
+
+
+def test_four_figures_a_calibration_and_the_motifs_in_their_places(finished):
+    def cell(tag, caption):
+        output = new_output("display_data", {"image/png": PNG}, metadata={"image/png": {"alt": caption}})
+        return [new_markdown_cell(f"## {caption}"), new_code_cell("x", outputs=[output], metadata={"tags": [tag]})]
+
+    tags = ["report-figure"] * 6 + ["report-calibration", "report-motifs", "other"]
+    cells = [c for i, tag in enumerate(tags) for c in cell(tag, f"{tag} {i}")]
+    nbformat.write(new_notebook(cells=cells), finished / "03_evaluation.ipynb")
+    text = report.write_index(finished).read_text()
+    assert Links(text).alts == [*(f"report-figure {i}" for i in range(4)), "report-calibration 6", "report-motifs 7"]
+    assert text.index("Are its probabilities honest?") < text.index("report-calibration 6") < text.index("Motifs that the")
+
+
+def test_tracks_that_curation_read_stand_there_with_their_checksums(finished, tmp_path):
+    dataset = tmp_path / "dataset"
+    dataset.mkdir()
+    columns = "cell_type\tkind\ttarget\tpath_or_url\tmd5\tassembly\turl\tbytes"
+    (dataset / "manifest.lock.tsv").write_text(f"{columns}\nA\thistone\tH3K4me3\t{HOSTILE}.bw\t{'cd' * 16}\thg38\t\t12\n")
+    record = json.loads((finished / "run.json").read_text())
+    record["parameters"]["dataset_dir"] = str(dataset)
+    (finished / "run.json").write_text(json.dumps(record))
+    text = report.write_index(finished).read_text()
+    assert "cd" * 16 in text and "<strong>histone marks</strong>: H3K4me3" in text and Links(text).scripts == 0
 
 
 def test_index_escapes_names_from_outside(finished):
@@ -208,14 +247,6 @@ def test_index_escapes_names_from_outside(finished):
         text.count("&lt;script&gt;alert(") >= 6
     )  # figure, heading, motif, prediction, parameter, input, cell type
     assert page.alts == [f'Skill "{HOSTILE}"']
-
-
-@pytest.mark.parametrize("width, height, wide", [(900, 300, True), (600, 300, False), (300, 900, False)])
-def test_a_wide_figure_takes_the_whole_width(width, height, wide):
-    header = (
-        b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", width, height) + b"\x08\x06\x00\x00\x00"
-    )
-    assert report.Figure(base64.b64encode(header).decode(), "", "", "").wide is wide
 
 
 def test_index_says_what_is_missing(bare):
@@ -236,9 +267,10 @@ def test_index_says_what_is_missing(bare):
 
 
 def test_a_value_left_of_the_chart_is_an_arrow_and_no_mark(finished):
-    assert [row.get("cut") for row in report._forest(metrics())] == [False, False, True, False, None]
+    cut = {row["label"]: row.get("cut") for row in report._forest(metrics())}
+    assert [name for name, is_cut in cut.items() if is_cut] == ["boosting"] and cut["nearest training cell type"] is None
     text = report.write_index(finished).read_text()
-    assert text.count("<polygon") == 1 and text.count('y1="3" y2="17"') == 3
+    assert text.count("<polygon") == 1 and text.count('y1="3" y2="17"') == 5
 
 
 def test_real_data_is_called_real(finished):
@@ -270,8 +302,10 @@ def test_a_damaged_file_is_named(finished):
         report.write_index(finished)
 
 
-def test_headline_warns_of_an_older_verdict(finished):
-    assert report.headline(finished) == "The model beats the average & boosting."
+def test_the_headline_is_one_line_and_warns_when_it_is_older(finished):
+    assert report.headline(finished) == (
+        "skill +0.412 (95% interval +0.312 to +0.512) over the training-cell-type average, "
+        "unseen cell type × unseen chromosome; simulated data; diagnosis: healthy")
     record = json.loads((finished / "run.json").read_text())
     record["stages"]["03_evaluation"]["state"] = "outdated"
     (finished / "run.json").write_text(json.dumps(record))
@@ -315,32 +349,34 @@ def test_a_notebooks_page_is_offline_and_escaped(tmp_path):
     assert "a &lt; b" in text
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the pages are not looked at in a browser")
-def test_pages_open_in_a_browser_without_network(finished):
+@needs_chromium
+def test_pages_open_in_a_browser_without_network(finished, browser):
     executed_notebook(finished / "01_data_curation.ipynb")
     report.export_page(finished / "01_data_curation.ipynb", finished / "01_data_curation.html", True)
-    index = report.write_index(finished)
-    for page in (index, finished / "01_data_curation.html"):
-        done = subprocess.run(
-            [
-                CHROMIUM,
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--enable-logging=stderr",
-                "--v=0",
-                "--host-resolver-rules=MAP * ~NOTFOUND",
-                f"--user-data-dir={finished / 'browser'}",
-                "--dump-dom",
-                page.as_uri(),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert "</main>" in done.stdout, done.stderr
-        assert "SIMULATED DATA" in done.stdout
-        assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    for page in (report.write_index(finished), finished / "01_data_curation.html"):
+        assert "SIMULATED DATA" in assert_page_opens(browser, page)["text"]
+
+
+@needs_chromium
+@pytest.mark.parametrize("fault, told", [
+    ("<img src='https://example.org/logo.png' alt='logo'>", "request failed|ERR_INTERNET|ERR_NAME"),
+    ("<script src='beside.js'></script>", "ERR_FILE_NOT_FOUND"),
+    ("<script>console.error('no figure')</script>", "no figure"),
+    ("<script>nothing.at.all</script>", "exception"),
+    ("<img src='data:image/png;base64,AAAA' alt='broken'>", "'width': 0"),
+    (f"<img src='data:image/png;base64,{PNG}'>", "'alt': ''"),
+    ("<p style='width: 800px'>wide</p>", "P"),
+])  # fmt: skip
+def test_a_page_with_a_fault_does_not_pass(tmp_path, browser, fault, told):
+    (tmp_path / "page.html").write_text(PAGE.format(fault))
+    with pytest.raises(AssertionError, match=told):
+        assert_page_opens(browser, tmp_path / "page.html")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as one:
+        yield one
 
 
 def test_windows_are_those_of_the_dataset_not_the_sample_that_was_predicted(tmp_path):
@@ -349,7 +385,7 @@ def test_windows_are_those_of_the_dataset_not_the_sample_that_was_predicted(tmp_
     dataset.mkdir()
     pd.DataFrame({"cell_type": ["a", "b"], "cell_type_split": ["train", "test"], "window": [0, 1],
                   "window_split": ["train", "test"], "chrom": ["chr1", "chr2"]}).to_parquet(run / "predictions.parquet")  # fmt: skip
-    facts = lambda: dict(report._data_facts(run, {"parameters": {"dataset_dir": str(dataset)}}))
+    facts = lambda: dict(report._data_facts(run, {"parameters": {"dataset_dir": str(dataset)}}, []))
     assert facts()["windows predicted"] == "2: 1 train, 1 test" and "windows" not in facts()
     (dataset / "curation.json").write_text(json.dumps({"windows": {"train, peak": 1500, "train, background": 20, "test, peak": 7}}))
     assert facts()["windows"] == "1,527: 1,520 train, 7 test" and "windows predicted" not in facts()

@@ -9,8 +9,9 @@ import torch
 from test_collapse import make_arrays, make_predictions
 
 from chromacc_lib import ChromaccError, zoo
+from chromacc_lib.causes import CAUSES, GROUPS
 from chromacc_lib.checks_generalisation import peak_shape
-from chromacc_lib.checks_labels import agreement, displacement
+from chromacc_lib.checks_labels import agreement, displacement, scanned
 from chromacc_lib.cli import main
 from chromacc_lib.collapse import diagnose
 from chromacc_lib.faults import Fault, Run
@@ -62,7 +63,8 @@ def planted_in(known, fault, strength, seed=101):  # not the seed of the dataset
 
 # --- the data ----------------------------------------------------------------------------------------------------
 # Of the three tracks here, three exchanged are all of them: then it is the labels that stand in the wrong cell type.
-CASES = [(f, s) for f in DATA_FAULTS for s in (1, 3) if f.stage == "training" and (f.name, s) != ("tracks exchanged", 3)]
+CASES = [(f, s) for f in DATA_FAULTS for s in (1, 3) if f.stage == "training" and (f.name, s) != ("tracks exchanged", 3)
+         and f.name != "noise with the shape of peaks"]  # which cannot be told from labels out of order: see below
 
 
 @pytest.mark.parametrize(("fault", "strength"), CASES, ids=lambda value: getattr(value, "name", str(value)))
@@ -91,6 +93,54 @@ def test_displacement_by_hand():
     assert [scan.peak() for scan in displacement(windows, tracks, tracks[..., 0])] == [0]
     assert [scan.peak() for scan in displacement(windows, tracks, -np.roll(tracks[..., 0], 7, axis=0))] == [7]
     assert [scan.peak() for scan in displacement(windows, tracks, rng.normal(size=(300, 3)))] == [None]
+
+
+def test_a_shift_beyond_the_first_scan_is_found():
+    rng = np.random.default_rng(1)
+    windows = pd.DataFrame({"chrom": np.repeat(["chr1", "chr2", "chr3"], 400), "start": np.tile(np.arange(400) * 100, 3)})
+    windows["end"] = windows["start"] + 100
+    tracks = rng.normal(size=(1200, 3, 2))
+    score = tracks[..., 0].reshape(3, 400, 3)
+    score = np.stack([np.roll(score[0], 150, axis=0), np.roll(score[1], -90, axis=0), score[2]]).reshape(1200, 3)
+    near, far = ({scan.chrom: scan.peak() for scan in scan_by(windows, tracks, score)} for scan_by in (displacement, scanned))
+    assert near == {"chr1": None, "chr2": None, "chr3": 0} and far == {"chr1": 150, "chr2": -90, "chr3": 0}
+
+
+def test_noise_that_looks_measured_is_named_beside_labels_out_of_order(known):
+    """Nothing in the dataset tells the two apart, so both are named, and what would."""
+    fault = next(f for f in DATA_FAULTS if f.name == "noise with the shape of peaks")
+    run = planted_in(known, fault, 3)
+    found = diagnose(run.predictions, arrays=run.arrays)
+    assert {found.cause, *found.alternatives} >= {"labels permuted within cell types", fault.cause,
+                                                  "wrong assembly or chromosome naming"}
+    assert found.confidence == "low" and "Join the labels to the windows again" in found.sentence
+    assert not any(line.startswith("Not 'wrong assembly") for line in found.evidence_against)
+
+
+def test_a_leak_into_one_cell_type_is_found(known):
+    arrays = known[0].arrays
+    histone = arrays.histone.copy()
+    histone[:, 4, 0] = arrays.accessibility[:, 4, :, None]
+    run = replace(known[0], arrays=replace(arrays, histone=histone))
+    found = diagnose(run.predictions, arrays=run.arrays)
+    assert found.cause == "an input is the label (leak)" and "in cell_4" in found["label leak"].sentence
+    assert found["label leak"].detail["leaks"] == [f"{arrays.histone_marks[0]} in cell_4"]
+
+
+def test_a_cell_type_without_tracks_is_named_where_nothing_of_its_own_is_predicted(known):
+    arrays, signal = known[0].arrays, known[1]
+    test = int(np.flatnonzero(arrays.cell_types["split"] == "test")[0])
+    changed = {}
+    for name in ("histone", "tf"):
+        changed[f"{name}_observed"] = getattr(arrays, f"{name}_observed").copy()
+        changed[f"{name}_observed"][:, test] = False
+    arrays, name = replace(arrays, **changed), arrays.cell_types["cell_type"].iloc[test]
+    well = diagnose(known[0].predictions, arrays=arrays)
+    assert well.verdict == "healthy" and well["missing tracks"].verdict == "warn"
+    average = signal.copy()
+    average[:, test] = signal[:, arrays.train_mask].mean(axis=1)
+    found = diagnose(make_predictions(arrays, average), arrays=arrays)
+    assert found.cause == "constant, empty or missing tracks" and f"no track at all in {name}" in found.sentence
 
 
 def test_agreement_counts_repressive_tracks_and_skips_unknown_ones():
@@ -219,23 +269,27 @@ def test_a_reduced_run_is_stretches_of_chromosomes_and_the_same_each_time():
 
 def test_confusion_is_a_diagonal_where_all_are_named():
     table = pd.DataFrame({"planted": ["a", "a", "b", "b"], "named": ["a", "a", "b", "c"], "named_first": [True] * 3 + [False],
-                          "fault": ["f", "f", "g", "g"], "group": "data", "seconds": 1.0})
+                          "fault": ["f", "f", "g", "g"], "group": "data", "warned_epoch": [0, 2, 0, 0], "seconds": 1.0})
     counts = zoo.confusion(table)
     assert list(counts.columns) == ["a", "b", "c"] and counts.to_numpy().tolist() == [[2, 0, 0], [0, 1, 1]]
-    assert zoo.summarise_zoo(table)["named_otherwise"].tolist() == ["", "1 x c"]
+    summary = zoo.summarise_zoo(table)
+    assert summary["named_otherwise"].tolist() == ["", "1 x c"] and summary["warned"].tolist() == [1, 0]
 
 
 def test_the_list_of_faults_is_whole():
     for fault in zoo.FAULTS.values():
         assert isinstance(fault, Fault) and len(fault.strengths) == 3 and fault.stage in ("training", "prediction", "diagnosis")
-    assert len(zoo.FAULTS) >= 21
+    assert len(zoo.FAULTS) == 43 and {fault.group for fault in zoo.FAULTS.values()} == set(GROUPS)
+    named = {cause.name for cause in CAUSES}
+    assert {fault.cause for fault in zoo.FAULTS.values()} <= named
 
 
 def test_the_command_goes_on_where_it_stopped(curated, tmp_path, capsys):
     command = ["zoo", str(curated[1]), "--out", str(tmp_path), "--seeds", "1", "--strengths", "3", "--workers", "1"]
     main([*command, "--healthy", "1", "--faults", "few windows"])
     first = pd.read_csv(tmp_path / "zoo.csv")
-    assert list(first["fault"]) == ["healthy", "few windows"] and "2 cases, 0 done before" in capsys.readouterr().out
+    assert list(first["fault"]) == ["healthy", "few windows"] and list(first["warned_epoch"]) == [0, 0]
+    assert "2 cases, 0 done before" in capsys.readouterr().out
     main([*command, "--healthy", "1", "--faults", "few windows", "reads GC"])
     second = pd.read_csv(tmp_path / "zoo.csv")
     assert "3 cases, 2 done before" in capsys.readouterr().out and len(second) == 3

@@ -14,12 +14,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyBigWig
 
-MB, CHROMS, STEP, PEAK_EVERY = 250, 5, 200, 5_000
+STEP, PEAK_EVERY = 200, 5_000
+SIZES = {f"chr{i}": 50_000_000 for i in range(1, 6)}
 CELLS = ("A", "B", "C", "D")
 TRACKS = (("accessibility_signal", "accessibility"), ("histone", "H3K27ac"), ("histone", "H3K4me1"),
           ("histone", "H3K4me3"), ("tf", "CTCF"))
@@ -78,37 +80,35 @@ def memory_mib() -> float:
     return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1024
 
 
-def write_files(folder: Path) -> None:
-    """Write genome, five bigWigs under four names each, peaks and manifest."""
+def write_files(folder: Path, cells: Sequence[str] = CELLS, sizes: Mapping[str, int] = SIZES) -> None:
+    """Write a genome of these {chromosome: bp}, five bigWigs under a name for each cell type, peaks and manifest."""
     if (folder / "tracks.tsv").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
-    size = MB * 1_000_000 // CHROMS
-    chroms = [f"chr{i + 1}" for i in range(CHROMS)]
     with open(folder / "genome.fa", "wb") as handle:
-        for chrom in chroms:
+        for chrom, size in sizes.items():
             letters = rng.choice(np.frombuffer(b"ACGT", np.uint8), (size // 50, 50))
             lines = np.hstack([letters, np.full((len(letters), 1), ord("\n"), np.uint8)])
             handle.write(f">{chrom}\n".encode() + lines.tobytes())
-    starts = np.arange(0, size, STEP, dtype=np.int64)
     rows = ["cell_type\tassay\ttarget\tkind\tpath_or_url\tassembly"]
     for kind, target in TRACKS:
-        first = folder / f"{CELLS[0]}_{target}.bw"
+        first = folder / f"{cells[0]}_{target}.bw"
         with pyBigWig.open(str(first), "w") as bigwig:
-            bigwig.addHeader([(chrom, size) for chrom in chroms])
-            for chrom in chroms:
+            bigwig.addHeader(list(sizes.items()))
+            for chrom, size in sizes.items():
+                starts = np.arange(0, size, STEP, dtype=np.int64)
                 values = np.round(rng.gamma(2, 0.5, len(starts)) * np.where(starts % PEAK_EVERY < 600, 8, 1), 2)
                 bigwig.addEntries([chrom] * len(starts), starts, ends=starts + STEP, values=values)
-        for cell in CELLS:
+        for cell in cells:
             path = folder / f"{cell}_{target}.bw"
             if path != first and not path.exists():
                 os.link(first, path)
             rows.append(f"{cell}\tmade up\t{target}\t{kind}\t{path.name}\tmade1")
-    at = np.arange(0, size - PEAK_EVERY, PEAK_EVERY)
-    for cell in CELLS:
-        kept = {chrom: at[rng.random(len(at)) < 0.8] for chrom in chroms}
-        lines = [f"{chrom}\t{start}\t{start + 600}" for chrom in chroms for start in kept[chrom] + 1_000]
+    for cell in cells:
+        at = {chrom: np.arange(0, size - PEAK_EVERY, PEAK_EVERY) for chrom, size in sizes.items()}
+        kept = {chrom: starts[rng.random(len(starts)) < 0.8] for chrom, starts in at.items()}
+        lines = [f"{chrom}\t{start}\t{start + 600}" for chrom, starts in kept.items() for start in starts + 1_000]
         (folder / f"{cell}.bed").write_text("\n".join(lines) + "\n")
         rows.append(f"{cell}\tmade up\taccessibility\taccessibility_peaks\t{cell}.bed\tmade1")
     (folder / "tracks.tsv").write_text("\n".join(rows) + "\n")

@@ -2,13 +2,14 @@
 
     python tests/benchmarks/kill_notebooks.py [--times 10] [--profile smoke] [--seed 1]
 
-An undisturbed run comes first. Then each stage is killed so many times, while its notebook runs, and let end; what the two
-runs wrote is compared byte by byte, and where bytes differ (files that hold times), value by value. Exit status 1 where a
-value differs. It takes some minutes a kill of the longer stages: it is no part of the test suite, whose own kills are in
-tests/test_faults.py.
+An undisturbed run comes first. Then each stage is killed so many times, while its notebook runs, and let end: in turn
+the process of `chromacc run` is killed, its kernel, and both. What the two runs wrote is compared byte by byte, and where
+bytes differ (files that hold times), value by value. Exit status 1 where a value differs. The test suite's own kills are
+in tests/test_faults.py.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -22,7 +23,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 
+TARGETS = ("run", "kernel", "both")
 TIMES = {"seconds", "samples_per_second", "share_waiting_for_data", "created", "seconds_total"}  # columns and keys
 
 
@@ -45,8 +48,8 @@ def to_the_end(line: list[str]) -> None:
         raise SystemExit(f"{' '.join(line)} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
 
 
-def kill_in(stage: str, takes: float, line: list[str], base: Path, draw: random.Random) -> bool:
-    """Start a run, and kill it at a random moment of a stage; False: it had ended by then."""
+def kill_in(stage: str, takes: float, line: list[str], base: Path, draw: random.Random, target: str) -> bool:
+    """Start a run, and kill what `target` names of it at a random moment of a stage; False: it had ended by then."""
     before = record(base).get(stage, {}).get("started")
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
@@ -56,11 +59,19 @@ def kill_in(stage: str, takes: float, line: list[str], base: Path, draw: random.
         time.sleep(0.05)
     try:
         process.wait(draw.uniform(0, takes))
+        return False
     except subprocess.TimeoutExpired:
-        os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    time.sleep(1.5)  # times are kept in seconds, and the kernel looks once a second whether it is alone
-    return process.returncode == -signal.SIGKILL
+        kernels = [child.pid for child in psutil.Process(process.pid).children() if "ipykernel" in " ".join(child.cmdline())]
+    for pid in [process.pid] * (target != "kernel") + kernels * (target != "run"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return process.wait() != 0
+
+
+def begin_anew(stage: str, base: Path) -> None:
+    """Remove what a stage wrote, since it came to its end before it was killed."""
+    for path in map(Path, record(base)[stage]["outputs"]):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def values(path: Path) -> object:
@@ -117,15 +128,18 @@ def main() -> int:
         line, takes, kills, tries = command(options.profile, base, "--until", stage), undisturbed[stage]["seconds"], 0, 0
         while kills < options.times and tries < 4 * options.times:
             tries += 1
-            if kill_in(stage, takes, line, base, draw):
+            if kill_in(stage, takes, line, base, draw, TARGETS[kills % 3]):
                 kills += 1
-            else:  # it came to its end: begin the stage anew
-                line = command(options.profile, base, "--only", stage, "--force")
+            else:
+                begin_anew(stage, base)
         to_the_end(command(options.profile, base, "--until", stage))
         equal, but_times, differ = compare(stage, record(base), undisturbed, base, kept)
         failed |= bool(differ) or kills < options.times
         print(f"{stage:<28}{takes:>9.1f}{kills:>7}{equal:>13}  {', '.join(but_times) or '-'}; {', '.join(differ) or '-'}", flush=True)
-    shutil.rmtree(folder)
+    if failed:
+        print(f"kept: {folder}")
+    else:
+        shutil.rmtree(folder)
     return int(failed)
 
 
