@@ -25,7 +25,7 @@ from chromacc_lib.confirmation import Effect
 from chromacc_lib.dataset import Arrays
 from chromacc_lib.motifs import Pattern, write_patterns
 
-__all__ = ["Places", "attention_maps", "choose_places", "expression_of", "motif_table", "require_interpretable", "rollout",
+__all__ = ["Places", "attention_maps", "bound_at", "choose_places", "expression_of", "motif_table", "require_interpretable", "rollout",
            "save_interpretation", "write_contributions"]  # fmt: skip
 
 LEVEL = 0.05  # adjusted p at which a claim counts as confirmed
@@ -91,6 +91,32 @@ def expression_of(tfs: Sequence[str], expression: pd.DataFrame) -> pd.Series | N
     genes = {gene.upper(): gene for gene in expression.columns}
     known = [genes[tf] for tf in tfs if tf in genes]
     return expression[known[0]].dropna() if known else None
+
+
+def bound_at(patterns: Sequence[Pattern], matches: pd.DataFrame, arrays: Arrays, windows: np.ndarray) -> pd.Series:
+    """Is a pattern's TF bound where its seqlets stand? "yes", "no", or "no track", by pattern.
+
+    windows: index in the dataset of the rows that seqlets name. The TF is the best match that has a track. Its mean signal
+    in the bins of the seqlets is compared with that of the same windows' other bins, each the mean over the cell types in
+    which the track was measured: yes, where it is higher, by a paired t-test over seqlets (one-sided, p <= 0.05).
+    """
+    known, verdicts = [tf.upper() for tf in arrays.tfs], {}
+    for pattern in patterns:
+        here = matches[matches["pattern"] == pattern.name]
+        track = next((known.index(tf) for tfs in here["tfs"] for tf in tfs if tf in known), None)
+        if track is None or len(pattern.seqlets) < 2:
+            verdicts[pattern.name] = "no track"
+            continue
+        rows, n_bins = windows[pattern.seqlets["window"].to_numpy()], arrays.tf.shape[3]
+        centre = (pattern.seqlets["start"] + pattern.seqlets["end"]).to_numpy() / 2
+        at = (centre * n_bins // arrays.sequence.shape[1]).astype(int).clip(0, n_bins - 1)
+        seen = arrays.tf_observed[rows, :, track]  # (n, C)
+        signal = np.where(seen[..., None], arrays.tf[rows, :, track, :, 0], 0).sum(1) / seen.sum(1).clip(min=1)[:, None]  # (n, T)
+        there = signal[np.arange(len(rows)), at]
+        elsewhere = (signal.sum(1) - there) / (n_bins - 1)
+        raised = np.ptp(there - elsewhere) > 0 and stats.ttest_rel(there, elsewhere, alternative="greater").pvalue <= LEVEL
+        verdicts[pattern.name] = "yes" if raised else "no"
+    return pd.Series(verdicts, dtype=object)
 
 
 def motif_table(
