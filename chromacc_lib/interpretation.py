@@ -18,14 +18,13 @@ import pyBigWig
 from scipy import stats
 
 from chromacc_lib import ChromaccError
-from chromacc_lib.attention import attention_maps, rollout
 from chromacc_lib.attribution import Attribution
 from chromacc_lib.bigwig import require_written
 from chromacc_lib.confirmation import Effect
 from chromacc_lib.dataset import Arrays
 from chromacc_lib.motifs import Pattern, write_patterns
 
-__all__ = ["Places", "attention_maps", "bound_at", "choose_places", "expression_of", "motif_table", "require_interpretable", "rollout",
+__all__ = ["Places", "bound_at", "choose_places", "expression_of", "motif_table", "require_interpretable",
            "save_interpretation", "write_contributions"]  # fmt: skip
 
 LEVEL = 0.05  # adjusted p at which a claim counts as confirmed
@@ -76,8 +75,9 @@ def choose_places(arrays: Arrays, predicted: np.ndarray, n_windows: int, n_cell_
                             "curate with some, or evaluate with seen_windows=0.")  # fmt: skip
     drawn = np.sort(np.random.default_rng(seed).choice(there, min(n_windows, len(there)), replace=False))
     cells = np.argsort(-predicted[drawn], axis=1, kind="stable")[:, :n_cell_types]
+    each = "the cell type" if cells.shape[1] == 1 else f"the {cells.shape[1]} cell types"
     return Places(drawn, cells, f"{len(drawn)} of {len(there)} peak windows that are predicted in all cell types, on "
-                  f"chromosomes that the model was not trained on, each in the {cells.shape[1]} cell types in which its predicted score is highest")  # fmt: skip
+                  f"chromosomes that the model was not trained on, each in {each} in which its predicted score is highest")  # fmt: skip
 
 
 # --- motifs and the cell types that express them -------------------------------------------------------------
