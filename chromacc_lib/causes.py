@@ -295,6 +295,10 @@ _LAST = (
     Cause("class-prior bias", "optimisation", "underperforming", ("positive rate",),
           "Move the log-odds by the difference that is named, and train on open and closed windows as they occur.",
           supports=("class prior",)),
+    Cause("behind simpler models", "model", "underperforming", ("floor",),
+          "What ridge regression or boosting read from the same inputs is there to be learned: train longer, with other "
+          "learning rates, and compare the baselines of the evaluation.",
+          supports=("follows its own cell type", "information left", "skill over the locus average")),
     Cause("worse than the locus average", "model", "underperforming", ("skill over the locus average",),
           "Compare with the baselines of the evaluation; the locus average alone is the better predictor here.",
           supports=("variance ratio",)),

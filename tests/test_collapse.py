@@ -247,6 +247,12 @@ def right_order_wrong_level(arrays, signal, rng):
     return arrays, make_predictions(arrays, signal + 3), make_history()
 
 
+def behind_ridge(arrays, signal, rng):
+    """Predictions that know as much as a third of what the tracks tell."""
+    own = signal + 1.5 * signal.std() * rng.normal(size=signal.shape)
+    return arrays, make_predictions(arrays, signal.mean() + 0.3 * (own - signal.mean())), make_history()
+
+
 PLANTED = {
     noise_labels: NO_SIGNAL, noise_labels_learned_by_heart: NO_SIGNAL,
     permuted_scores: "labels permuted within cell types",
@@ -263,7 +269,7 @@ PLANTED = {
     locus_average_only: "collapse to the locus average", gc_shortcut: "shortcut through GC content",
     seen_loci_only: "works on seen loci only", seen_cell_types_only: "learned on training cell types only",
     called_open_everywhere: "class-prior bias", stopped_early: "training stopped too early",
-    shrunk: "predictions shrunk or stretched", right_order_wrong_level: "predictions off in level",
+    behind_ridge: "behind simpler models", shrunk: "predictions shrunk or stretched", right_order_wrong_level: "predictions off in level",
     one_value_a_locus: "collapse to the locus average",
 }
 
