@@ -42,11 +42,20 @@ def history_checks(history: pd.DataFrame | None, table: Table) -> list[Check]:
     """
     if history is None:
         return [not_run(name, "optimisation", "no training history was given") for name in HISTORY_NAMES]
+    if not isinstance(history, pd.DataFrame):
+        raise ChromaccError(f"diagnose: the history is a {type(history).__name__}; needed: a pandas DataFrame of "
+                            "history.csv, one row an epoch.")
     validation = [name for name in ("validation_loss", "validation_mse") if name in history]
     if history.empty or "train_loss" not in history or not validation:
         raise ChromaccError(f"diagnose: the history has {len(history)} epochs and the columns "
                             f"{', '.join(history.columns)}; needed: epochs with train_loss and validation_loss or "
                             "validation_mse. Give history.csv as training wrote it.")
+    read = ("train_", "validation_", "grad_", "update_", "pull_", "learning_rate")
+    for name in history.columns[history.columns.str.startswith(read)]:
+        if not pd.api.types.is_numeric_dtype(history[name]):
+            raise ChromaccError(f"diagnose: column {name} of the history holds {history[name].iloc[0]!r} in its first row "
+                                "and is no column of numbers; needed: one number an epoch, NaN where there was none. Give "
+                                "history.csv as training wrote it.")
     losses = history[validation[0]].to_numpy(float)
     return [_check_divergence(history["train_loss"].to_numpy(float), losses), _check_spike(history),
             _check_warmup(history), *_check_updates(history), _check_exploding(history), _check_vanishing(history),

@@ -23,10 +23,10 @@ import xarray as xr
 from torch import nn
 
 from chromacc_lib import ChromaccError, plots
+from chromacc_lib.attention import attention_maps, rollout
 from chromacc_lib.batches import RegionData
 from chromacc_lib.dataset import Arrays, window_table, window_tracks
 from chromacc_lib.fit import TrainingProgress, training_progress
-from chromacc_lib.interpretation import attention_maps, rollout
 from chromacc_lib.look import Change, WhatIf, break_motif, insert_motif, matrix_of, place_of, view_window
 from chromacc_lib.model import MODALITIES
 

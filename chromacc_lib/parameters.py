@@ -23,7 +23,6 @@ from chromacc_lib.problems import YAML_ERRORS
 __all__ = ["Parameter", "Setting", "declared_parameters", "read_profile", "parse_overrides", "check_settings"]
 
 
-
 class Parameter(NamedTuple):
     """One line of a notebook's `parameters` cell."""
 

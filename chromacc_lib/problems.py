@@ -11,7 +11,8 @@ from chromacc_lib import ChromaccError
 
 __all__ = ["YAML_ERRORS", "FileProblem", "Problem", "machine_remedy", "problem_of", "require_no_problems", "written_by"]
 
-# besides its own, PyYAML raises what the values are made with: dates that are none, keys that are lists, `!!int ""`
+
+# besides its own, PyYAML raises what values are made with: for dates that are none, keys that are lists, `!!int ""`
 YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 MACHINE = {  # what an error of the machine is called by Python, numpy, torch, zarr, safetensors and arrow: its remedy
     r"No space left|File too large|Disk quota|Errno (27|28|122)\b|StorageFull|FileTooLarge": (
