@@ -13,21 +13,29 @@ import pandas as pd
 from chromacc_lib.problems import Problem
 from chromacc_lib.sources import data_lines
 
-__all__ = ["chromosome_names", "read_intervals"]
+__all__ = ["RENAMED", "chromosome_names", "read_intervals", "renaming_note"]
+
+RENAMED = "chromosomes are read by other names than the file's"
 
 
 def read_intervals(path: str | Path,
-                   sizes: Mapping[str, int] | None = None) -> tuple[pd.DataFrame, list[Problem]]:
+                   sizes: Mapping[str, int] | None = None,
+                   aliases: Mapping[str, str] | None = None) -> tuple[pd.DataFrame, list[Problem]]:
     """Read BED3 to narrowPeak, plain or gzipped; return its good rows, in their order, and every problem.
 
     Columns: line, chrom, start, end, strength (narrowPeak and broadPeak: signalValue; BED: score, 0 where
     there is none), summit (narrowPeak's own, else the midpoint); a file of ten columns is narrowPeak. sizes:
-    {chromosome: length} of the genome, checked if given. Raises FileProblem when the file cannot be read at all.
+    {chromosome: length} of the genome, checked if given. aliases: of chromosomes, see `genome.genome_aliases`; they are
+    then called as the genome calls them, and a note says so. Raises FileProblem when the file cannot be read at all.
     """
     path = Path(path)
     lines = data_lines(path)
     problems: list[Problem] = []
     table = _interval_table(path, lines, problems)
+    if aliases and len(table):
+        renamed = {name: aliases[name] for name in dict.fromkeys(table["chrom"]) if name in aliases}
+        problems += renaming_note(path, renamed)
+        table["chrom"] = table["chrom"].replace(renamed)
     if sizes is not None and len(table):
         problems += chromosome_names(path, dict.fromkeys(table["chrom"]), sizes, "intervals")
         length = table["chrom"].map(sizes)
@@ -79,8 +87,8 @@ def _interval_table(path: Path, lines: list[tuple[int, str]], problems: list[Pro
     raw = _drop(raw, path, problems, raw[width - 1].isna(), "rows with missing columns",
                 f"{width} columns in each row", "The file may be cut; fetch it again.", got=width - 1)
     for column in (1, 2):
-        whole = raw[column].str.fullmatch(r"\s*-?\d+\s*")
-        raw = _drop(raw, path, problems, ~whole, "positions that are no whole numbers", "integers",
+        whole = raw[column].str.fullmatch(r"\s*-?[0-9]{1,18}\s*")  # of 64 bits
+        raw = _drop(raw, path, problems, ~whole, "positions that are no whole numbers", "integers of up to 18 digits",
                     "Correct the file.", got=column)
     table = pd.DataFrame({"line": raw["line"], "chrom": raw[0], "start": raw[1].astype("int64"),
                           "end": raw[2].astype("int64")})
@@ -145,10 +153,18 @@ def chromosome_names(path: str | Path, names: Iterable[str], sizes: Mapping[str,
     if renamed:
         return [Problem(
             str(path), 0, "chromosomes are named in another style than in the FASTA", shown, known,
-            f"Rename them in the file ({unknown[0]} is probably the FASTA's {_other_style(unknown[0])}), "
-            "or use a FASTA of the same style.")]
+            f"Rename them in the file ({unknown[0]} is probably the FASTA's {_other_style(unknown[0])}), use a FASTA of the "
+            "same style, or have them read by the FASTA's names: rename_chromosomes=true, --rename-chromosomes.")]
     return [Problem(str(path), 0, "no chromosome shared with the FASTA", shown, known,
                     "Use files of the FASTA's own assembly.")]
+
+
+def renaming_note(path: str | Path, renamed: Mapping[str, str]) -> list[Problem]:
+    """Return the note of chromosomes that are read by the genome's names, all of them; [] where none is."""
+    if not renamed:
+        return []
+    return [Problem(str(path), 0, RENAMED, ", ".join(f"{name} as {genome}" for name, genome in renamed.items()),
+                    "the FASTA's names", "rename_chromosomes asked for it.", fatal=False)]
 
 
 def _other_style(name: str) -> str:

@@ -8,10 +8,11 @@ one compiled pass, without Python's lock, so that threads read files side by sid
 import ctypes
 import struct
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import deflate._deflate
@@ -22,13 +23,14 @@ from chromacc_lib import ChromaccError
 from chromacc_lib.problems import FileProblem, Problem
 from chromacc_lib.sources import ByteSource, open_source
 
-__all__ = ["BigWig", "inflater", "merge_ranges", "open_bigwig", "read_bins", "require_written"]
+__all__ = ["NO_ALIASES", "BigWig", "inflater", "merge_ranges", "open_bigwig", "read_bins", "require_written"]
 
 BIGWIG_MAGIC, BIGBED_MAGIC, CHROM_TREE_MAGIC, RTREE_MAGIC = 0x888FFC26, 0x8789F2EB, 0x78CA8C91, 0x2468ACE0
 GZIP_MAGIC = b"\x1f\x8b"
 BLOCK_HEADER_BYTES = 24
 SOUND, CORRUPT, NOT_FINITE = range(3)  # what reading a block comes to
 WINDOWS_AT_ONCE = 4096  # whose sums stay in the cache; a block at the seam is inflated twice
+NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 READ_BYTES = 4 << 20   # compressed bytes held at once: bounds memory, and touches the disk in long strides
 
 _LEAF = np.dtype([("start_chrom", "<u4"), ("start", "<u4"), ("end_chrom", "<u4"), ("end", "<u4"),
@@ -48,7 +50,8 @@ class BigWig:
     """An open bigWig: header and chromosomes read, data untouched.
 
     chroms: {name: length in bp}, in the file's own numbering. covered: bases with data; minimum, total: of
-    the signal over them. buffer_bytes: the largest block, inflated; 0 = blocks are stored as they are.
+    the signal over them. buffer_bytes: the largest block, inflated; 0 = blocks are stored as they are. renamed: {name in
+    the file: name in `chroms`} of those that go by another one.
     """
 
     source: ByteSource
@@ -59,6 +62,7 @@ class BigWig:
     buffer_bytes: int
     index_offset: int
     zoom_indexes: tuple[int, ...]
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def __enter__(self) -> "BigWig":
         return self
@@ -117,17 +121,30 @@ class BigWig:
         return tuple(name for name, there in zip(self.chroms, present) if there)
 
 
-def open_bigwig(entry: str | Path) -> BigWig:
+def open_bigwig(entry: str | Path, aliases: Mapping[str, str] = NO_ALIASES) -> BigWig:
     """Open a bigWig by path or URL; read header, summary and chromosomes. Close it, or use `with`.
 
-    Raises ChromaccError that says what is wrong.
+    aliases: of chromosomes, see `genome.genome_aliases`; they are then called as the genome calls them. Raises
+    ChromaccError that says what is wrong.
     """
     source = open_source(entry)
     try:
-        return _read_header(source)
+        return _with_aliases(_read_header(source), aliases)
     except BaseException:
         source.close()
         raise
+
+
+def _with_aliases(bigwig: BigWig, aliases: Mapping[str, str]) -> BigWig:
+    """Return it with the chromosomes that have an alias under that name. Raises FileProblem where two get the same."""
+    renamed = {name: aliases[name] for name in bigwig.chroms if name in aliases}
+    if not renamed:
+        return bigwig
+    chroms = {renamed.get(name, name): length for name, length in bigwig.chroms.items()}
+    if len(chroms) < len(bigwig.chroms):
+        raise FileProblem(Problem(bigwig.source.name, 0, "one chromosome under two names", ", ".join(bigwig.chroms),
+                                  "each chromosome once", "Leave out rename_chromosomes, or write the file anew."))
+    return replace(bigwig, chroms=chroms, renamed=renamed)
 
 
 def require_written(path: Path) -> None:

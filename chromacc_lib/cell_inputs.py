@@ -5,15 +5,17 @@ Its accessibility, where the manifest has some, is not even opened.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from chromacc_lib import ChromaccError, project_path
+from chromacc_lib.bed import RENAMED
 from chromacc_lib.fetch import fetch
 from chromacc_lib.genes import read_gene_names
+from chromacc_lib.genome import genome_aliases
 from chromacc_lib.hub import ModelFolder, TrainingReference
 from chromacc_lib.manifest import (
     COLUMNS,
@@ -42,7 +44,7 @@ class CellTypeInputs:
 
     paths: bigWig by track, None = missing. files: what each is normalised by, of its own, None = missing.
     metadata: log2(TPM + 1), float32 (E,), NaN = missing. unused: rows of the manifest that the model does not
-    read, in words.
+    read, in words. aliases: of chromosomes, see `genome_aliases`; renamed: {file: which, in words}.
     """
 
     cell_type: str
@@ -53,6 +55,8 @@ class CellTypeInputs:
     unused: tuple[str, ...]
     simulated: bool
     assembly: str
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def present(self) -> tuple[str, ...]:
@@ -74,11 +78,12 @@ def read_inputs(
     cell_type: str = "",
     say: Callable[[str], None] = print,
     gene_names: str | Path = "",
+    rename_chromosomes: bool = False,
 ) -> CellTypeInputs:
     """Read and check what a manifest has of one cell type; its accessibility, if there, is not even opened.
 
     cell_type: needed when the manifest has several. say: gets notes and what is not used. gene_names: as in
-    training, see `read_gene_names`. Raises ChromaccError that lists every problem of the files, or that says
+    training, see `read_gene_names`. rename_chromosomes: see `check_manifest`. Raises ChromaccError that lists every problem of the files, or that says
     that the model knows none of the tracks, or another genome.
     """
     table = fetch(read_manifest(manifest))
@@ -91,13 +96,16 @@ def read_inputs(
             f"track of the model: {_known(folder)}"
         )
     inputs.attrs["path"] = table.attrs["path"]
-    problems = check_manifest(inputs, genome_fasta, for_training=False, gene_names=gene_names)
+    problems = check_manifest(inputs, genome_fasta, for_training=False, gene_names=gene_names,
+                              rename_chromosomes=rename_chromosomes)
     for problem in problems:
         if not problem.fatal:
             say(str(problem))
     require_no_problems(problems)
     _require_same_genome(folder.reference, genome_fasta)
-    return _known_inputs(folder, inputs, table.attrs["path"], say, read_gene_names(gene_names))
+    aliases = genome_aliases(genome_sizes(genome_fasta), rename_chromosomes)
+    found = _known_inputs(folder, inputs, table.attrs["path"], say, read_gene_names(gene_names), aliases)
+    return replace(found, renamed={note.file: note.got for note in problems if note.what == RENAMED})
 
 
 def _rows_of(table: pd.DataFrame, cell_type: str) -> pd.DataFrame:
@@ -126,6 +134,7 @@ def _known_inputs(
     place: str,
     say: Callable[[str], None],
     gene_names: Mapping[str, str],
+    aliases: Mapping[str, str],
 ) -> CellTypeInputs:
     """Put the rows that the model reads in its order; say which are left out."""
     config = folder.model.config
@@ -154,16 +163,17 @@ def _known_inputs(
         cell_type,
         folder.tracks,
         paths,
-        _own_constants(folder, cell_type, paths),
+        _own_constants(folder, cell_type, paths, aliases),
         metadata,
         tuple(unused),
         is_simulated(rows),
         rows["assembly"].iloc[0],
+        aliases,
     )
 
 
 def _own_constants(
-    folder: ModelFolder, cell_type: str, paths: Sequence[str | None]
+    folder: ModelFolder, cell_type: str, paths: Sequence[str | None], aliases: Mapping[str, str]
 ) -> tuple[FileConstants | None, ...]:
     """Return what each file is normalised by, from its own signal alone.
 
@@ -175,7 +185,7 @@ def _own_constants(
     windows = windows[windows["split"] == "train"]
     signals: dict[str, np.ndarray | None] = dict.fromkeys(present)
     if reads_windows(constants.method) and present:
-        read = binned_signals(present, windows, folder.model.config.n_bins)
+        read = binned_signals(present, windows, folder.model.config.n_bins, aliases=aliases)
         signals = {path: signal.values[..., 0] for path, signal in zip(present, read, strict=True)}
     is_peak = (windows["kind"] == "peak").to_numpy()
     files, problems = [None] * len(paths), []

@@ -15,6 +15,7 @@ __all__ = ["main"]
 
 STOPPED = "stopped. The same command goes on: what was finished is kept, and a training from its last checkpoint"
 GENES_HELP = "TSV (gene_id, gene_name), GTF or GFF3 for expression by Ensembl id; by default the human TFs"
+RENAME_HELP = "read 1 as chr1, or the other way round, where the FASTA calls it so; each renaming is said and recorded"
 GENOME_HELP = "path of a plain or bgzipped FASTA or a .2bit file; or hg38, fetched once into the cache (0.8 GB)"
 
 
@@ -150,6 +151,7 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     check.add_argument("--genome-fasta", type=_path_or_name, required=True, help=GENOME_HELP)
     check.add_argument("--blacklist", type=_path_or_name, help="path of a BED file, or hg38")
     check.add_argument("--gene-names", type=_path, help=GENES_HELP)
+    check.add_argument("--rename-chromosomes", action="store_true", help=RENAME_HELP)
     check.add_argument("--for-prediction", action="store_true", help="allow cell types without accessibility")
     check.set_defaults(command=_check)
 
@@ -291,6 +293,7 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
         "--overwrite", action="store_true", help="replace another cell type's prediction in the folder"
     )
     predict.add_argument("--gene-names", type=_path, help=GENES_HELP)
+    predict.add_argument("--rename-chromosomes", action="store_true", help=RENAME_HELP)
     predict.add_argument("--out", type=_path, required=True, metavar="FOLDER")
     predict.set_defaults(command=_predict)
 
@@ -412,7 +415,7 @@ def _check(options: argparse.Namespace) -> int:
     problems = take_in(
         options.manifest,
         genome_path(options.genome_fasta),
-        CurationParameters(gene_names=str(options.gene_names or "")),
+        CurationParameters(gene_names=str(options.gene_names or ""), rename_chromosomes=options.rename_chromosomes),
         blacklist=blacklist_path(options.blacklist or ""),
         for_training=not options.for_prediction,
         split_later=True,
@@ -558,6 +561,7 @@ def _predict(options: argparse.Namespace) -> int:
         device=options.device,
         overwrite=options.overwrite,
         gene_names=options.gene_names or "",
+        rename_chromosomes=options.rename_chromosomes,
     )
     page = write_qc_page(prediction)
     print(f"written to {options.out}; what to make of it: {page}")

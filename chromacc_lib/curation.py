@@ -17,10 +17,12 @@ import pandas as pd
 import xarray as xr
 
 from chromacc_lib import ChromaccError, project_path
+from chromacc_lib.bed import RENAMED
 from chromacc_lib.bigwig import open_bigwig
 from chromacc_lib.cache import fetched_here, file_lock
 from chromacc_lib.dataset import open_dataset, replace_folder, window_table
 from chromacc_lib.genes import read_gene_names
+from chromacc_lib.genome import genome_aliases
 from chromacc_lib.intake import cell_type_table, take_in
 from chromacc_lib.manifest import genome_sizes, is_simulated, lock_table, read_expression
 from chromacc_lib.matching import MatchChoice, bp_to_tss
@@ -44,8 +46,16 @@ from chromacc_lib.regions import (
 from chromacc_lib.signals import STATISTICS, bytes_to_fetch, chroms_with_data, genome_mean
 from chromacc_lib.sources import is_url, require_file
 from chromacc_lib.windows import (
-    Count, Selection, background_windows, cap_windows, label_windows, peak_windows, read_peaks, require_placement,
-    split_chromosomes, tiled_windows,
+    Count,
+    Selection,
+    background_windows,
+    cap_windows,
+    label_windows,
+    peak_windows,
+    read_peaks,
+    require_placement,
+    split_chromosomes,
+    tiled_windows,
 )
 
 __all__ = ["Curation", "CurationParameters", "curate"]
@@ -77,6 +87,7 @@ class CurationParameters:
     mappability: str = ""                     # path or URL of a bigWig, 0 to 1, to match on mappability
     tss: str = ""                             # path of a BED, one interval a TSS: tells promoters
     gene_names: str = ""                      # see genes.read_gene_names; "" = the shipped human TFs
+    rename_chromosomes: bool = False          # read 1 as chr1, or the other way round, by the FASTA's names
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -136,7 +147,8 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
                                                                  partial / "dataset.zarr", say)
         dataset.attrs |= {"dataset_id": target.parent.name if target.name == "dataset" else target.name,
                           "genome_fasta": _portable(genome_fasta), "manifest": _portable(manifest),
-                          "gene_names": _portable(parameters.gene_names) if parameters.gene_names else ""}
+                          "gene_names": _portable(parameters.gene_names) if parameters.gene_names else "",
+                          "rename_chromosomes": parameters.rename_chromosomes}
         windows = window_table(dataset)
         per_region = per_region or region_windows(plan, len(windows))
         filled_from = _fingerprint(replace(parameters, normalization=""), lock)
@@ -148,8 +160,9 @@ def curate(manifest: str | Path, genome_fasta: str | Path, dataset_dir: str | Pa
         fetched += fill_regions(plan, windows, label, per_region, dask_address, workers, say)
         streamed = _streamed(expected, mappability, fetched, planned - before, say)
         dataset = open_dataset(partial)
-        summary = {"fingerprint": fingerprint, "parameters": _as_dict(parameters),
-                   **_summary(dataset, counts, match), "streamed": streamed}
+        summary = {"fingerprint": fingerprint, "parameters": _as_dict(parameters), **_summary(dataset, counts, match),
+                   "streamed": streamed,
+                   "renamed_chromosomes": {note.file: note.got for note in problems if note.what == RENAMED}}
         lock.to_csv(partial / "manifest.lock.tsv", sep="\t", index=False)
         files = {(row["cell_type"], row["target"]): row["path_or_url"] for _, row in _bigwigs(table).iterrows()}
         normalization = fit_normalization(dataset, parameters.normalization, files)
@@ -248,9 +261,10 @@ def _plan(table: pd.DataFrame, truth: pd.DataFrame | None, genome_fasta: str | P
     """
     cells = cell_type_table(table, parameters)
     sizes = genome_sizes(genome_fasta)
-    peaks, elsewhere = _keep_chromosomes(_read_all_peaks(table, sizes), parameters.chromosomes)
+    aliases = genome_aliases(sizes, parameters.rename_chromosomes)
+    peaks, elsewhere = _keep_chromosomes(_read_all_peaks(table, sizes, aliases), parameters.chromosomes)
     windows, counts, match, mappability = _choose_windows(cells, peaks, genome_fasta, blacklist, parameters, say)
-    coverage = {path: chroms_with_data(path) for path in _bigwigs(table)["path_or_url"]}
+    coverage = {path: chroms_with_data(path, aliases) for path in _bigwigs(table)["path_or_url"]}
     tracks, left_out = _choose_tracks(table, cells, windows, coverage, parameters)
     counts = elsewhere + counts + left_out
     for count in counts:
@@ -258,7 +272,7 @@ def _plan(table: pd.DataFrame, truth: pd.DataFrame | None, genome_fasta: str | P
     rows = _bigwigs(table)
     rows = rows[(rows["kind"] == "accessibility_signal") | _selected(rows, tracks)]
     names = cells["cell_type"].tolist()
-    files = _signal_files(rows, tracks, names, coverage) + _truth_files(truth, names)
+    files = _signal_files(rows, tracks, names, coverage) + _truth_files(truth, names, aliases)
     dataset = xr.Dataset(coords=_coordinates(windows, cells, tracks))
     _add_observed(dataset, files)
     _add_metadata(dataset, table, parameters.gene_names)
@@ -267,14 +281,15 @@ def _plan(table: pd.DataFrame, truth: pd.DataFrame | None, genome_fasta: str | P
     lengths = {dim: dataset.sizes[dim] for dim in ("cell_type", "histone_mark", "tf_name", "track", "statistic")}
     slots = [file.slot for file in files if file.variable == "accessibility"]
     lengths |= {"position": parameters.window_bp, "bin": parameters.n_bins, "replicate": 1 + max(slots)}
-    plan = Plan(str(store), str(project_path(genome_fasta)), lengths, tuple(files), CHUNK_WINDOWS)
+    plan = Plan(str(store), str(project_path(genome_fasta)), lengths, tuple(files), CHUNK_WINDOWS, aliases)
     return dataset, plan, _labels(windows, names, peaks, parameters.min_overlap_bp), counts, match, mappability
 
 
-def _read_all_peaks(table: pd.DataFrame, sizes: Mapping[str, int]) -> dict[str, pd.DataFrame]:
+def _read_all_peaks(table: pd.DataFrame, sizes: Mapping[str, int], aliases: Mapping[str, str]
+                    ) -> dict[str, pd.DataFrame]:
     """Return {cell type: its peaks}, several files pooled."""
     rows = table[table["kind"] == "accessibility_peaks"]
-    return {name: pd.concat([read_peaks(path, sizes) for path in group["path_or_url"]], ignore_index=True)
+    return {name: pd.concat([read_peaks(path, sizes, aliases) for path in group["path_or_url"]], ignore_index=True)
             for name, group in rows.groupby("cell_type", sort=False)}
 
 
@@ -305,7 +320,9 @@ def _choose_windows(cells: pd.DataFrame, peaks: Mapping[str, pd.DataFrame], geno
     """
     names = cells.loc[cells["split"] == "train", "cell_type"]
     training = {name: peaks[name] for name in names if name in peaks}
-    regions = read_peaks(project_path(blacklist), genome_sizes(genome_fasta)) if blacklist else None
+    sizes = genome_sizes(genome_fasta)
+    aliases = genome_aliases(sizes, parameters.rename_chromosomes)
+    regions = read_peaks(project_path(blacklist), sizes, aliases) if blacklist else None
     if parameters.window_placement == "tiled":
         union = tiled_windows(training, genome_fasta, regions, parameters.window_bp,
                               min_overlap_bp=parameters.min_overlap_bp)
@@ -320,8 +337,8 @@ def _choose_windows(cells: pd.DataFrame, peaks: Mapping[str, pd.DataFrame], geno
     if parameters.negatives_per_positive > 0:
         # off all of the union's windows, also those that the cap left out: they are training peaks
         off = {**training, "union": union.windows}
-        choice = MatchChoice(parameters.match_on, parameters.mappability, parameters.tss)
-        mappability = _expect_mappability(parameters.mappability, capped.windows, say)
+        choice = MatchChoice(parameters.match_on, parameters.mappability, parameters.tss, parameters.rename_chromosomes)
+        mappability = _expect_mappability(parameters.mappability, capped.windows, aliases, say)
         before = fetched_here()
         background = background_windows(capped.windows, off, genome_fasta, regions,
                                         parameters.negatives_per_positive, parameters.seed,
@@ -329,10 +346,10 @@ def _choose_windows(cells: pd.DataFrame, peaks: Mapping[str, pd.DataFrame], geno
         if mappability:
             mappability["mappability_bytes"] = fetched_here() - before
     windows = pd.concat([capped.windows.assign(kind="peak"), background.windows.assign(kind="background")])
-    rank = windows["chrom"].map({chrom: i for i, chrom in enumerate(genome_sizes(genome_fasta))})
+    rank = windows["chrom"].map({chrom: i for i, chrom in enumerate(sizes)})
     windows = windows.iloc[np.lexsort((windows["start"], rank))].reset_index(drop=True)
     if parameters.tss:
-        windows["tss_distance"] = bp_to_tss(parameters.tss, windows, genome_sizes(genome_fasta))
+        windows["tss_distance"] = bp_to_tss(parameters.tss, windows, sizes, aliases)
     return windows, union.counts + capped.counts + background.counts, background.match, mappability
 
 
@@ -384,7 +401,7 @@ def _signal_files(rows: pd.DataFrame, tracks: Mapping[str, tuple[str, ...]], cel
     return files
 
 
-def _truth_files(truth: pd.DataFrame | None, cells: Sequence[str]) -> list[SignalFile]:
+def _truth_files(truth: pd.DataFrame | None, cells: Sequence[str], aliases: Mapping[str, str]) -> list[SignalFile]:
     """Return the noise-free signals, scaled like accessibility; one at most a cell type."""
     if truth is None:
         return []
@@ -393,7 +410,7 @@ def _truth_files(truth: pd.DataFrame | None, cells: Sequence[str]) -> list[Signa
         paths = truth.loc[truth["cell_type"] == name, "path_or_url"].tolist()
         if len(paths) > 1:
             raise ChromaccError(f"truth manifest: {len(paths)} rows for cell type {name}; needed one at most")
-        files += [SignalFile("truth", path, cells.index(name), 0, genome_mean(path), chroms_with_data(path))
+        files += [SignalFile("truth", path, cells.index(name), 0, genome_mean(path), chroms_with_data(path, aliases))
                   for path in paths]
     return files
 
@@ -406,24 +423,25 @@ def _expect_streaming(plan: Plan, windows: pd.DataFrame, per_region: int, begun:
         return {}
     region = np.arange(len(windows)) // per_region
     todo = np.isin(region, regions_to_do(plan, len(windows), per_region)) if begun else region >= 0
-    sizes, blocks, to_fetch = map(sum, zip(*(bytes_to_fetch(entry, windows[todo]) for entry in remote)))
+    sizes, blocks, to_fetch = map(sum, zip(*(bytes_to_fetch(entry, windows[todo], plan.aliases) for entry in remote)))
     say(f"{len(remote)} remote tracks of {sizes / 1e9:,.2f} GB: the blocks under {todo.sum():,} windows hold "
         f"{blocks / 1e6:,.1f} MB; {to_fetch / 1e6:,.1f} MB are to be fetched now, the rest is in the cache")
     return {"files": len(remote), "file_bytes": sizes, "windows": int(todo.sum()), "block_bytes": blocks,
             "expected_bytes": to_fetch}
 
 
-def _expect_mappability(entry: str, windows: pd.DataFrame, say: Callable[[str], None]) -> dict[str, int]:
+def _expect_mappability(entry: str, windows: pd.DataFrame, aliases: Mapping[str, str], say: Callable[[str], None]
+                        ) -> dict[str, int]:
     """Return, and say, the bytes that a remote mappability will take at most; {} where it is local, or not given.
 
     Background may come from anywhere on the chromosomes of the windows, so that nearly all of these are read.
     """
     if not is_url(entry):
         return {}
-    with open_bigwig(entry) as bigwig:
+    with open_bigwig(entry, aliases) as bigwig:
         ends = {chrom: bigwig.chroms[chrom] for chrom in windows["chrom"].unique() if chrom in bigwig.chroms}
     whole = pd.DataFrame({"chrom": list(ends), "start": 0, "end": list(ends.values())})
-    found = bytes_to_fetch(entry, whole)
+    found = bytes_to_fetch(entry, whole, aliases)
     say(f"mappability: background is matched on {len(ends)} whole chromosomes of {entry} ({found.file / 1e9:,.2f} GB): "
         f"at most {found.to_fetch / 1e6:,.1f} MB are to be fetched now, the rest is in the cache")
     return {"mappability_expected_bytes": found.to_fetch}

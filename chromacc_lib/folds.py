@@ -155,7 +155,9 @@ def _plan(manifest: str | Path, genome_fasta: str | Path, out: Path, named: tupl
     for fold in folds:
         name = "+".join(fold.test_cell_types)
         chosen = _validation(fold, named, parameters.validation_cell_types)
-        folder = re.sub(r"[^\w.+-]+", "_", name)
+        folder = re.sub(r"[^\w.+-]+", "_", name).lstrip(".")  # one called .. stays inside, too
+        if not folder:
+            raise ChromaccError(f"cell type {name!r}: no letter or digit that could name its fold's folder; rename it")
         if folder in folders:
             raise ChromaccError(f"cell types: two folds would have the folder {folder!r}; rename {name!r}")
         folders.add(folder)

@@ -9,7 +9,7 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -22,7 +22,7 @@ from chromacc_lib import project_path
 from chromacc_lib.problems import FileProblem, Problem
 from chromacc_lib.sources import cache_folder, require_file
 
-__all__ = ["CODES", "N_CODE", "Chromosome", "Genome", "genome_sizes", "open_genome"]
+__all__ = ["CODES", "N_CODE", "Chromosome", "Genome", "genome_aliases", "genome_sizes", "open_genome"]
 
 N_CODE = 4
 CODES = np.full(256, N_CODE, dtype=np.uint8)  # by letter; IUPAC letters other than ACGT are N
@@ -367,3 +367,16 @@ def genome_sizes(path: str | Path) -> dict[str, int]:
     """Return {chromosome: length in bp} of a genome, in the file's order. Raises as `open_genome`."""
     with open_genome(path) as genome:
         return dict(genome.sizes)
+
+
+def genome_aliases(sizes: Mapping[str, int], wanted: bool = True) -> dict[str, str]:
+    """Return {what other files may call a chromosome: the genome's name}: 1 and chr1, MT, M and chrM; {} unless wanted.
+
+    sizes: {chromosome: bp}. A name that the genome has itself is never another one's.
+    """
+    aliases = {}
+    for name in sizes if wanted else ():
+        bare = name.removeprefix("chr")
+        others = ("M", "MT", "chrM", "chrMT") if bare in ("M", "MT") else (bare, f"chr{bare}")
+        aliases |= {other: name for other in others if other not in sizes}
+    return aliases

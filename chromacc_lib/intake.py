@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from chromacc_lib import ChromaccError, project_path
-from chromacc_lib.bed import read_intervals
+from chromacc_lib.bed import read_intervals, renaming_note
+from chromacc_lib.bigwig import open_bigwig
 from chromacc_lib.fetch import fetch
-from chromacc_lib.genome import genome_sizes
+from chromacc_lib.genome import genome_aliases, genome_sizes
 from chromacc_lib.manifest import check_files, check_manifest, keep_cell_types, lineages_of, read_manifest
 from chromacc_lib.problems import FileProblem, Problem, problem_of
 from chromacc_lib.sources import DownloadsFailed, is_url, require_file
@@ -45,15 +46,16 @@ def take_in(manifest: str | Path, genome_fasta: str | Path, parameters: Any, *, 
     problems: list[Problem] = []
     try:
         table = fetch(table, remote_tracks, say=say)
-        problems += check_manifest(table, genome_fasta, blacklist or None, for_training, parameters.gene_names)
+        problems += check_manifest(table, genome_fasta, blacklist or None, for_training, parameters.gene_names,
+                                   parameters.rename_chromosomes)
     except DownloadsFailed as error:
         problems += [problem_of(one, url) for url, one in error.errors.items()]
         rest = table[~table["path_or_url"].isin(list(error.errors))]
         rest.attrs = table.attrs
-        problems += check_files(rest, genome_fasta, blacklist or None, parameters.gene_names)
+        problems += check_files(rest, genome_fasta, blacklist or None, parameters.gene_names, parameters.rename_chromosomes)
     truth = read_manifest(truth_manifest) if truth_manifest else None
     if truth is not None:
-        problems += check_files(truth, genome_fasta)
+        problems += check_files(truth, genome_fasta, rename_chromosomes=parameters.rename_chromosomes)
     problems += _check_parameters(table, genome_fasta, parameters)
     if for_training and not any(problem.fatal for problem in problems):
         try:
@@ -69,7 +71,7 @@ def _check_parameters(table: pd.DataFrame, genome_fasta: str | Path, parameters:
         sizes = genome_sizes(genome_fasta)
     except FileProblem:  # is in the list already
         sizes = {}
-    problems = []
+    aliases, problems = genome_aliases(sizes, parameters.rename_chromosomes), []
     for name in ("chromosomes", "test_chromosomes", "validation_chromosomes"):
         problems += _unknown(name, getattr(parameters, name), sizes, "chromosomes of the genome") if sizes else []
     for name, kind in (("histone_marks", "histone"), ("tfs", "tf")):
@@ -81,7 +83,10 @@ def _check_parameters(table: pd.DataFrame, genome_fasta: str | Path, parameters:
             try:
                 require_file(project_path(entry))
                 if name == "tss":
-                    problems += read_intervals(project_path(entry), sizes or None)[1]
+                    problems += read_intervals(project_path(entry), sizes or None, aliases)[1]
+                else:
+                    with open_bigwig(project_path(entry), aliases) as bigwig:
+                        problems += renaming_note(entry, bigwig.renamed)
             except FileProblem as error:
                 problems.append(error.problem)
     return problems

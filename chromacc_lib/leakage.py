@@ -24,7 +24,7 @@ import xarray as xr
 
 from chromacc_lib import ChromaccError, project_path
 from chromacc_lib.dataset import open_dataset, read_normalization, window_table
-from chromacc_lib.genome import N_CODE
+from chromacc_lib.genome import N_CODE, genome_aliases
 from chromacc_lib.manifest import UNKNOWN_LINEAGE
 from chromacc_lib.normalization import BLOCK_WINDOWS, file_constants, normalise_tracks, track_constants
 from chromacc_lib.sources import file_md5
@@ -509,7 +509,9 @@ def _check_peak_places(cells: pd.DataFrame, windows: pd.DataFrame, lock: pd.Data
             if not Path(path).is_file() or file_md5(Path(path)) != md5]
     if gone:
         return _judge(name, compared, [], unknown=f"Peak files are gone, or changed: {_listed(gone)}")
-    summits = pd.concat([read_peaks(path)[["chrom", "summit"]] for path in rows["path_or_url"]])
+    renames = summary.get("parameters", {}).get("rename_chromosomes", False)
+    aliases = genome_aliases(dict.fromkeys(peaks["chrom"], 0), renames)
+    summits = pd.concat([read_peaks(path, aliases=aliases)[["chrom", "summit"]] for path in rows["path_or_url"]])
     known = set(zip(summits["chrom"], summits["summit"]))
     found = [_place(row) for row in peaks.itertuples() if (row.chrom, row.start + length // 2) not in known]
     return _judge(name, compared, found, fine=f"All {len(peaks):,} are centred on a summit of a training cell type.")

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from chromacc_lib import ChromaccError, project_path
-from chromacc_lib.bed import chromosome_names, read_intervals
+from chromacc_lib.bed import chromosome_names, read_intervals, renaming_note
 from chromacc_lib.bigwig import BigWig, open_bigwig
 from chromacc_lib.genes import bare_id, read_gene_names
-from chromacc_lib.genome import genome_sizes, open_genome
+from chromacc_lib.genome import genome_aliases, genome_sizes, open_genome
 from chromacc_lib.problems import FileProblem, Problem, require_no_problems
 from chromacc_lib.reference import pinned_url
 from chromacc_lib.sources import data_lines, file_md5, is_url, open_source, require_file
@@ -238,22 +238,25 @@ def _translate(path: Path, gene: pd.Series, tpm: pd.Series,
 
 # --- everything at once -------------------------------------------------------------------------------------
 def check_manifest(manifest: pd.DataFrame, genome_fasta: str | Path, blacklist: str | Path | None = None,
-                   for_training: bool = True, gene_names: str | Path = "") -> list[Problem]:
+                   for_training: bool = True, gene_names: str | Path = "",
+                   rename_chromosomes: bool = False) -> list[Problem]:
     """Open every file that the manifest names; return ALL problems, fatal ones first, [] if there are none.
 
     manifest: from `read_manifest`. for_training: accessibility is needed in each cell type. gene_names: path,
-    see `read_gene_names`. Of a local bigWig's data blocks, `LOOKED_AT_BYTES` are inflated: a byte that was flipped in
+    see `read_gene_names`. rename_chromosomes: 1 is read as chr1, or the other way round, by the FASTA's names
+    (`genome_aliases`); a note for each file says which. Of a local bigWig's data blocks, `LOOKED_AT_BYTES` are inflated: a byte that was flipped in
     another one is found by the file's md5, or when it is read. No format but gzip and bgzip says whether the rest
     of a file is as it was written; the md5 does.
     """
     name = manifest.attrs.get("path", "manifest")
     problems = _check_cell_types(name, manifest, for_training)
-    problems += check_files(manifest, genome_fasta, blacklist, gene_names)
+    problems += check_files(manifest, genome_fasta, blacklist, gene_names, rename_chromosomes)
     return sorted(problems, key=lambda problem: not problem.fatal)
 
 
 def check_files(manifest: pd.DataFrame, genome_fasta: str | Path,
-                blacklist: str | Path | None = None, gene_names: str | Path = "") -> list[Problem]:
+                blacklist: str | Path | None = None, gene_names: str | Path = "",
+                rename_chromosomes: bool = False) -> list[Problem]:
     """Do all of `check_manifest` but what concerns whole cell types; a manifest of truth needs no more."""
     name = manifest.attrs.get("path", "manifest")
     problems = _check_rows(name, manifest)
@@ -262,6 +265,7 @@ def check_files(manifest: pd.DataFrame, genome_fasta: str | Path,
         sizes = genome_sizes(genome_fasta)
     except FileProblem as error:
         problems.append(error.problem)
+    aliases = genome_aliases(sizes or {}, rename_chromosomes)
     names: dict[str, str] | None = None
     try:
         names = read_gene_names(gene_names)
@@ -270,11 +274,11 @@ def check_files(manifest: pd.DataFrame, genome_fasta: str | Path,
     chroms: dict[int, frozenset[str]] = {}
     for line, row in manifest.iterrows():
         if row["kind"] in KINDS and row["path_or_url"]:
-            problems += _check_file(name, int(line), row, sizes, names, chroms)
+            problems += _check_file(name, int(line), row, sizes, names, chroms, aliases)
     problems += _check_peak_chromosomes(name, manifest, sizes or {}, chroms)
     if blacklist:
         try:
-            problems += read_intervals(project_path(blacklist), sizes)[1]
+            problems += read_intervals(project_path(blacklist), sizes, aliases)[1]
         except FileProblem as error:
             problems.append(error.problem)
     return problems
@@ -345,7 +349,8 @@ def _check_lineages(name: str, manifest: pd.DataFrame) -> list[Problem]:
 
 
 def _check_file(name: str, line: int, row: pd.Series, sizes: Mapping[str, int] | None,
-                gene_names: Mapping[str, str] | None, chroms: dict[int, frozenset[str]]) -> list[Problem]:
+                gene_names: Mapping[str, str] | None, chroms: dict[int, frozenset[str]],
+                aliases: Mapping[str, str]) -> list[Problem]:
     """Problems of one file, by its kind; the manifest's line is named in the file's place.
 
     sizes, gene_names: None where they could not be read; then what depends on them is not checked. chroms: gets the
@@ -355,15 +360,15 @@ def _check_file(name: str, line: int, row: pd.Series, sizes: Mapping[str, int] |
     path = Path(entry)
     try:
         if is_url(entry) and row["kind"] in BIGWIG_KINDS:
-            return _named(_check_remote(entry, row.get("bytes", ""), sizes), name, line, row)
+            return _named(_check_remote(entry, row.get("bytes", ""), sizes, aliases), name, line, row)
         require_file(path)
         problems = _check_md5(path, row["md5"])
         if row["kind"] in BIGWIG_KINDS:
-            problems += _check_bigwig(entry, sizes)
-            with open_bigwig(entry) as bigwig:
+            problems += _check_bigwig(entry, sizes, aliases)
+            with open_bigwig(entry, aliases) as bigwig:
                 chroms[line] = frozenset(bigwig.chroms_with_data())
         elif row["kind"] == "accessibility_peaks":
-            table, found = read_intervals(path, sizes)
+            table, found = read_intervals(path, sizes, aliases)
             problems += found
             chroms[line] = frozenset(table["chrom"])
         elif gene_names is not None:
@@ -409,10 +414,11 @@ def _check_md5(path: Path, expected: str) -> list[Problem]:
                     "Fetch the file again, or correct the manifest.")]
 
 
-def _check_bigwig(entry: str, sizes: Mapping[str, int] | None) -> list[Problem]:
+def _check_bigwig(entry: str, sizes: Mapping[str, int] | None, aliases: Mapping[str, str]) -> list[Problem]:
     """Problems of a bigWig, by path or URL: of one on disk the whole index is followed to its last block."""
-    with open_bigwig(entry) as bigwig:
+    with open_bigwig(entry, aliases) as bigwig:
         problems = [] if sizes is None else _check_chromosomes(entry, bigwig, sizes)
+        problems += renaming_note(entry, bigwig.renamed)
         if not is_url(entry):
             bigwig.require_whole()
         present = bigwig.chroms_with_data()
@@ -433,10 +439,11 @@ def _check_bigwig(entry: str, sizes: Mapping[str, int] | None) -> list[Problem]:
     return problems
 
 
-def _check_remote(entry: str, n_bytes: str, sizes: Mapping[str, int] | None) -> list[Problem]:
+def _check_remote(entry: str, n_bytes: str, sizes: Mapping[str, int] | None,
+                  aliases: Mapping[str, str]) -> list[Problem]:
     """Problems of a remote bigWig; one that cannot be reached is one of them, so that all are listed at once."""
     try:
-        found, problems = _size(entry), _check_bigwig(entry, sizes)
+        found, problems = _size(entry), _check_bigwig(entry, sizes, aliases)
     except FileProblem as error:
         return [error.problem]
     except ChromaccError as error:

@@ -4,7 +4,7 @@ Nearest neighbours without replacement, within a caliper of each covariate (Rose
 American Statistician 39:33). All coordinates are 0-based half-open, in bp.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +15,8 @@ from scipy.spatial import cKDTree
 from scipy.stats import ks_2samp
 
 from chromacc_lib import ChromaccError, project_path
-from chromacc_lib.bigwig import open_bigwig, read_bins
-from chromacc_lib.genome import genome_sizes, open_genome
+from chromacc_lib.bigwig import NO_ALIASES, open_bigwig, read_bins
+from chromacc_lib.genome import genome_aliases, genome_sizes, open_genome
 from chromacc_lib.manifest import read_intervals
 from chromacc_lib.problems import require_no_problems
 from chromacc_lib.sources import is_url
@@ -59,6 +59,7 @@ class MatchChoice:
     on: tuple[str, ...] = ("gc",)
     mappability: str | Path = ""
     tss: str | Path = ""
+    rename_chromosomes: bool = False  # of these files, see `genome.genome_aliases`
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.on if name not in COVARIATES]
@@ -86,13 +87,14 @@ def add_covariates(windows: pd.DataFrame, genome_fasta: str | Path, choice: Matc
     windows: chrom, start, end, gc, all of one length, in any order. Raises ChromaccError for a genome without
     soft-masking, or files that do not fit it.
     """
-    added = {}
+    added, sizes = {}, genome_sizes(genome_fasta)
+    aliases = genome_aliases(sizes, choice.rename_chromosomes)
     if "repeats" in choice.on:
         added["repeats"] = repeat_share(genome_fasta, windows)
     if "mappability" in choice.on:
-        added["mappability"] = mean_mappability(choice.mappability, windows)
+        added["mappability"] = mean_mappability(choice.mappability, windows, aliases)
     if "tss_distance" in choice.on:
-        added["tss_distance"] = tss_distance(choice.tss, windows, genome_sizes(genome_fasta))
+        added["tss_distance"] = tss_distance(choice.tss, windows, sizes, aliases)
     return windows.assign(**added)
 
 
@@ -114,7 +116,7 @@ def repeat_share(genome_fasta: str | Path, windows: pd.DataFrame) -> np.ndarray:
     return share
 
 
-def mean_mappability(entry: str | Path, windows: pd.DataFrame) -> np.ndarray:
+def mean_mappability(entry: str | Path, windows: pd.DataFrame, aliases: Mapping[str, str] = NO_ALIASES) -> np.ndarray:
     """Return the mean of a bigWig over each window, float64, shape=(W,); bases without data count as 0.
 
     entry: path or URL of a mappability track, values from 0 to 1 (such as Umap's, Karimzadeh et al. 2018,
@@ -124,7 +126,7 @@ def mean_mappability(entry: str | Path, windows: pd.DataFrame) -> np.ndarray:
     entry = entry if is_url(str(entry)) else project_path(entry)
     values = np.full((len(windows), 1, 3), np.nan, dtype=np.float32)
     covered = np.zeros((len(windows), 1), dtype=np.float32)
-    with open_bigwig(entry) as bigwig:
+    with open_bigwig(entry, aliases) as bigwig:
         present = set(bigwig.chroms_with_data())
         for chrom, rows, starts, length in _by_chrom(windows):
             if chrom not in present or starts[-1] + length > bigwig.chroms[chrom]:
@@ -141,22 +143,24 @@ def mean_mappability(entry: str | Path, windows: pd.DataFrame) -> np.ndarray:
     return mean
 
 
-def tss_distance(path: str | Path, windows: pd.DataFrame, sizes: dict[str, int]) -> np.ndarray:
+def tss_distance(path: str | Path, windows: pd.DataFrame, sizes: dict[str, int],
+                 aliases: Mapping[str, str] = NO_ALIASES) -> np.ndarray:
     """Return log10(1 + bp between each window and the nearest TSS), float64, shape=(W,); 0 = one touches it.
 
     As `bp_to_tss`, but on a chromosome without a TSS the distance is its length.
     """
     longest = windows["chrom"].map(sizes).to_numpy(np.float64)
-    return np.log10(1 + np.fmin(bp_to_tss(path, windows, sizes), longest))
+    return np.log10(1 + np.fmin(bp_to_tss(path, windows, sizes, aliases), longest))
 
 
-def bp_to_tss(path: str | Path, windows: pd.DataFrame, sizes: dict[str, int]) -> np.ndarray:
+def bp_to_tss(path: str | Path, windows: pd.DataFrame, sizes: dict[str, int],
+              aliases: Mapping[str, str] = NO_ALIASES) -> np.ndarray:
     """Return the bp between each window and the nearest TSS, float64, shape=(W,); 0 = one touches it.
 
     path: a BED with one interval a TSS. sizes: {chromosome: bp}. NaN on a chromosome where the file has none.
     Raises ChromaccError that lists the file's faults, or where no window's chromosome has a TSS.
     """
-    table, problems = read_intervals(project_path(path), sizes)
+    table, problems = read_intervals(project_path(path), sizes, aliases)
     require_no_problems(problems)
     distance = np.full(len(windows), np.nan)
     for chrom, rows, starts, length in _by_chrom(windows):

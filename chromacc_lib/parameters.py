@@ -18,6 +18,7 @@ import papermill
 import yaml
 
 from chromacc_lib import ChromaccError
+from chromacc_lib.problems import YAML_ERRORS
 
 __all__ = ["Parameter", "Setting", "declared_parameters", "read_profile", "parse_overrides", "check_settings"]
 
@@ -129,7 +130,7 @@ def read_profile(profile: str, profiles_dir: Path) -> tuple[str, dict[str, Setti
         )
     try:
         content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_UniqueKeys)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except YAML_ERRORS as error:
         raise ChromaccError(f"{path}: not a readable YAML file: {error}") from error
     content = {} if content is None else content
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
@@ -152,7 +153,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Setting]:
             raise ChromaccError(f"--set {name}: given twice ({settings[name].text!r} and {text!r}); keep one")
         try:
             value = yaml.load(text, Loader=_UniqueKeys)
-        except yaml.YAMLError as error:
+        except YAML_ERRORS as error:
             raise ChromaccError(
                 f"--set {override!r}: the value is no YAML: {error}"
             ) from error

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from chromacc_lib import ChromaccError, project_path
+from chromacc_lib.genome import genome_aliases
 from chromacc_lib.hub import ModelFolder
 from chromacc_lib.manifest import genome_sizes, read_intervals
 from chromacc_lib.problems import require_no_problems
@@ -138,13 +139,14 @@ def prior_windows(folder: ModelFolder, genome_fasta: str | Path) -> Places:
 
 
 def region_windows(
-    regions: str | Path, genome_fasta: str | Path, window_bp: int, say: Callable[[str], None] = print, stride: int = 0
+    regions: str | Path, genome_fasta: str | Path, window_bp: int, say: Callable[[str], None] = print, stride: int = 0,
+    rename_chromosomes: bool = False,
 ) -> Places:
     """Return the windows of the model's width that cover regions; see `Places` for the rule.
 
     regions: path of a BED file; or names of the FASTA's chromosomes, separated by commas; or "genome", all of them.
-    stride: bp from one window to the next within a region, 0 = a window's width, side by side. say: gets notes. Raises
-    ChromaccError that lists every fault of the file, names an unknown chromosome, or says that no window is left.
+    stride: bp from one window to the next within a region, 0 = a window's width, side by side. say: gets notes.
+    rename_chromosomes: of a BED file, see `genome_aliases`. Raises ChromaccError that lists every fault of the file, names an unknown chromosome, or says that no window is left.
     """
     if stride < 0:
         raise ChromaccError(f"stride={stride}: needed are 1 bp or more, or 0 for windows side by side")
@@ -161,7 +163,7 @@ def region_windows(
             f"regions {str(regions)!r}: no such file, and no chromosome of {genome_fasta}; needed a BED file, names of "
             f"chromosomes separated by commas ({', '.join(list(sizes)[:4])}, ...), or {WHOLE_GENOME!r}"
         )
-    table, problems = read_intervals(path, sizes)
+    table, problems = read_intervals(path, sizes, genome_aliases(sizes, rename_chromosomes))
     for problem in problems:
         if not problem.fatal:
             say(str(problem))

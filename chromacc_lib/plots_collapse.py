@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from chromacc_lib.collapse import Diagnosis
-from chromacc_lib.plots_style import PALETTE
+from chromacc_lib.plots_style import PALETTE, Markup
 
 __all__ = [
     "VERDICT_COLOURS", "checks_table", "diagnosis_table", "plot_checks", "plot_confusion", "plot_gallery",
@@ -50,7 +50,7 @@ def diagnosis_table(diagnosis: Diagnosis) -> Styler:
         rows["could also be"] = listed(diagnosis.alternatives)
     rows["what to do next"] = escape(diagnosis.next_step)
     colour = {"healthy": "ok", "collapsed": "fail", "underperforming": "warn"}.get(diagnosis.verdict, "not run")
-    table = pd.DataFrame({"": rows.keys(), "diagnosis": rows.values()})
+    table = pd.DataFrame({"": list(rows), "diagnosis": pd.Series(list(map(Markup, rows.values())), dtype=object)})
     styles = [{"selector": "th", "props": "text-align: left"}]
     return (table.style.hide(axis="index").set_table_styles(styles)
             .set_properties(**{"text-align": "left", "vertical-align": "top", "white-space": "normal"})

@@ -2,15 +2,19 @@
 
 import base64
 import io
+from copy import copy
+from html import escape
 
 import matplotlib.pyplot as plt
 import seaborn as sns
+from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 
 from chromacc_lib import ChromaccError
 
-__all__ = ["PALETTE", "colour", "png", "show", "use_style"]
+__all__ = ["PALETTE", "Markup", "colour", "png", "show", "table_html", "use_style"]
 
 # Okabe & Ito (2008), "Color Universal Design": told apart under every common colour vision deficiency.
 # Colours have fixed meanings across notebooks, so that a reader learns them once.
@@ -49,6 +53,36 @@ def use_style() -> None:
         "axes.titleweight": "bold", "axes.titlesize": "medium", "legend.frameon": False, "image.cmap": "cividis",
         "figure.dpi": FIGURE_DPI, "figure.constrained_layout.use": True,
     })
+    shell = get_ipython()
+    if shell is not None:
+        shell.display_formatter.formatters["text/html"].for_type(Styler, table_html)
+
+
+class Markup(str):
+    """Text that is HTML already, and is shown as such in a table."""
+
+
+class _AsText(Styler):
+    """A styled table that escapes what it shows: pandas fills it into its template as it is."""
+
+    def _translate(self, *options: object, **named: object) -> dict:
+        content = super()._translate(*options, **named)
+        for cell in (cell for row in (*content["head"], *content["body"]) for cell in row):
+            if cell["display_value"] != "&nbsp;" and not isinstance(cell["value"], Markup):
+                cell["display_value"] = escape(str(cell["display_value"]))
+        if content.get("caption"):
+            content["caption"] = escape(str(content["caption"]))
+        return content
+
+
+def table_html(table: Styler) -> str:
+    """Return the HTML of a styled table, all that it shows as text: names of cell types come from the user.
+
+    What is meant as HTML is `Markup`, in a column of objects.
+    """
+    shown = copy(table)
+    shown.__class__ = _AsText
+    return shown.to_html()
 
 
 def show(fig: Figure, alt: str, width: int | None = None) -> None:

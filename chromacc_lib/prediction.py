@@ -138,7 +138,7 @@ def _read_signals(
         waiting: deque = deque()
         for part, codes in parts:
             there = paths if len(part) else {}
-            jobs = {track: pool.submit(binned_signal, path, part, n_bins) for track, path in there.items()}
+            jobs = {track: pool.submit(binned_signal, path, part, n_bins, inputs.aliases) for track, path in there.items()}
             waiting.append((part, codes, jobs))
             if len(waiting) > 1:
                 yield _arrived(*waiting.popleft())
@@ -326,7 +326,7 @@ def _identity(job: _Job, places: Places) -> list:
     return [
         [__version__, str(torch.__version__), np.__version__, choose_device(job.device), CHUNK_WINDOWS],
         [job.weights_sha256, *_model_sums(Path(job.model_dir))], places.digest,
-        [inputs.cell_type, inputs.tracks, inputs.paths, repr(inputs.files), inputs.metadata.tobytes().hex()],
+        [inputs.cell_type, inputs.tracks, inputs.paths, repr(inputs.files), inputs.metadata.tobytes().hex(), inputs.aliases],
         [[str(file), *_stamp(Path(file))] for file in files],
     ]  # fmt: skip
 
@@ -446,6 +446,7 @@ def predict_manifest(
     device: str = "auto",
     overwrite: bool = False,
     gene_names: str | Path = "",
+    rename_chromosomes: bool = False,
     say: Callable[[str], None] = print,
 ) -> Prediction:
     """Predict a cell type that nobody has assayed, and write a bigWig, a BED, a narrowPeak, a table of windows and
@@ -458,7 +459,8 @@ def predict_manifest(
     evaluation's, of the model folder, else 0.5. workers: threads that read bigWigs, None = one a core where it pays.
     processes: of this machine that predict, 0 = one, or one a GPU; dask_address: of a scheduler whose workers predict
     instead, "" = none. device: "auto", "cpu" or "cuda". overwrite: replace another cell type's prediction in out_dir.
-    gene_names: as in training, see `read_gene_names`.
+    gene_names: as in training, see `read_gene_names`. rename_chromosomes: see `check_manifest`; summary.json has what was
+    renamed.
 
     The bigWig holds fold over the genome-wide mean by bin: sinh of the predicted profile, at least 0; where
     windows overlap, profiles are averaged on the arcsinh scale first. Probabilities are recalibrated, and scores have
@@ -469,10 +471,10 @@ def predict_manifest(
     folder = open_model_folder(model_dir)
     say(device_words(choose_device(device)))
     evaluated = read_evaluated(folder)
-    inputs = read_inputs(folder, manifest, genome_fasta, cell_type, say, gene_names)
+    inputs = read_inputs(folder, manifest, genome_fasta, cell_type, say, gene_names, rename_chromosomes)
     out, stem = project_path(out_dir), file_stem(inputs.cell_type, say)
     stale = _stale_files(out, inputs.cell_type, overwrite)
-    places = _places(folder, regions, genome_fasta, stride, say)
+    places = _places(folder, regions, genome_fasta, stride, say, rename_chromosomes)
     cut = dict(zip(("threshold", "threshold_source"), _threshold(evaluated, threshold)))
     chunks_of = -(-len(places) // CHUNK_WINDOWS)
     job = _Job(str(folder.path), folder.weights_sha256, inputs, str(genome_fasta), None, device)
@@ -522,11 +524,12 @@ def _write_files(
 
 
 def _places(
-    folder: ModelFolder, regions: str | Path, genome_fasta: str | Path, stride: int, say: Callable[[str], None]
+    folder: ModelFolder, regions: str | Path, genome_fasta: str | Path, stride: int, say: Callable[[str], None],
+    rename_chromosomes: bool,
 ) -> Places:
     """Return where to predict, having said what was left out."""
     if regions:
-        chosen = region_windows(regions, genome_fasta, folder.model.config.window_bp, say, stride)
+        chosen = region_windows(regions, genome_fasta, folder.model.config.window_bp, say, stride, rename_chromosomes)
     elif stride:
         raise ChromaccError(f"stride={stride} is of regions; give some (a BED file, chromosomes, or 'genome')")
     else:

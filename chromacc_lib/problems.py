@@ -5,11 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from chromacc_lib import ChromaccError
 
-__all__ = ["FileProblem", "Problem", "machine_remedy", "problem_of", "require_no_problems", "written_by"]
+__all__ = ["YAML_ERRORS", "FileProblem", "Problem", "machine_remedy", "problem_of", "require_no_problems", "written_by"]
 
 
+# besides its own, PyYAML raises what values are made with: for dates that are none, keys that are lists, `!!int ""`
+YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 MACHINE = {  # what an error of the machine is called by Python, numpy, torch, zarr, safetensors and arrow: its remedy
     r"No space left|File too large|Disk quota|Errno (27|28|122)\b|StorageFull|FileTooLarge": (
         "the disk is full, or a quota is reached: free some, and start again; what was finished is kept"),

@@ -14,7 +14,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -88,7 +88,8 @@ class SignalFile(NamedTuple):
 class Plan:
     """What every region is filled from.
 
-    store: the zarr folder; sizes: of every dimension but window; chunk_windows: windows a zarr chunk.
+    store: the zarr folder; sizes: of every dimension but window; chunk_windows: windows a zarr chunk; aliases: of
+    chromosomes, see `bigwig.open_bigwig`.
     """
 
     store: str
@@ -96,6 +97,7 @@ class Plan:
     sizes: Mapping[str, int]
     files: tuple[SignalFile, ...]
     chunk_windows: int
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def shapes(self, n_windows: int) -> dict[str, tuple[int, ...]]:
         """Return {variable: shape} of what regions write; truth only where a file of it is given."""
@@ -158,7 +160,7 @@ def _track_problems(plan: Plan, dataset: xr.Dataset, files: list[SignalFile], ro
     names = [""] * len(cells)
     dim = "histone_mark" if files[0].variable == "histone" else "tf_name"
     for file in files:  # in this thread, so that what a remote file sends is counted
-        means[:, file.cell] = read_signal(file.path, windows, n_bins, file.chroms).values[..., 0]
+        means[:, file.cell] = read_signal(file.path, windows, n_bins, file.chroms, plan.aliases).values[..., 0]
         scales[file.cell] = file.genome_mean
         names[file.cell] = f"{cells[file.cell]}, {dataset[dim].values[file.slot]} ({file.path})"
     is_peak, training = dataset["kind"].values[rows] == "peak", dataset["cell_type_split"].values == "train"
@@ -302,7 +304,7 @@ def _region_arrays(plan: Plan, region: _Region) -> dict[str, np.ndarray]:
            if name not in ("sequence", "label")}
     profile = np.full((*out["accessibility"].shape, plan.sizes["replicate"]), np.nan, dtype=np.float32)
     for file in plan.files:
-        signal = read_signal(file.path, windows, n_bins, file.chroms)
+        signal = read_signal(file.path, windows, n_bins, file.chroms, plan.aliases)
         if file.variable in TRACK_KINDS:
             out[file.variable][:, file.cell, file.slot] = signal.values
             track = file.slot + (plan.sizes["histone_mark"] if file.variable == "tf" else 0)

@@ -5,7 +5,7 @@ interval at all is missing there (NaN); how much of a window had data is kept be
 0-based half-open, in bp.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from chromacc_lib import ChromaccError, cores
-from chromacc_lib.bigwig import open_bigwig, read_bins
+from chromacc_lib.bigwig import NO_ALIASES, open_bigwig, read_bins
 from chromacc_lib.progress import progress
 
 __all__ = [
@@ -58,21 +58,21 @@ def genome_mean(entry: str | Path) -> float:
     return mean
 
 
-def chroms_with_data(entry: str | Path) -> tuple[str, ...]:
+def chroms_with_data(entry: str | Path, aliases: Mapping[str, str] = NO_ALIASES) -> tuple[str, ...]:
     """Return the chromosomes on which a bigWig has at least one interval; on all others it is missing."""
-    with open_bigwig(entry) as bigwig:
+    with open_bigwig(entry, aliases) as bigwig:
         return bigwig.chroms_with_data()
 
 
 def read_signal(entry: str | Path, windows: pd.DataFrame, n_bins: int,
-                present: Sequence[str] | None = None) -> Signal:
+                present: Sequence[str] | None = None, aliases: Mapping[str, str] = NO_ALIASES) -> Signal:
     """Read one bigWig (path or URL) under windows: mean, variance, max and covered share of each bin.
 
     windows: chrom, start, end, all of one length, in any order. present: `chroms_with_data(entry)` where it
-    is known already. Population variance; float64 sums; bases without data are zero; windows on a chromosome
+    is known already. aliases: of chromosomes, see `open_bigwig`. Population variance; float64 sums; bases without data are zero; windows on a chromosome
     without any interval are NaN. Raises ChromaccError that names the file.
     """
-    return _read(entry, _by_chrom(windows), len(windows), n_bins, present)
+    return _read(entry, _by_chrom(windows), len(windows), n_bins, present, aliases)
 
 
 class _Rows(NamedTuple):
@@ -97,10 +97,10 @@ def _by_chrom(windows: pd.DataFrame) -> list[_Rows]:
 
 
 def _read(entry: str | Path, groups: Sequence[_Rows], n_windows: int, n_bins: int,
-          present: Sequence[str] | None = None) -> Signal:
+          present: Sequence[str] | None = None, aliases: Mapping[str, str] = NO_ALIASES) -> Signal:
     signal = Signal(np.full((n_windows, n_bins, len(STATISTICS)), np.nan, dtype=np.float32),
                     np.zeros((n_windows, n_bins), dtype=np.float32))
-    with open_bigwig(entry) as bigwig:
+    with open_bigwig(entry, aliases) as bigwig:
         present = bigwig.chroms_with_data() if present is None else present
         for chrom, rows, starts, length in groups:
             if chrom in present:
@@ -109,9 +109,10 @@ def _read(entry: str | Path, groups: Sequence[_Rows], n_windows: int, n_bins: in
     return signal
 
 
-def binned_signal(entry: str | Path, windows: pd.DataFrame, n_bins: int) -> np.ndarray:
+def binned_signal(entry: str | Path, windows: pd.DataFrame, n_bins: int,
+                  aliases: Mapping[str, str] = NO_ALIASES) -> np.ndarray:
     """Return `read_signal(...).values`: float32, shape=(W, n_bins, 3), raw file units."""
-    return read_signal(entry, windows, n_bins).values
+    return read_signal(entry, windows, n_bins, aliases=aliases).values
 
 
 class RemoteBytes(NamedTuple):
@@ -122,7 +123,7 @@ class RemoteBytes(NamedTuple):
     to_fetch: int
 
 
-def bytes_to_fetch(entry: str, windows: pd.DataFrame) -> RemoteBytes:
+def bytes_to_fetch(entry: str, windows: pd.DataFrame, aliases: Mapping[str, str] = NO_ALIASES) -> RemoteBytes:
     """Return what reading these windows (any number) of a remote bigWig will take.
 
     The index on the way to the windows is read for it, and not part of it; what the cache holds is not fetched.
@@ -130,7 +131,7 @@ def bytes_to_fetch(entry: str, windows: pd.DataFrame) -> RemoteBytes:
     bytes are read along either way, so that what is fetched lies within that share of `to_fetch`.
     """
     blocks: dict[int, int] = {}  # an index may name a block under two chromosomes
-    with open_bigwig(entry) as bigwig:
+    with open_bigwig(entry, aliases) as bigwig:
         for chrom, rows in windows.groupby("chrom", sort=False):
             if chrom in bigwig.chroms:
                 rows = rows.sort_values("start")
@@ -167,7 +168,7 @@ def window_statistics(bins: np.ndarray, window_bp: int) -> np.ndarray:
 
 
 def binned_signals(entries: Sequence[str | Path], windows: pd.DataFrame, n_bins: int,
-                   workers: int | None = None) -> list[Signal]:
+                   workers: int | None = None, aliases: Mapping[str, str] = NO_ALIASES) -> list[Signal]:
     """Return `read_signal` of each file, in the order given; the result does not depend on `workers`.
 
     workers: threads; None = one a core. The work is done without Python's lock, so that threads suffice.
@@ -178,7 +179,7 @@ def binned_signals(entries: Sequence[str | Path], windows: pd.DataFrame, n_bins:
     groups = _by_chrom(windows)
     threads = max(1, min(workers, len(entries)))
     with ThreadPoolExecutor(threads) as pool, progress(len(entries), "reading bigWigs", "files") as bar:
-        jobs = [pool.submit(_read, entry, groups, len(windows), n_bins) for entry in entries]
+        jobs = [pool.submit(_read, entry, groups, len(windows), n_bins, None, aliases) for entry in entries]
         for job in jobs:
             signals.append(job.result())
             bar.update()

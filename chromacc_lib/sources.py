@@ -227,8 +227,11 @@ def _version_of(part: Path) -> Path:
 
 def _file_name(url: str) -> str:
     """Return a name that cannot leave its folder: the address's last part, made plain."""
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", unquote(urlsplit(url).path).rpartition("/")[2]).lstrip(".")
-    return name or _key(url)
+    try:
+        path = urlsplit(url).path
+    except ValueError:  # no address at all, as `require_http` says of it
+        path = ""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", unquote(path).rpartition("/")[2]).lstrip(".") or _key(url)
 
 
 def _version(answer: requests.Response) -> str:

@@ -45,6 +45,7 @@ def summarise(folder: ModelFolder, inputs: CellTypeInputs, quality: Quality, eva
         "inputs_present": list(inputs.present),
         "inputs_missing": list(inputs.missing),
         "inputs_unused": list(inputs.unused),
+        "renamed_chromosomes": dict(inputs.renamed),
         "expected_accuracy": expected_accuracy(evaluated, folder.model.config, inputs.present, prior),
         "calibration": {name: evaluated.content.get(name) for name in ("recalibration", "conformal")},
         "model_verdict": evaluated.content.get("verdict"),

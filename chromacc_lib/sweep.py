@@ -29,6 +29,7 @@ from chromacc_lib.dataset import Arrays, load_arrays
 from chromacc_lib.devices import choose_device, device_words, start_fabric
 from chromacc_lib.model import ModelConfig
 from chromacc_lib.monitor import Monitor
+from chromacc_lib.problems import YAML_ERRORS
 from chromacc_lib.progress import progress
 from chromacc_lib.provenance import reached_sources
 from chromacc_lib.training import FROM_DATA, TrainingConfig, train
@@ -76,8 +77,8 @@ def read_sweep(path: str | Path) -> Sweep:
     anything else that the file holds.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text()) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig")) or {}
+    except (OSError, *YAML_ERRORS) as error:
         raise ChromaccError(f"{path}: this sweep cannot be read ({error})") from error
     known = {"seeds", "base", "windows", "settings", "grid", "draw", "draw_seed", "stop_on_collapse"}
     if not isinstance(content, dict) or set(content) - known or ("settings" in content) == ("grid" in content):

@@ -57,13 +57,15 @@ class Selection:
 
 
 # --- peaks and sequence -------------------------------------------------------------------------------------
-def read_peaks(path: str | Path, sizes: Mapping[str, int] | None = None) -> pd.DataFrame:
+def read_peaks(path: str | Path, sizes: Mapping[str, int] | None = None,
+               aliases: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Read peaks or regions (BED3 to narrowPeak, plain or gzipped), sorted by chromosome and start.
 
     Returns chrom, start, end, strength (float), summit (bp). sizes: the genome's {chromosome: length}; peaks
-    on other chromosomes are left out. Raises ChromaccError that lists every fault of the file.
+    on other chromosomes are left out. aliases: see `read_intervals`. Raises ChromaccError that lists every fault of
+    the file.
     """
-    table, problems = read_intervals(path, sizes)
+    table, problems = read_intervals(path, sizes, aliases)
     require_no_problems(problems)
     if sizes is not None:
         table = table[table["chrom"].isin(list(sizes))]
@@ -205,7 +207,7 @@ def _filter_windows(windows: pd.DataFrame, genome_fasta: str | Path, blacklist: 
                     max_n_fraction: float, what: str, counts: list[Count]) -> pd.DataFrame:
     """Leave out windows past an edge, in the blacklist or with many N; append a count for each; add `gc`."""
     sizes = genome_sizes(genome_fasta)
-    inside = (windows["start"] >= 0) & (windows["end"] <= windows["chrom"].map(sizes))
+    inside = (windows["start"] >= 0) & (windows["end"] <= windows["chrom"].map(sizes).astype(float))
     counts.append(Count(what, int(inside.sum()), len(windows), "a window must lie within its chromosome"))
     windows = windows[inside]
     if blacklist is not None:

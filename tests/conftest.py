@@ -19,6 +19,7 @@ import pyBigWig
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from tried import pytest_addoption, pytest_runtest_logreport, pytest_sessionfinish, tried  # noqa: F401
 
 from chromacc_lib import project_path
 from chromacc_lib.curation import CurationParameters, curate
@@ -238,25 +239,48 @@ def curated(_template: TinyProject, tmp_path_factory: pytest.TempPathFactory) ->
     return _template, result.path
 
 
+REAL = Path(os.environ.get("CHROMACC_REAL") or project_path("../shared/real"))
+RECORDED = Path(os.environ.get("CHROMACC_ENCODE_API") or project_path("../shared/encode_api"))
+
+
 @pytest.fixture(scope="session")
 def real_folder() -> Path:
     """Folder of real tracks, from CHROMACC_REAL or beside the checkout; the test is skipped, saying so,
     without it.
     """
-    folder = Path(os.environ.get("CHROMACC_REAL") or project_path("../shared/real"))
-    if not (folder / "tracks.tsv").is_file():
-        pytest.skip(f"no real tracks at {folder} (set CHROMACC_REAL to a folder with tracks.tsv)")
-    return folder
+    if not (REAL / "tracks.tsv").is_file():
+        pytest.skip(f"no real tracks at {REAL} (set CHROMACC_REAL to a folder with tracks.tsv)")
+    return REAL
 
 
 @pytest.fixture(scope="session")
 def recorded() -> Path:
     """Folder of recorded answers, from CHROMACC_ENCODE_API or beside the checkout."""
-    folder = Path(os.environ.get("CHROMACC_ENCODE_API") or project_path("../shared/encode_api"))
-    if not list(folder.glob("experiment_*.json.gz")):
-        pytest.skip(f"no recorded answers at {folder} (set CHROMACC_ENCODE_API to a folder with "
+    if not list(RECORDED.glob("experiment_*.json.gz")):
+        pytest.skip(f"no recorded answers at {RECORDED} (set CHROMACC_ENCODE_API to a folder with "
                     "experiment_*.json.gz)")
-    return folder
+    return RECORDED
+
+
+NO_SKIPS = bool(os.environ.get("CHROMACC_NO_SKIPS"))  # as CI sets it: every test runs, but those that need a GPU
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    """Where no test may be skipped, one that is fails, saying why, unless it needs a GPU."""
+    report = (yield).get_result()
+    if NO_SKIPS and report.skipped and not hasattr(report, "wasxfail") and "GPU" not in str(report.longrepr):
+        report.outcome, report.longrepr = "failed", f"skipped, and CHROMACC_NO_SKIPS is set: {report.longrepr}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where no test may be skipped, leave out, as deselected, those that need data which are not here."""
+    here = {"real_folder": REAL / "tracks.tsv", "recorded": next(RECORDED.glob("experiment_*.json.gz"), RECORDED / "none")}
+    absent = {name for name, path in here.items() if not path.is_file()}
+    left_out = [item for item in items if NO_SKIPS and absent & set(item.fixturenames)]
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(autouse=True)

@@ -694,7 +694,7 @@ def test_same_seed_same_bytes(project):
                      for name in ("curation.json", "normalization.json", "manifest.lock.tsv")]
 
 
-def test_two_curations_of_one_folder_do_not_meet(project):
+def test_two_curations_of_one_folder_do_not_meet(project, tried):
     refused = []
 
     def say(line):
@@ -706,6 +706,7 @@ def test_two_curations_of_one_folder_do_not_meet(project):
     assert curate_project(project, say=say).fresh
     assert "Wait until it is done, which this one can then use, or give another dataset_dir" in refused[0]
     assert not curate_project(project).fresh, "free again, and what the other made is used"
+    tried("two curations of one folder at once", refused[0])
 
 
 def test_a_curation_that_was_killed_holds_nothing(project):
@@ -729,7 +730,7 @@ def test_what_an_interrupted_run_left_is_removed_aloud(project):
     assert not partial.exists() and not (result.path / "rubbish").exists()
 
 
-def test_a_finished_dataset_in_a_folder_that_cannot_be_written_is_used(project, read_only):
+def test_a_finished_dataset_in_a_folder_that_cannot_be_written_is_used(project, read_only, tried):
     """Tracks, genome and dataset on read-only media; anything else than what is there is refused at once."""
     first, said = curate_project(project), []
     second = read_only(project.folder, lambda: curate_project(project, say=said.append))
@@ -741,6 +742,7 @@ def test_a_finished_dataset_in_a_folder_that_cannot_be_written_is_used(project, 
     with pytest.raises(ChromaccError, match="cannot be written, and dataset there is no finished dataset"):
         read_only(project.folder, lambda: curate_project(project))
     assert not list(project.folder.glob("dataset*"))
+    tried("a finished dataset in a read-only folder", "used without a lock; anything else is refused at once")
 
 
 def test_a_dataset_that_is_not_there(tmp_path):

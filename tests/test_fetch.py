@@ -79,7 +79,7 @@ def test_check_names_what_is_wrong_with_a_remote_track(remote_project):
     assert found.what == "not a bigWig" and "text that starts with" in found.got and track in found.file
 
 
-def test_all_that_is_wrong_with_remote_files_is_listed_at_once(remote_project):
+def test_all_that_is_wrong_with_remote_files_is_listed_at_once(remote_project, tried):
     project, manifest, served = remote_project
     table = read_manifest(manifest)
     tracks = table.loc[table["kind"] == "histone", "path_or_url"].tolist()
@@ -93,8 +93,9 @@ def test_all_that_is_wrong_with_remote_files_is_listed_at_once(remote_project):
     for url in table.loc[table["kind"] == "expression", "path_or_url"].iloc[:2]:
         served.faults[url.removeprefix(served.address)] = [("status", 404)]
     (project.folder.parent / "cache" / "files").rename(project.folder.parent / "gone")
-    with pytest.raises(ChromaccError, match="2 of .* file.s. could not be fetched:\n  1. .*404.*\n  2. .*404"):
+    with pytest.raises(ChromaccError, match="2 of .* file.s. could not be fetched:\n  1. .*404.*\n  2. .*404") as caught:
         fetch(table)
+    tried("two remote files that are not there", caught)
 
 
 @pytest.mark.parametrize("how", ["stream", "download"])

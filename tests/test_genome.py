@@ -128,15 +128,16 @@ def test_a_long_stretch_is_read_in_parts():
         assert (start, end) == (starts[rows][0], starts[rows][-1] + 1500)
 
 
-def test_a_cut_or_foreign_two_bit_is_refused(genomes, tmp_path):
+def test_a_cut_or_foreign_two_bit_is_refused(genomes, tmp_path, tried):
     data = genomes["genome.2bit"].read_bytes()
     for size in (12, 20, 60, len(data) - 1):
         (tmp_path / "cut.2bit").write_bytes(data[:size])
-        with pytest.raises(FileProblem, match="truncated or corrupt .2bit.*Fetch the file again"):
+        with pytest.raises(FileProblem, match="truncated or corrupt .2bit.*Fetch the file again") as caught:
             open_genome(tmp_path / "cut.2bit")
     (tmp_path / "big.2bit").write_bytes(struct.pack(">4I", 0x1A412743, 0, 1, 0) + data[16:])
     with pytest.raises(FileProblem, match="byte order"):
         genome_sizes(tmp_path / "big.2bit")
+    tried("a .2bit file cut at 4 places", caught)
 
 
 def test_an_index_that_does_not_fit_is_refused(tmp_path):
@@ -160,7 +161,7 @@ def windows(sequences):
 
 
 @pytest.mark.parametrize("indexed", [False, True])
-def test_a_bgzipped_fasta_cut_or_flipped_anywhere_is_refused(genomes, windows, tmp_path, indexed):
+def test_a_bgzipped_fasta_cut_or_flipped_anywhere_is_refused(genomes, windows, tmp_path, indexed, tried):
     """Each block has a checksum: whatever is read is right, or refused by name."""
     whole, rng = genomes["genome.fa.gz"], np.random.default_rng(5)
     good, data = read_whole(whole, windows), whole.read_bytes()
@@ -181,17 +182,19 @@ def test_a_bgzipped_fasta_cut_or_flipped_anywhere_is_refused(genomes, windows, t
             assert path.name in str(problem)
             refused += 1
     assert refused > 20
+    tried(f"a bgzipped FASTA cut or flipped at 30 places{', already indexed' if indexed else ''}", "refused by name, or the bases read are right")
 
 
-def test_a_fasta_that_was_cut_after_it_was_indexed_is_refused(genomes, tmp_path):
+def test_a_fasta_that_was_cut_after_it_was_indexed_is_refused(genomes, tmp_path, tried):
     genome_sizes(genomes["genome.fa"])
     data, index = genomes["genome.fa"].read_bytes(), genomes["genome.fa"].with_name("genome.fa.fai").read_bytes()
     path, fai = tmp_path / "cut.fa", tmp_path / "cut.fa.fai"
     for size in np.linspace(1, len(data) - 2, 25).astype(int):
         path.write_bytes(data[:size])
         fai.write_bytes(index)
-        with pytest.raises(FileProblem, match="cut.fa: FASTA does not fit its index.*got .*needed"):
+        with pytest.raises(FileProblem, match="cut.fa: FASTA does not fit its index.*got .*needed") as caught:
             genome_sizes(path)
+    tried("a FASTA cut at 25 places after it was indexed", caught)
     path.write_bytes(data)
     for size in np.linspace(1, len(index) - 2, 12).astype(int):  # the disk was full when the index was written
         fai.write_bytes(index[:size])
@@ -203,26 +206,28 @@ def test_a_fasta_that_was_cut_after_it_was_indexed_is_refused(genomes, tmp_path)
     (">chr1\nACGT\n\n\nACGT\n>chr2\nAC\n", "chr1"), (">chr1\nACGT\nACGTAC\nAC\n", "not consistent"),
     (">chr1\nACGT\n>chr1\nACGT\n", "Duplicate key"), (">chr1\nAC\udc81GT\n", "can't decode byte 0x81"),
 ])
-def test_a_fasta_of_another_form_is_refused(tmp_path, text, got):
+def test_a_fasta_of_another_form_is_refused(tmp_path, text, got, tried):
     (tmp_path / "g.fa").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(FileProblem, match=f"(?s)g.fa: FASTA cannot be indexed; got .*{got}.*needed a whole plain"):
+    with pytest.raises(FileProblem, match=f"(?s)g.fa: FASTA cannot be indexed; got .*{got}.*needed a whole plain") as caught:
         open_genome(tmp_path / "g.fa")
+    tried(f"a FASTA {text!r}", caught)
 
 
 @pytest.mark.parametrize("form", FORMS[:2])
-def test_what_is_no_letter_of_a_sequence_is_refused_by_place(tmp_path, form):
+def test_what_is_no_letter_of_a_sequence_is_refused_by_place(tmp_path, form, tried):
     text = b">chr1\nACGTacgtNRYKMSWBDHVX-*.U\nACG7ACGTACGTACGTACGTACGT\n"
     with (bgzf.open if form.endswith("gz") else open)(str(tmp_path / form), "wb") as handle:
         handle.write(text)
     windows = pd.DataFrame({"chrom": "chr1", "start": [0, 24, 38], "end": [10, 34, 48]})
     with open_genome(tmp_path / form) as genome:
         assert sequence_codes(genome, windows.iloc[[0, 2]]).tolist()[0] == [0, 1, 2, 3, 0, 1, 2, 3, 4, 4]
-        with pytest.raises(FileProblem, match=r"no letter of a sequence in 1 window.* of chr1; got '7' at chr1:27 "):
+        with pytest.raises(FileProblem, match=r"no letter of a sequence in 1 window.* of chr1; got '7' at chr1:27 ") as caught:
             sequence_codes(genome, windows)
+    tried("a digit in the FASTA", caught)
 
 
 @pytest.mark.parametrize("form", FORMS[:2])
-def test_an_index_lies_in_the_cache_where_the_folder_is_read_only(genomes, tmp_path, monkeypatch, read_only, form):
+def test_an_index_lies_in_the_cache_where_the_folder_is_read_only(genomes, tmp_path, monkeypatch, read_only, form, tried):
     monkeypatch.setenv("CHROMACC_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "archive"
     folder.mkdir()
@@ -232,9 +237,10 @@ def test_an_index_lies_in_the_cache_where_the_folder_is_read_only(genomes, tmp_p
     for _ in range(2):
         assert read_only(folder, lambda: genome_sizes(folder / form)) == genome_sizes(genomes[form])
     assert len(list((tmp_path / "cache" / "indexes").glob("*.fai"))) == 1
+    tried("a FASTA without index in a read-only folder", "its index is made once, in the cache folder")
 
 
-def test_a_fasta_dated_in_the_future_is_indexed_once(genomes, tmp_path):
+def test_a_fasta_dated_in_the_future_is_indexed_once(genomes, tmp_path, tried):
     path, later = tmp_path / "g.fa", time.time() + 86_400
     path.write_bytes(genomes["genome.fa"].read_bytes())
     os.utime(path, (later, later))
@@ -242,6 +248,7 @@ def test_a_fasta_dated_in_the_future_is_indexed_once(genomes, tmp_path):
     inode = (tmp_path / "g.fa.fai").stat().st_mtime_ns
     genome_sizes(path)
     assert (tmp_path / "g.fa.fai").stat().st_mtime_ns == inode == path.stat().st_mtime_ns
+    tried("a FASTA dated a day ahead", "indexed once; its index gets the same date")
 
 
 def test_a_dataset_is_the_same_from_a_two_bit_file(project, curated):

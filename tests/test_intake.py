@@ -13,7 +13,7 @@ from chromacc_lib.curation import curate
 from chromacc_lib.intake import take_in
 
 
-def test_files_addresses_and_parameters_are_all_told_at_once_and_nothing_is_written(project, monkeypatch, tmp_path):
+def test_files_addresses_and_parameters_are_all_told_at_once_and_nothing_is_written(project, monkeypatch, tmp_path, tried):
     """Of a manifest that says so much, too: before a single file is hashed whole."""
     monkeypatch.setenv("CHROMACC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(curation, "lock_table", None)
@@ -40,9 +40,10 @@ def test_files_addresses_and_parameters_are_all_told_at_once_and_nothing_is_writ
                   "no.bw: missing file"):  # fmt: skip
         assert sum(words in line for line in found) == 1, words
     assert sorted(path.name for path in project.folder.iterdir() if "dataset" in path.name) == [".dataset.curating"]
+    tried("eleven faults of files, addresses and parameters at once, before a curation", f"{found[0]} ({len(found) - 1} listed, before any file was hashed)")
 
 
-def test_too_few_cell_types_are_refused_for_curation_and_noted_by_check(project, capsys):
+def test_too_few_cell_types_are_refused_for_curation_and_noted_by_check(project, capsys, tried):
     lines = project.manifest.read_text().splitlines()
     write_lines(project.manifest, *[line for line in lines if line.startswith(("cell_type\t", "A\t", "B\t"))])
     parameters = replace(PARAMETERS, test_cell_types=(), validation_cell_types=())
@@ -51,9 +52,10 @@ def test_too_few_cell_types_are_refused_for_curation_and_noted_by_check(project,
     assert cli.main(["check", str(project.manifest), "--genome-fasta", str(project.genome_fasta)]) == 0
     said = capsys.readouterr()
     assert "note: " in said.err and "needed at least 3" in said.err and "0 problem(s), 1 note(s)" in said.out
+    tried("too few cell types for the split", problem)
 
 
-def test_check_lists_what_cannot_be_fetched_beside_all_else(project, monkeypatch, tmp_path, capsys):
+def test_check_lists_what_cannot_be_fetched_beside_all_else(project, monkeypatch, tmp_path, capsys, tried):
     monkeypatch.setenv("CHROMACC_CACHE", str(tmp_path / "cache"))
     (project.folder / "A/H3K27ac.bw").unlink()
     with serve() as served:
@@ -61,3 +63,4 @@ def test_check_lists_what_cannot_be_fetched_beside_all_else(project, monkeypatch
         assert cli.main(["check", str(project.manifest), "--genome-fasta", str(project.genome_fasta)]) == 1
     said = capsys.readouterr()
     assert "404" in said.err and "A/H3K27ac.bw" in said.err and "2 problem(s)" in said.out
+    tried("a remote file that is not there, beside other faults", said.out)

@@ -16,6 +16,7 @@ from chromacc_lib import project_path
 from chromacc_lib.dataset import load_arrays
 from chromacc_lib.parameters import read_profile
 from chromacc_lib.pipeline import run
+from chromacc_lib.simulate import simulate
 
 PREDICTION_COLUMNS = {
     "tss_distance",
@@ -60,10 +61,21 @@ ARTEFACTS = [
 ]
 
 
+HOSTILE = " <script>alert(1)</script>"
+
+
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """The settings that keep a run of the real notebooks out of the project's own data and reports."""
+    """The settings that keep a run of the real notebooks out of the project's own data and reports.
+
+    The simulation is there already, and is kept: the names of its cell types end in a script.
+    """
     base = tmp_path_factory.mktemp("smoke")
+    asked = {name: setting.value for name, setting in read_profile("smoke", project_path("notebooks/profiles"))[1].items()}
+    simulate(base / "raw", asked["sim_genome_mb"], asked["sim_cell_types"], workers=1)
+    for name in ("tracks.tsv", "truth.tsv"):
+        table = pd.read_csv(base / "raw" / name, sep="\t", dtype=str, keep_default_na=False)
+        table.assign(cell_type=table["cell_type"] + HOSTILE).to_csv(base / "raw" / name, sep="\t", index=False)
     return [f"run_dir={base / 'reports'}", f"dataset_dir={base / 'dataset'}", f"raw_dir={base / 'raw'}"]
 
 
@@ -108,6 +120,18 @@ def test_predictions_hold_test_chromosomes_whole_and_of_the_others_what_they_ser
     assert set(table.loc[table["window_split"] == "validation", "cell_type_split"]) == {"validation"}
     assert not table.duplicated(["window", "cell_type"]).any()
     assert table["predicted_score"].notna().all()
+
+
+def test_a_cell_type_called_like_a_script_is_text_on_every_page(smoke, tried):
+    """From the manifest through dataset, model, evaluation and prediction; figures are pictures."""
+    pages = {name: (smoke / f"{name}.html").read_text() for name in ("index", *NOTEBOOKS, "prediction/qc")}
+    cells = set(pd.read_parquet(smoke / "predictions.parquet", columns=["cell_type"])["cell_type"])
+    assert len(cells) > 3 and all(name.endswith(HOSTILE) for name in cells)
+    shown = {name: text.count("&lt;script&gt;alert(1)&lt;/script&gt;") for name, text in pages.items()}
+    for name, text in pages.items():
+        assert Links(text).scripts == 0 and "<script>alert" not in text, name
+        assert shown[name] > 0, f"{name} names no cell type: nothing is shown by it"
+    tried(f"cell types called{HOSTILE} through all six notebooks", f"shown as text on all {len(pages)} pages")
 
 
 @pytest.mark.parametrize("name", ["index", *NOTEBOOKS])

@@ -239,15 +239,16 @@ def test_later_stages_are_outdated_when_one_before_them_fails(project):
     assert "outdated" in (project / "reports" / "tiny" / "index.html").read_text()
 
 
-def test_a_kernel_that_dies_fails_its_stage(project):
+def test_a_kernel_that_dies_fails_its_stage(project, tried):
     write_notebook(
         project / "notebooks" / "01_first.ipynb",
         FOLDERS + "n: int = 2  # rows",
         "import os\nos.kill(os.getpid(), 9)",
     )
-    with pytest.raises(ChromaccError, match="01_first failed: its kernel died.*memory"):
+    with pytest.raises(ChromaccError, match="01_first failed: its kernel died.*memory") as caught:
         run("tiny", root=project)
     assert record(project)["stages"]["01_first"]["state"] == "failed"
+    tried("a kernel that is killed (no memory)", caught)
 
 
 def test_a_stage_that_was_killed_is_run_again(project, capsys):
@@ -271,7 +272,7 @@ def test_a_file_has_one_writer(project):
     assert record(project)["stages"]["03_third"]["state"] == "failed"
 
 
-def test_an_interrupt_is_recorded(project):
+def test_an_interrupt_is_recorded(project, tried):
     write_notebook(
         project / "notebooks" / "01_first.ipynb",
         FOLDERS + "n: int = 2  # rows",
@@ -285,6 +286,7 @@ def test_an_interrupt_is_recorded(project):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     assert record(project)["stages"]["01_first"]["state"] == "failed"
+    tried("Ctrl-C while a notebook runs", "the stage is recorded as failed")
 
 
 def test_the_kernel_is_this_python_at_the_projects_root(project):
@@ -401,34 +403,38 @@ def test_skipped_cells_do_not_run(project):
     assert record(project)["stages"]["01_first"]["state"] == "done"
 
 
-def test_two_runs_on_one_folder_are_refused(project):
+def test_two_runs_on_one_folder_are_refused(project, tried):
     folder = project / "reports" / "tiny"
     folder.mkdir(parents=True)
     with open(folder / ".lock", "w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(ChromaccError, match="another chromacc run is writing there.*--run-id"):
+        with pytest.raises(ChromaccError, match="another chromacc run is writing there.*--run-id") as caught:
             run("tiny", root=project)
     run("tiny", until="01", root=project)
+    tried("two runs of one folder at once", caught)
 
 
-def test_two_runs_on_one_dataset_are_refused(project):
+def test_two_runs_on_one_dataset_are_refused(project, tried):
     dataset = project / "shared data"
     dataset.mkdir()
     with open(project / ".shared data.lock", "w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(ChromaccError, match="another chromacc run"):
+        with pytest.raises(ChromaccError, match="another chromacc run") as caught:
             run("tiny", [f"dataset_dir={dataset}"], run_id="second", root=project)
+    tried("two runs of one dataset at once", caught)
 
 
-def test_a_shared_dataset_may_lie_where_nobody_can_write(project, read_only):
+def test_a_shared_dataset_may_lie_where_nobody_can_write(project, read_only, tried):
     run("tiny", root=project)
     data = project / "data"
     write_notebook(project / "notebooks" / "01_first.ipynb", FOLDERS + "n: int = 2  # rows", "print('it is all there')")
     given = [f"dataset_dir={data / 'tiny' / 'dataset'}"]
     read_only(data, lambda: run("tiny", given, run_id="second", root=project))
     assert (project / "reports" / "second" / "copy.txt").read_text() == "3 numbers"
-    with pytest.raises(ChromaccError, match="reports/third: cannot be written .Permission denied.; .*put reports and data where"):
+    with pytest.raises(ChromaccError, match="reports/third: cannot be written .Permission denied.; .*put reports and data where") as caught:
         read_only(project / "reports", lambda: run("tiny", given, run_id="third", root=project))
+    tried("a dataset in a folder that cannot be written", "used as it is")
+    tried("a report in a folder that cannot be written", caught)
 
 
 def test_run_id_names_the_folders(project):
@@ -437,17 +443,19 @@ def test_run_id_names_the_folders(project):
 
 
 @pytest.mark.parametrize("run_id", ["", "../x", "a/b", ".hidden", "-x"])
-def test_a_run_id_that_is_no_folder_name_is_refused(project, run_id):
-    with pytest.raises(ChromaccError, match="run id"):
+def test_a_run_id_that_is_no_folder_name_is_refused(project, run_id, tried):
+    with pytest.raises(ChromaccError, match="run id") as caught:
         run("tiny", run_id=run_id, root=project)
+    tried(f"the run id {run_id!r}", caught)
 
 
-def test_a_damaged_record_is_refused_by_name(project):
+def test_a_damaged_record_is_refused_by_name(project, tried):
     folder = project / "reports" / "tiny"
     folder.mkdir(parents=True)
     (folder / "run.json").write_text('{"stages": ')
-    with pytest.raises(ChromaccError, match="run.json: no JSON"):
+    with pytest.raises(ChromaccError, match="run.json: no JSON") as caught:
         run("tiny", root=project)
+    tried("a damaged run.json", caught)
 
 
 def test_no_notebooks_is_an_error(tmp_path):
@@ -573,12 +581,13 @@ def test_overrides_take_the_declared_type(declared, text, value):
         ("model={1: 2}", "names with values"),
     ],
 )
-def test_an_ill_typed_value_is_refused(declared, text, wanted):
-    with pytest.raises(ChromaccError, match=f"(?s)parameter '{text.split('=')[0]}' .*must be .*{wanted}"):
+def test_an_ill_typed_value_is_refused(declared, text, wanted, tried):
+    with pytest.raises(ChromaccError, match=f"(?s)parameter '{text.split('=')[0]}' .*must be .*{wanted}") as caught:
         check_settings(parse_overrides([text]), declared)
+    tried(f"--set {text}", str(caught.value).splitlines()[0])
 
 
-def test_unknown_parameters_are_refused_with_the_nearest_names(declared):
+def test_unknown_parameters_are_refused_with_the_nearest_names(declared, tried):
     with pytest.raises(ChromaccError) as caught:
         check_settings(parse_overrides(["epoch=3", "lerning_rate=1", "zzz=1"]), declared)
     message = str(caught.value)
@@ -586,6 +595,7 @@ def test_unknown_parameters_are_refused_with_the_nearest_names(declared):
     assert "did you mean 'learning_rate'?" in message
     assert "unknown parameter 'zzz' (--set)\n" in message
     assert "known parameters: epochs, label, learning_rate, model, quick, tfs" in message
+    tried("parameters that are misspelt", message)
 
 
 @pytest.mark.parametrize(
@@ -612,24 +622,27 @@ def test_a_malformed_override_is_refused(overrides, message):
         ("!!python/object/apply:os.getcwd []\n", "not a readable YAML"),
     ],
 )
-def test_a_malformed_profile_is_refused_by_name(tmp_path, content, message):
+def test_a_malformed_profile_is_refused_by_name(tmp_path, content, message, tried):
     (tmp_path / "mine.yaml").write_text(content)
-    with pytest.raises(ChromaccError, match=f"(?s)mine.yaml.*{message}"):
+    with pytest.raises(ChromaccError, match=f"(?s)mine.yaml.*{message}") as caught:
         read_profile("mine", tmp_path)
+    tried(f"a profile {content!r}", caught)
 
 
-def test_a_profile_may_be_empty_have_a_byte_order_mark_or_be_a_path(tmp_path):
+def test_a_profile_may_be_empty_have_a_byte_order_mark_or_be_a_path(tmp_path, tried):
     (tmp_path / "empty.yaml").write_text("# nothing\n")
     (tmp_path / "bom.yaml").write_text("\ufeffn: 3\r\n", encoding="utf-8")
     assert read_profile("empty", tmp_path) == ("empty", {})
     name, settings = read_profile(str(tmp_path / "bom.yaml"), tmp_path / "elsewhere")
     assert name == "bom" and settings["n"].value == 3
+    tried("a profile with byte-order mark and CRLF", "read")
 
 
-def test_an_unknown_profile_is_refused_with_the_nearest_name(tmp_path):
+def test_an_unknown_profile_is_refused_with_the_nearest_name(tmp_path, tried):
     (tmp_path / "pilot.yaml").write_text("")
-    with pytest.raises(ChromaccError, match="no profile 'pilto'. Did you mean 'pilot'"):
+    with pytest.raises(ChromaccError, match="no profile 'pilto'. Did you mean 'pilot'") as caught:
         read_profile("pilto", tmp_path)
+    tried("a profile that is not there", str(caught.value).split(" (in")[0])
 
 
 def test_an_ill_typed_profile_stops_before_anything_runs(project):

@@ -153,42 +153,49 @@ def test_each_thread_counts_what_was_fetched_for_it(server, open_remote):
     assert cache.fetched_here() - before == cache.HEAD_BYTES + 5_000
 
 
-def test_a_dropped_connection_goes_on_where_it_stopped(server, open_remote):
+def test_a_dropped_connection_goes_on_where_it_stopped(server, open_remote, tried):
     remote = open_remote(server.url("/x.bin"))
     server.faults["/x.bin"] = [("drop", 1_000), ("drop", 0), ("drop", 2_500)]
     assert remote.read(150_000, 5_000) == DATA[150_000:155_000]
     assert remote.fetched == cache.HEAD_BYTES + 5_000
     server.faults["/x.bin"] = [("drop", 0)] * 50
-    with pytest.raises(ChromaccError, match="did not come in 5 tries; try again later: what came is kept"):
+    with pytest.raises(ChromaccError, match="did not come in 5 tries; try again later: what came is kept") as caught:
         remote.read(250_000, 10)
+    tried("connections that drop, over and over", caught)
 
 
-def test_a_busy_server_is_asked_again_as_it_wishes(server, open_remote):
+def test_a_busy_server_is_asked_again_as_it_wishes(server, open_remote, tried):
     server.faults["/x.bin"] = [("status", 503, {"Retry-After": "0"}), ("status", 429, {}), ("status", 500, {})]
     assert open_remote(server.url("/x.bin")).read(0, 10) == DATA[:10]
     server.faults["/x.bin"] = [("status", 503, {"Retry-After": "0"})] * 50
-    with pytest.raises(ChromaccError, match="answered 503.*asked 5 times"):
+    with pytest.raises(ChromaccError, match="answered 503.*asked 5 times") as caught:
         open_remote(server.url("/x.bin") + "")._get(200_000, 10)
+    tried("503, 429 and 500, once each", "asked again after Retry-After")
+    tried("503 for ever", caught)
 
 
-def test_what_cannot_be_served_is_said(server, open_remote):
-    with pytest.raises(ChromaccError, match="answered 404.*archived or the address mistyped"):
+def test_what_cannot_be_served_is_said(server, open_remote, tried):
+    with pytest.raises(ChromaccError, match="answered 404.*archived or the address mistyped") as caught:
         open_remote(server.url("/none.bin"))
+    tried("404", caught)
     server.faults["/x.bin"] = [("wrong range",)]
-    with pytest.raises(ChromaccError, match="does not serve ranges .it answered 200, needed 206."):
+    with pytest.raises(ChromaccError, match="does not serve ranges .it answered 200, needed 206.") as caught:
         open_remote(server.url("/x.bin"))
+    tried("a server without ranges, for tracks by their blocks", caught)
     for bad in ("ftp://example.org/x.bw", "s3://bucket/x.bw", "file:///etc/passwd", "https:///x.bw"):
-        with pytest.raises(ChromaccError, match="needed http or https with a host"):
+        with pytest.raises(ChromaccError, match="needed http or https with a host") as caught:
             open_remote(bad)
+        tried(f"the address {bad}", str(caught.value))
     with pytest.raises(ChromaccError, match="cannot be reached"):
         open_remote("http://127.0.0.1:9/x.bw")
 
 
-def test_a_file_that_changes_under_way_is_noticed(server, open_remote):
+def test_a_file_that_changes_under_way_is_noticed(server, open_remote, tried):
     remote = open_remote(server.url("/x.bin"))
     server.etags["/x.bin"] = '"2"'
-    with pytest.raises(ChromaccError, match="has changed on the server.*delete .*start again"):
+    with pytest.raises(ChromaccError, match="has changed on the server.*delete .*start again") as caught:
         remote.read(200_000, 10)
+    tried("a remote file that changes while it is read", caught)
 
 
 def test_a_change_is_noticed_by_its_date_where_there_is_no_etag(server, open_remote):
@@ -199,14 +206,15 @@ def test_a_change_is_noticed_by_its_date_where_there_is_no_etag(server, open_rem
         remote.read(200_000, 10)
 
 
-def test_a_range_that_is_not_the_one_asked_for_is_refused(server, open_remote, tmp_path):
+def test_a_range_that_is_not_the_one_asked_for_is_refused(server, open_remote, tmp_path, tried):
     remote = open_remote(server.url("/x.bin"))
     server.faults["/x.bin"] = [("late", 5_000)]
     with pytest.raises(ChromaccError, match="asked for bytes from 100000, the server answered Content-Range 'bytes 105000-"):
         remote.read(100_000, 1_000)
     server.faults["/x.bin"] = [("drop", 131_072), ("late", 10)]
-    with pytest.raises(ChromaccError, match="asked for bytes from 131072"):
+    with pytest.raises(ChromaccError, match="asked for bytes from 131072") as caught:
         download(server.url("/x.bin"), tmp_path / "whole", MD5)
+    tried("another range than was asked for", caught)
 
 
 def test_without_a_checksum_the_length_decides_whether_a_file_is_there(server, tmp_path):
@@ -274,36 +282,41 @@ def test_download_verifies_and_does_not_fetch_twice(server, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.bin"]
 
 
-def test_download_resumes_where_it_stopped(server, tmp_path):
+def test_download_resumes_where_it_stopped(server, tmp_path, tried):
     server.faults["/x.bin"] = [("drop", 131_072), ("drop", 65_536)]
     download(server.url("/x.bin"), tmp_path, MD5)
     assert [asked for _, asked in server.asked] == ["", "bytes=131072-", "bytes=196608-"]
     assert server.sent == len(DATA)
+    tried("a download that drops twice", "goes on from the byte where it stopped")
 
 
-def test_a_download_that_failed_leaves_no_file_under_its_name_and_the_next_run_goes_on(server, tmp_path):
+def test_a_download_that_failed_leaves_no_file_under_its_name_and_the_next_run_goes_on(server, tmp_path, tried):
     server.faults["/x.bin"] = [("drop", 131_072)] + [("drop", 0)] * 50
-    with pytest.raises(ChromaccError, match="dropped 5 times; run again: what came is kept"):
+    with pytest.raises(ChromaccError, match="dropped 5 times; run again: what came is kept") as caught:
         download(server.url("/x.bin"), tmp_path, MD5)
     assert not (tmp_path / "x.bin").exists()
     server.faults["/x.bin"] = []
     server.sent = 0
     download(server.url("/x.bin"), tmp_path, MD5)
     assert server.sent == len(DATA) - 131_072 and (tmp_path / "x.bin").read_bytes() == DATA
+    tried("a download that drops for good", caught)
 
 
-def test_a_wrong_checksum_or_length_is_refused(server, tmp_path):
-    with pytest.raises(ChromaccError, match="correct the md5 in the manifest"):
+def test_a_wrong_checksum_or_length_is_refused(server, tmp_path, tried):
+    with pytest.raises(ChromaccError, match="correct the md5 in the manifest") as caught:
         download(server.url("/x.bin"), tmp_path, "0" * 32)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ChromaccError, match="server has 300,000 bytes, and the manifest says 5"):
+    tried("a download with a wrong checksum", str(caught.value).split("(")[0])
+    with pytest.raises(ChromaccError, match="server has 300,000 bytes, and the manifest says 5") as caught:
         download(server.url("/x.bin"), tmp_path, MD5, size=5)
+    tried("a download of a wrong length", caught)
 
 
-def test_a_server_without_ranges_is_read_from_the_start(server, tmp_path):
+def test_a_server_without_ranges_is_read_from_the_start(server, tmp_path, tried):
     server.ranges = False
     server.faults["/x.bin"] = [("drop", 1_000)]
     assert download(server.url("/x.bin"), tmp_path, MD5).read_bytes() == DATA
+    tried("a server without ranges that drops once", "read from the start, whole")
 
 
 def download_whole(server, tmp_path):
@@ -318,48 +331,53 @@ BOTH = pytest.mark.parametrize("fetch", [download_whole, stream_all])
 
 
 @BOTH
-def test_a_server_that_stalls_is_given_up_after_a_while_and_what_came_is_kept(server, tmp_path, monkeypatch, fetch):
+def test_a_server_that_stalls_is_given_up_after_a_while_and_what_came_is_kept(server, tmp_path, monkeypatch, fetch, tried):
     monkeypatch.setattr(network, "TIMEOUT_S", (0.2, 0.2))
     server.faults["/x.bin"] = [("stall", 140_000, 1)] * 2 + [("slow", 1)]
     assert fetch(server, tmp_path) == DATA
     server.files["/y.bin"], server.faults["/y.bin"] = DATA, [("slow", 1)] * 50
     with pytest.raises(ChromaccError, match="y.bin: cannot be reached .*[Rr]ead timed out.*try again"):
         download(server.url("/y.bin"), tmp_path)
+    tried(f"a server that stalls, or answers late ({fetch.__name__})", "time-out, asked again, whole")
 
 
 @BOTH
-def test_no_wait_is_longer_than_a_minute_whatever_the_server_asks_for(server, tmp_path, monkeypatch, fetch):
+def test_no_wait_is_longer_than_a_minute_whatever_the_server_asks_for(server, tmp_path, monkeypatch, fetch, tried):
     waits = []
     monkeypatch.setattr("urllib3.util.retry.time.sleep", waits.append)
     server.faults["/x.bin"] = [("status", 503, {"Retry-After": "86400"}), ("status", 429, {"Retry-After": "2"})]
     assert fetch(server, tmp_path) == DATA and waits == [60, 2]
+    tried(f"Retry-After: 86400 ({fetch.__name__})", f"waits of {waits} s")
 
 
 @BOTH
 @pytest.mark.parametrize("where, message", [
     ("/x.bin", "redirects"), ("ftp://127.0.0.1/x.bin", "No connection adapters"), ("file:///etc/passwd", "No connection")])
-def test_a_redirection_in_a_circle_or_out_of_the_web_is_refused(server, tmp_path, fetch, where, message):
+def test_a_redirection_in_a_circle_or_out_of_the_web_is_refused(server, tmp_path, fetch, where, message, tried):
     server.faults["/x.bin"] = [("redirect", where)] * 50
-    with pytest.raises(ChromaccError, match=f"x.bin: cannot be reached .*{message}"):
+    with pytest.raises(ChromaccError, match=f"x.bin: cannot be reached .*{message}") as refused:
         fetch(server, tmp_path)
     assert not list((tmp_path / "files").glob("x*"))
     server.files["/here.bin"], server.faults["/x.bin"] = DATA, [("redirect", "/here.bin")]
     assert fetch(server, tmp_path) == DATA
+    tried(f"a redirection to {where} ({fetch.__name__})", refused.value)
 
 
 @BOTH
-def test_what_a_server_calls_encoded_is_kept_as_it_came(server, tmp_path, fetch):
+def test_what_a_server_calls_encoded_is_kept_as_it_came(server, tmp_path, fetch, tried):
     """Servers say so of .gz files, which are wanted as they are; ranges and checksums are of the bytes that come."""
     server.headers = {"Content-Encoding": "gzip"}
     assert fetch(server, tmp_path) == DATA
+    tried(f"Content-Encoding: gzip of plain bytes ({fetch.__name__})", "kept as they came")
 
 
-def test_a_server_without_ranges_that_always_drops_is_not_asked_for_ever(server, tmp_path):
+def test_a_server_without_ranges_that_always_drops_is_not_asked_for_ever(server, tmp_path, tried):
     server.ranges = False
     server.faults["/x.bin"] = [("drop", 200_000)] * 1_000
-    with pytest.raises(ChromaccError, match="dropped 5 times"):
+    with pytest.raises(ChromaccError, match="dropped 5 times") as caught:
         download(server.url("/x.bin"), tmp_path, MD5)
     assert len(server.asked) == 6 and not (tmp_path / "x.bin").exists()
+    tried("a server without ranges that always drops", caught)
 
 
 @pytest.mark.parametrize("answer, md5, message", [
@@ -368,7 +386,7 @@ def test_a_server_without_ranges_that_always_drops_is_not_asked_for_ever(server,
     (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n" + DATA[:500], MD5, "md5"),
     (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n" + DATA, MD5, "md5"),  # more than it said
 ])
-def test_an_answer_that_is_none_leaves_no_file(tmp_path, answer, md5, message):
+def test_an_answer_that_is_none_leaves_no_file(tmp_path, answer, md5, message, tried):
     def reply():
         while True:
             try:
@@ -389,19 +407,22 @@ def test_an_answer_that_is_none_leaves_no_file(tmp_path, answer, md5, message):
             listener.shutdown(socket.SHUT_RDWR)
             thread.join()
     assert not (tmp_path / "x.bin").exists()
+    tried(f"the answer {answer[:60]!r}", "refused; no file under its name")
 
 
 @pytest.mark.parametrize("url", ["http://[::/x.bw", "http://h:99999/x.bw", "http:///x.bw", "gopher://h/x.bw"])
-def test_an_address_that_is_none_is_refused(tmp_path, url):
-    with pytest.raises(ChromaccError, match=f"{re.escape(url)}: "):
+def test_an_address_that_is_none_is_refused(tmp_path, url, tried):
+    with pytest.raises(ChromaccError, match=f"{re.escape(url)}: ") as caught:
         download(url, tmp_path)
+    tried(f"the address {url}", str(caught.value))
 
 
-def test_names_from_addresses_stay_in_their_folder(server, tmp_path):
+def test_names_from_addresses_stay_in_their_folder(server, tmp_path, tried):
     for path in ("/a/..%2F..%2Fescape.bin", "/.hidden", "/a%20b"):
         server.files[path] = DATA
         assert download(server.url(path), tmp_path / "in", MD5).parent == tmp_path / "in"
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
+    tried("addresses that end in ..%2F..%2Fescape.bin, or in .hidden", "their files stay in the cache folder, under plain names")
 
 
 def test_several_files_side_by_side_in_their_order(server, tmp_path):
@@ -433,7 +454,7 @@ def test_how_many_bytes_come_is_said_before_they_are_asked_for(server, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["etag", "date"])
-def test_a_file_replaced_under_way_by_one_of_its_length_is_not_mixed_with_it(server, tmp_path, kind):
+def test_a_file_replaced_under_way_by_one_of_its_length_is_not_mixed_with_it(server, tmp_path, kind, tried):
     other, came = DATA[::-1], []
 
     def replace(n):
@@ -449,6 +470,7 @@ def test_a_file_replaced_under_way_by_one_of_its_length_is_not_mixed_with_it(ser
     assert path.read_bytes() == other and sum(came) == len(DATA)
     assert [asked for _, asked in server.asked] == ["", "bytes=131072-"]
     assert [p.name for p in tmp_path.iterdir()] == ["x.bin"]
+    tried(f"a file that is replaced in the middle of its download (told by {kind})", "fetched anew, not mixed")
 
 
 def test_a_file_replaced_between_two_runs_is_fetched_anew(server, tmp_path):

@@ -143,10 +143,11 @@ def test_training_lowers_the_loss_and_reports_each_epoch(arrays):
     assert "1 unseen (validation) cell types" in result.validation and not result.model.training
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(arrays, result):
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(arrays, result, tried):
     assert torch.equal(weights(result), weights(train(arrays, CONFIG, device="cpu", sizes=SIZES)))
     other = train(arrays, replace(CONFIG, seed=2), device="cpu", sizes=SIZES)
     assert not torch.equal(weights(result), weights(other))
+    tried("the same seed twice", "the same weights, bit for bit")
 
 
 def with_garbage_in_test_rows(arrays):
@@ -194,13 +195,14 @@ def test_rows_that_cannot_be_trained_on_are_refused(arrays):
         train(arrays, replace(CONFIG, batch_windows=0), device="cpu", sizes=SIZES)
 
 
-def test_a_device_that_is_not_there_is_never_replaced_silently():
+def test_a_device_that_is_not_there_is_never_replaced_silently(tried):
     assert choose_device("cpu") == "cpu"
-    with pytest.raises(ChromaccError, match="'auto', 'cpu', 'cuda'"):
+    with pytest.raises(ChromaccError, match="'auto', 'cpu', 'cuda'") as caught:
         choose_device("gpu")
     if not torch.cuda.is_available():
         with pytest.raises(ChromaccError, match="no usable GPU"):
             choose_device("cuda")
+    tried("device=gpu, which is none", caught)
 
 
 def test_a_gpu_that_cannot_be_used_is_named_with_the_reason(tmp_path, monkeypatch):
@@ -251,7 +253,7 @@ TIMING = ["seconds", "samples_per_second", "share_waiting_for_data"]
 
 
 @pytest.mark.parametrize("steps", [1, 3, 7])
-def test_a_run_interrupted_anywhere_ends_as_if_it_had_not_been(arrays, result, tmp_path, steps):
+def test_a_run_interrupted_anywhere_ends_as_if_it_had_not_been(arrays, result, tmp_path, steps, tried):
     """In the middle of the first epoch, and of the second; saved after every second step, so some are run twice."""
     first = Checkpoint(tmp_path / "checkpoint.pt", {"data": 1}, every_steps=2)
     per_epoch = len(list(region_batches(np.arange((arrays.windows["split"] == "train").sum()), np.arange(4), 16, 3, np.random.default_rng(0))))
@@ -263,6 +265,7 @@ def test_a_run_interrupted_anywhere_ends_as_if_it_had_not_been(arrays, result, t
     assert again.resumed.startswith("goes on at step") == (steps > 1)
     assert torch.equal(weights(result), weights(resumed))
     assert result.history.drop(columns=TIMING).equals(resumed.history.drop(columns=TIMING))
+    tried(f"a training that is interrupted after {steps} step(s), within an epoch", "weights as undisturbed, bit for bit")
 
 
 def test_a_checkpoint_that_only_some_processes_see_is_refused(monkeypatch):
