@@ -15,10 +15,10 @@ from captum.attr import IntegratedGradients
 from tangermeme.ersatz import dinucleotide_shuffle
 from torch import Tensor
 
-from chromacc_lib.scoring import ModelScorer, Scorer, one_hot, score_all
+from chromacc_lib.scoring import Scorer, one_hot, score_all
 
-__all__ = ["Attribution", "CompleteAttribution", "ModelScorer", "Scorer", "contribution", "integrated_gradients", "one_hot",
-           "relative_size", "shuffled_references", "smoothed_gradients"]  # fmt: skip
+__all__ = ["Attribution", "CompleteAttribution", "contribution", "integrated_gradients", "relative_size",
+           "shuffled_references", "smoothed_gradients"]  # fmt: skip
 
 
 @dataclass(frozen=True)

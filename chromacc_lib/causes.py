@@ -8,7 +8,8 @@ departs from that, a comment says why.
 
 from dataclasses import dataclass
 
-__all__ = ["ASSEMBLY", "CAUSES", "Cause", "GROUPS", "GIVE_DATASET", "NO_SIGNAL", "NOTHING_LEARNED", "SHIFTED", "TOO_FEW", "WITHIN"]
+__all__ = ["ASSEMBLY", "CAUSES", "Cause", "GROUPS", "GIVE_DATASET", "NO_SIGNAL", "NOTHING_LEARNED", "NO_UNSEEN",
+           "OF_THE_MODEL", "ON_UNSEEN", "SHIFTED", "TOO_FEW", "TURNED", "WITHIN"]
 
 GROUPS = ("data", "optimisation", "model", "generalisation")  # in the order in which one brings about the next
 
@@ -32,6 +33,9 @@ class Cause:
 NO_SIGNAL = "labels carry no signal about the inputs"
 NOTHING_LEARNED = "the model learned nothing"
 TOO_FEW = "too few windows to tell"
+NO_UNSEEN = "no unseen rows"
+TURNED = "the sign is turned round"
+OF_THE_MODEL = "a fault of the model or its training"
 GIVE_DATASET = "The dataset tells labels without signal from a fault of the model."
 
 # --- before anything else ---------------------------------------------------------------------------------------
@@ -47,11 +51,25 @@ WITHIN = "labels permuted within cell types"
 ASSEMBLY, SHIFTED = "wrong assembly or chromosome naming", "labels and inputs are shifted against each other"
 _ORDER = "Check the order of windows in the labels: join them to the windows by chromosome, start and cell type, and curate " \
     "again."
-_DRAWN = "The dataset tells them apart: permuted labels keep the shape and the distribution of measured profiles."
+_DRAWN = "The dataset tells them apart: permuted labels keep the shape and the distribution of measured profiles, and " \
+    "labels with signal can be fitted from the inputs."
 _DATA = (
+    # Before all that scores are held against: they hold nothing.
+    Cause("the scores are constant", "data", "cannot tell", ("scores vary",),
+          "Look at the files that the scores were made of: empty, or read on chromosomes that they do not have? Make "
+          "the scores anew.", supports=("constant output", "constant tracks")),
     Cause(SHIFTED, "data", "underperforming", ("window offset",),
           "Check the assembly, the coordinate base and the order of windows in the labels; curate again.",
           supports=("label signal", "association")),
+    Cause(NO_SIGNAL, "data", "collapsed", ("label signal",),
+          "Do not tune the model. Check how the scores were made: draw scores and one input track side by side at "
+          "a few loci, and check that window order, assembly and cell-type order agree.",
+          supports=("labels look measured", "labels agree between cell types", "ambiguous bases", "repeated sequences",
+                    "training fit", "association", "constant output", "variance ratio"),
+          unless=("association", "labels look measured")),
+    # Labels that follow nothing would lead astray what looks for their place or their track: asked first.
+    Cause(WITHIN, "data", "collapsed", ("labels of each cell type",), _ORDER,
+          supports=("label signal", "labels agree between cell types", "association")),
     Cause(ASSEMBLY, "data", "underperforming", ("assembly",),
           "Compare assembly, chromosome names and chromosome lengths of the files that are named with those of the genome; "
           "lift them over, or fetch them in the genome's assembly, and curate again.",
@@ -70,20 +88,15 @@ _DATA = (
           supports=("follows its own cell type", "locus-average residual", "skill over the locus average")),
     Cause("an input is the label (leak)", "data", "cannot tell", ("label leak",),
           "Take the named track out of the inputs: with it the scores say nothing about unseen cell types."),
+    Cause("the predictions are the scores", "data", "cannot tell", ("predictions are not the scores",),
+          "Check that the column predicted_score is what the model gave, and that no input is made of the scores: as "
+          "they are, the predictions say nothing about unseen rows.", supports=("label leak", "training fit")),
     Cause("labels permuted between cell types", "data", "underperforming", ("labels in their cell type",),
           "Check the order of cell types in the labels against the manifest, correct it and curate again.",
           supports=("cell-type signal", "locus-average residual")),
     Cause("a track of another cell type swapped in", "data", "underperforming", ("swapped tracks",),
           "Compare the named rows of the manifest with their source, correct them and curate again.",
           supports=("cell-type signal", "locus-average residual")),
-    Cause(NO_SIGNAL, "data", "collapsed", ("label signal",),
-          "Do not tune the model. Check how the scores were made: draw scores and one input track side by side at "
-          "a few loci, and check that window order, assembly and cell-type order agree.",
-          supports=("labels look measured", "labels agree between cell types", "ambiguous bases", "repeated sequences",
-                    "training fit", "association", "constant output", "variance ratio"),
-          unless=("association", "labels look measured")),
-    Cause(WITHIN, "data", "collapsed", ("labels of each cell type",), _ORDER,
-          supports=("label signal", "labels agree between cell types", "association")),
     Cause(NO_SIGNAL, "data", "collapsed", ("score follows its profile", "labels look measured"),
           "Make the scores anew: each must be the mean of its own accessibility profile."),
     Cause(WITHIN, "data", "collapsed", ("score follows its profile",),
@@ -97,15 +110,16 @@ _DATA = (
           "Check the order of cell types in the labels, window by window, and curate again.",
           supports=("follows its own cell type", "locus-average residual", "variation across cell types"),
           unless=("follows its own cell type",)),
-    # From the table alone: the scores of real cell types have much in common at a locus.
+    # From the table alone: what is measured at a locus in other cell types foretells much of it in one more. Scores
+    # with nothing in common may also be sound ones of cell types that have nothing in common, and the model at fault.
     Cause(NO_SIGNAL, "data", "collapsed", ("labels agree between cell types", "training fit"),
           "Do not tune the model. Give the dataset as well, and draw scores and one input track side by side at a few loci.",
           supports=("association", "constant output", "variance ratio"), unless=("label signal",),
-          alternatives=(WITHIN,), separated_by=_DRAWN),
+          alternatives=(WITHIN, OF_THE_MODEL), separated_by=_DRAWN),
     Cause(NO_SIGNAL, "data", "collapsed", ("labels agree between cell types", "association"),
           "Do not tune the model. Give the dataset as well, and draw scores and one input track side by side at a few loci.",
           supports=("training fit", "constant output", "variance ratio"), unless=("label signal", "training fit"),
-          alternatives=(WITHIN,), separated_by=_DRAWN),
+          alternatives=(WITHIN, OF_THE_MODEL), separated_by=_DRAWN),
     Cause("sequences are mostly N or repeated", "data", "underperforming", ("ambiguous bases",),
           "Check the FASTA and its chromosome names: windows without sequence must be dropped in curation.",
           supports=("repeated sequences",)),
@@ -198,6 +212,10 @@ _MODEL = (
           "Fewer layers, larger residual branch, or pre-norm blocks keep tokens apart."),
     Cause("embeddings of low effective rank", "model", "underperforming", ("effective rank",),
           "Check normalisation and dropout before the head; a wider loss (profile, label) keeps more directions."),
+    Cause(TURNED, "data", "underperforming", ("sign of predictions",),
+          "Check the sign of the scores and of the predictions, such as which of two samples is divided by the other in a "
+          "log ratio; turn one of them round, then run this diagnosis again.",
+          supports=("association", "training fit", "association in each cell type")),
     Cause("constant output", "model", "collapsed", ("constant output",),
           "Check the score head for saturation and zero gradients, and whether one batch can be overfitted.",
           supports=("variance ratio", "training fit", "effective rank", "tokens made alike", "single-batch overfit")),
@@ -208,6 +226,9 @@ _MODEL = (
 
 # From here on a cause rests on how well the unseen rows are predicted, so there must be enough of them.
 _POWER = (
+    Cause(NO_UNSEEN, "generalisation", "cannot tell", ("unseen rows",),
+          "Give the predictions of cell types and chromosomes that were not trained on: how well the others are fitted "
+          "does not say what was learned."),
     Cause(TOO_FEW, "generalisation", "cannot tell", ("power",),
           "Evaluate on more windows and cell types: the sentence says how wide the interval is now."),
 )
@@ -262,6 +283,9 @@ _LAST = (
     Cause("wrong checkpoint evaluated", "optimisation", "cannot tell", ("model is of this history",),
           "The model is of another training, or was altered after it: give the history that belongs to it, or the model.",
           supports=("checkpoint matches history",)),
+    Cause("predictions are not numbers", "optimisation", "underperforming", ("gaps in predictions",),
+          "Look at the rows that are named: NaN in their inputs, or rows that were never predicted? The others are "
+          "judged as if these were not there."),
     Cause("predictions off in level", "model", "underperforming", ("level",),
           "The order is right and the level is not: check that scores of this cell type are in the unit of the others.",
           supports=("score scale", "track scale", "skill over the locus average")),
@@ -271,13 +295,23 @@ _LAST = (
     Cause("class-prior bias", "optimisation", "underperforming", ("positive rate",),
           "Move the log-odds by the difference that is named, and train on open and closed windows as they occur.",
           supports=("class prior",)),
+    Cause("behind simpler models", "model", "underperforming", ("floor",),
+          "What ridge regression or boosting read from the same inputs is there to be learned: train longer, with other "
+          "learning rates, and compare the baselines of the evaluation.",
+          supports=("follows its own cell type", "information left", "skill over the locus average")),
     Cause("worse than the locus average", "model", "underperforming", ("skill over the locus average",),
           "Compare with the baselines of the evaluation; the locus average alone is the better predictor here.",
           supports=("variance ratio",)),
     Cause("predictions shrunk or stretched", "model", "underperforming", ("variance ratio",),
           "The order is right and the amplitude is not: judge by ranking (AUPRC, Pearson), and recalibrate the score on "
           "cell types that were not trained on; check that scores of this cell type are in the unit of the others."),
+    Cause("no other cell type to compare with", "generalisation", "cannot tell",
+          ("another cell type to compare with",),
+          "Give the dataset, a column average_score with the mean of the training cell types at the window, or the rows of "
+          "three training cell types.", supports=("association",)),
 )
 
 CAUSES: tuple[Cause, ...] = (
     *_BELONGING, *_DATA, *_SHORTCUT, *_OPTIMISATION, *_MODEL, *_POWER, *_GENERALISATION, *_MODEL_UNSEEN, *_LAST)
+ON_UNSEEN = tuple(cause for cause in (*_POWER, *_GENERALISATION, *_MODEL_UNSEEN, *_LAST)
+                  if cause.name != "wrong checkpoint evaluated")  # rest on how well unseen rows are predicted

@@ -28,7 +28,7 @@ EXPLOSION = (20, 50)         # healthy: 4
 GROWTH = (3, 10)             # healthy: 0.5
 VANISHING = (0.01, 3e-3)     # healthy: 0.2
 CUT_OFF = 1e-6               # of a single branch; healthy: 5e-3, a gate that begins closed
-BEYOND_LOSS = 1000           # a gradient's norm over the loss; healthy: 10
+GONE, BEYOND_LOSS = 1e-3, 1000  # a gradient's norm over the loss; healthy: 0.5 to 10
 BALANCE = (0.05, 0.02)       # healthy: 0.5
 CHECKPOINT = (1.1, 1.2)      # healthy: 1.0
 
@@ -42,11 +42,20 @@ def history_checks(history: pd.DataFrame | None, table: Table) -> list[Check]:
     """
     if history is None:
         return [not_run(name, "optimisation", "no training history was given") for name in HISTORY_NAMES]
+    if not isinstance(history, pd.DataFrame):
+        raise ChromaccError(f"diagnose: the history is a {type(history).__name__}; needed: a pandas DataFrame of "
+                            "history.csv, one row an epoch.")
     validation = [name for name in ("validation_loss", "validation_mse") if name in history]
     if history.empty or "train_loss" not in history or not validation:
         raise ChromaccError(f"diagnose: the history has {len(history)} epochs and the columns "
                             f"{', '.join(history.columns)}; needed: epochs with train_loss and validation_loss or "
                             "validation_mse. Give history.csv as training wrote it.")
+    read = ("train_", "validation_", "grad_", "update_", "pull_", "learning_rate")
+    for name in history.columns[history.columns.str.startswith(read)]:
+        if not pd.api.types.is_numeric_dtype(history[name]):
+            raise ChromaccError(f"diagnose: column {name} of the history holds {history[name].iloc[0]!r} in its first row "
+                                "and is no column of numbers; needed: one number an epoch, NaN where there was none. Give "
+                                "history.csv as training wrote it.")
     losses = history[validation[0]].to_numpy(float)
     return [_check_divergence(history["train_loss"].to_numpy(float), losses), _check_spike(history),
             _check_warmup(history), *_check_updates(history), _check_exploding(history), _check_vanishing(history),
@@ -160,8 +169,7 @@ def _check_exploding(history: pd.DataFrame) -> Check:
 
     Pascanu et al. 2013, "On the difficulty of training recurrent neural networks" (norms and clipping). The usual norm is
     the median epoch of the second half: a network that starts with exploding gradients has left them by then, or their
-    growth shows: the norm behind the heads over that at the heads, median epoch (Glorot & Bengio 2010, AISTATS). Norms that
-    are largest in the first epoch, in all of its steps alike and not large beside the loss, only fall.
+    growth shows: the norm behind the heads over that at the heads, median epoch (Glorot & Bengio 2010, AISTATS).
     """
     name = "exploding gradients"
     if "grad_norm" not in history:
@@ -175,13 +183,14 @@ def _check_exploding(history: pd.DataFrame) -> Check:
     usual = float(np.median(means[len(means) // 2:]))
     value = float(largest.max() / usual) if usual > 0 else math.inf if largest.max() > 0 else 0.0
     growth = _behind_heads(history)
-    falls = largest.argmax() == 0 and largest[0] < min(EXPLOSION[1] * means[0],
-                                                       BEYOND_LOSS * float(history["train_loss"].iloc[0]))
+    # Where gradients have vanished, anything is large beside them: then the largest is held against the loss.
+    gone = usual < GONE * float(np.median(history["train_loss"].to_numpy(float)[len(means) // 2:]))
+    falls = gone and largest.max() < BEYOND_LOSS * float(history["train_loss"].iloc[0])
     verdicts = ("ok" if falls else judge(value, *EXPLOSION), judge(growth, *GROWTH) if math.isfinite(growth) else "ok")
     clipped = f"; {100 * float(history['clipped_share'].max()):.0f}% of the steps were clipped in the epoch with most" \
         if "clipped_share" in history else ""
-    return Check(name, "optimisation", value, rule_text("largest over usual norm of the gradient", *EXPLOSION) + " (not where norms "
-                 f"fall from the first epoch on, from below {BEYOND_LOSS} times the loss); or "
+    return Check(name, "optimisation", value, rule_text("largest over usual norm of the gradient", *EXPLOSION) + " (where the usual "
+                 f"one is next to nothing: over {BEYOND_LOSS} times the loss); or "
                  + rule_text("norm behind the heads over theirs", *GROWTH),
                  "fail" if "fail" in verdicts else "warn" if "warn" in verdicts else "ok",
                  f"The largest norm of a gradient was {largest.max():.3g}, usual in the second half of training were "

@@ -91,10 +91,10 @@ def take(arrays: Arrays, seed: int) -> Sample:
 
 def _check_same_scores(arrays: Arrays, table: Table) -> Check:
     """Are the measured scores of the table those of the dataset, row by row?"""
-    cells = pd.Index(arrays.cell_types["cell_type"]).get_indexer(table.rows["cell_type"])
-    own = arrays.score[table.rows["window"].to_numpy(int), cells].astype(float)
+    cells = pd.Index(arrays.cell_types["cell_type"]).get_indexer(table.scored["cell_type"])
+    own = arrays.score[table.scored["window"].to_numpy(int), cells].astype(float)
     known = np.isfinite(own)
-    off = np.abs(table.rows["score"].to_numpy(float) - own)[known] > 1e-3
+    off = np.abs(table.scored["score"].to_numpy(float) - own)[known] > 1e-3
     value = float(off.mean()) if known.any() else math.nan
     return Check("scores are the dataset's", "data", value, "share of rows that differ by more than 0.001: fail above "
                  "0.01", "ok" if value <= 0.01 else "fail",

@@ -27,7 +27,7 @@ __all__ = ["model_checks"]
 
 MODEL_WINDOWS = 64      # the model is run a dozen times on these x MODEL_CELL_TYPES, on both strands
 MODEL_CELL_TYPES = 6
-OVERFIT_WINDOWS, OVERFIT_CELL_TYPES, OVERFIT_STEPS = 8, 4, 60
+OVERFIT_WINDOWS, OVERFIT_CELL_TYPES, OVERFIT_STEPS = 8, 4, 100
 SAME = 0.01             # RMS change, over the scores' standard deviation, below which a modality says nothing
 MODEL_NAMES = ("model reproduces predictions", "cell-type swap", "dead modality", "dominating modality",
                "saturated head", "effective rank", "tokens made alike", "attention collapsed", "attention uniform",

@@ -24,19 +24,25 @@ from chromacc_lib.causes import (
     GIVE_DATASET,
     GROUPS,
     NO_SIGNAL,
+    NO_UNSEEN,
     NOTHING_LEARNED,
+    ON_UNSEEN,
     SHIFTED,
     TOO_FEW,
+    TURNED,
     WITHIN,
     Cause,
 )
-from chromacc_lib.checks import Check, Table, auc_half_width, prediction_checks, prepare, quadrant_table, variance_table
+from chromacc_lib.checks import Check, Table, auc_half_width, quadrant_table, variance_table
 from chromacc_lib.checks_generalisation import generalisation_checks
 from chromacc_lib.checks_history import history_checks
 from chromacc_lib.checks_inputs import data_checks, take
 from chromacc_lib.checks_labels import information_left, label_checks
 from chromacc_lib.checks_model import SAME, model_checks
+from chromacc_lib.checks_predictions import prediction_checks
+from chromacc_lib.checks_scores import score_checks
 from chromacc_lib.dataset import Arrays
+from chromacc_lib.tables import prepare
 
 __all__ = ["CAUSES", "Cause", "Check", "Diagnosis", "auc_half_width", "diagnose", "plant_predecessor_failure",
            "quadrant_table", "variance_table"]
@@ -103,16 +109,18 @@ def diagnose(predictions: pd.DataFrame, *, arrays: Arrays | None = None, model: 
              seed: int = 1) -> Diagnosis:
     """Run every check that the given objects allow, and name the most likely cause.
 
-    predictions: one row a window and cell type, columns cell_type, window, score (measured), predicted_score;
-        further columns of predictions.parquet are used where present: label, predicted_probability, gc,
-        average_score, cell_type_split, window_split.
+    predictions: one row a window and cell type, columns cell_type, window, score (measured; NaN = unknown),
+        predicted_score; further columns of predictions.parquet are used where present: label (0, 1; -1 or NaN =
+        unknown), predicted_probability (0 to 1), gc, average_score, cell_type_split and window_split (train,
+        validation or test).
     arrays: the dataset that the predictions were made for; `window` is then its window index.
     model: the trained network (needs arrays). history: history.csv. evaluation: evaluation_metrics.json.
-    Raises ChromaccError when a column is missing, a (cell type, window) pair occurs twice or no score is known.
+    Raises ChromaccError when the table is none, a column is missing, occurs twice or holds what it may not, a (cell
+    type, window) pair occurs twice, no score is known, or the history or the evaluation lack what is read from them.
     """
     table = prepare(predictions, arrays)
     sample = None if arrays is None else take(arrays, seed)
-    checks = [*prediction_checks(table, evaluation), *data_checks(arrays, sample, table, seed),
+    checks = [*prediction_checks(table, evaluation), *score_checks(table), *data_checks(arrays, sample, table, seed),
               *label_checks(arrays, sample, table, seed), *generalisation_checks(arrays, table),
               *model_checks(model, arrays, table, history, seed), *history_checks(history, table)]
     changes = next(c for c in checks if c.name == "dead modality").detail.get("rms_change_shuffled", {})
@@ -153,9 +161,15 @@ def _holds(cause: Cause, by_name: dict[str, Check]) -> bool:
 
 
 def _also_found(named: Cause, by_name: dict[str, Check]) -> list[str]:
-    """Return the other causes that hold; beside a collapse only faults of the data, since the rest follow from it."""
+    """Return the other causes that hold; beside a collapse, or a turned sign, only faults of the data, since the rest
+    follow from it.
+
+    Those that rest on how unseen rows are predicted are left out where these are few or none.
+    """
     others = [c for c in CAUSES if c.name != named.name and _holds(c, by_name)]
-    if named.verdict == "collapsed":
+    if named.name in (TOO_FEW, NO_UNSEEN) or any(by_name[name].verdict == "fail" for name in ("power", "unseen rows")):
+        others = [c for c in others if c not in ON_UNSEEN]
+    if named.verdict == "collapsed" or named.name == TURNED:
         others = [c for c in others if by_name[c.needs[0]].group == "data"
                   and c.needs[0] not in ("power", "cell-type signal")]
     return list(dict.fromkeys(c.name for c in others))

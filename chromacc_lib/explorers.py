@@ -23,10 +23,10 @@ import xarray as xr
 from torch import nn
 
 from chromacc_lib import ChromaccError, plots
+from chromacc_lib.attention import attention_maps, rollout
 from chromacc_lib.batches import RegionData
 from chromacc_lib.dataset import Arrays, window_table, window_tracks
 from chromacc_lib.fit import TrainingProgress, training_progress
-from chromacc_lib.interpretation import attention_maps, rollout
 from chromacc_lib.look import Change, WhatIf, break_motif, insert_motif, matrix_of, place_of, view_window
 from chromacc_lib.model import MODALITIES
 
@@ -37,7 +37,8 @@ __all__ = [
 
 WIDE = {"description_width": "initial"}
 ROW = widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="2px 14px")
-AS_IT_IS, INSERT, BREAK = "as it is", "insert a motif", "break its best match"
+BUTTONS = {"style": WIDE | {"button_width": "auto"}, "layout": widgets.Layout(width="max-content")}
+AS_IT_IS, INSERT, BREAK = "as it is", "insert the motif", "break its best match"
 INPUTS = list(zip(("sequence", "all histone marks", "all TF tracks", "expression", "locus average"), MODALITIES))
 MEAN, ROLLOUT = "mean of all", "rollout"
 Drawn = tuple[object, str]  # a figure and its alt text
@@ -256,13 +257,13 @@ def explore_what_if(ask: WhatIf, start: int = 0, cell_type: str = "", motif: str
         "locus": LocusChooser(ask.windows, start), "cell": _cell_types(ask.cell_types, splits, cell_type),
         "hidden": widgets.SelectMultiple(options=INPUTS + [(name, name) for name in ask.tracks], rows=5, style=WIDE,
                                          description="hidden (several: Ctrl)"),
-        "edit": widgets.ToggleButtons(options=[AS_IT_IS, INSERT, BREAK], description="sequence", style=WIDE),
+        "edit": widgets.ToggleButtons(options=[AS_IT_IS, INSERT, BREAK], description="sequence", **BUTTONS),
         "motif": widgets.Combobox(value=motif, options=ask.dataset["feature"].values.tolist(), description="motif", style=WIDE,
                                   placeholder="TF or bases", continuous_update=False,
                                   layout=widgets.Layout(width="200px")),
         "centre": widgets.IntSlider(length // 2, 0, length, description="insert at (bp)", continuous_update=False, style=WIDE,
                                     layout=widgets.Layout(width="330px")),
-        "strand": widgets.ToggleButtons(options=["+", "-"], description="strand", style=WIDE | {"button_width": "40px"}),
+        "strand": widgets.ToggleButtons(options=["+", "-"], description="strand", **BUTTONS),
     } | {name: share(name) for name in ask.tracks}  # fmt: skip
     return _with_reset(Panel(controls, draw, [
         ["locus"], ["cell", "hidden"], ["edit"], ["motif", "centre", "strand"], ask.tracks]), ["locus", "cell", "motif"])
@@ -315,7 +316,7 @@ def explore_attention(
     config = model.config
     controls = {
         "locus": LocusChooser(arrays.windows, None if windows is None else windows[0], windows), "cell": cells,
-        "stack": widgets.ToggleButtons(options=["encoder", "fusion", "sequence"], description="stack", style=WIDE),
+        "stack": widgets.ToggleButtons(options=["encoder", "fusion", "sequence"], description="stack", **BUTTONS),
         "layer": widgets.Dropdown(description="layer", style=WIDE, layout=widgets.Layout(width="200px")),
         "head": widgets.Dropdown(description="head", style=WIDE, layout=widgets.Layout(width="200px")),
     }  # fmt: skip

@@ -18,14 +18,13 @@ import pyBigWig
 from scipy import stats
 
 from chromacc_lib import ChromaccError
-from chromacc_lib.attention import attention_maps, rollout
 from chromacc_lib.attribution import Attribution
 from chromacc_lib.bigwig import require_written
 from chromacc_lib.confirmation import Effect
 from chromacc_lib.dataset import Arrays
 from chromacc_lib.motifs import Pattern, write_patterns
 
-__all__ = ["Places", "attention_maps", "choose_places", "expression_of", "motif_table", "require_interpretable", "rollout",
+__all__ = ["Places", "bound_at", "choose_places", "expression_of", "motif_table", "require_interpretable",
            "save_interpretation", "write_contributions"]  # fmt: skip
 
 LEVEL = 0.05  # adjusted p at which a claim counts as confirmed
@@ -76,8 +75,9 @@ def choose_places(arrays: Arrays, predicted: np.ndarray, n_windows: int, n_cell_
                             "curate with some, or evaluate with seen_windows=0.")  # fmt: skip
     drawn = np.sort(np.random.default_rng(seed).choice(there, min(n_windows, len(there)), replace=False))
     cells = np.argsort(-predicted[drawn], axis=1, kind="stable")[:, :n_cell_types]
+    each = "the cell type" if cells.shape[1] == 1 else f"the {cells.shape[1]} cell types"
     return Places(drawn, cells, f"{len(drawn)} of {len(there)} peak windows that are predicted in all cell types, on "
-                  f"chromosomes that the model was not trained on, each in the {cells.shape[1]} cell types in which its predicted score is highest")  # fmt: skip
+                  f"chromosomes that the model was not trained on, each in {each} in which its predicted score is highest")  # fmt: skip
 
 
 # --- motifs and the cell types that express them -------------------------------------------------------------
@@ -91,6 +91,32 @@ def expression_of(tfs: Sequence[str], expression: pd.DataFrame) -> pd.Series | N
     genes = {gene.upper(): gene for gene in expression.columns}
     known = [genes[tf] for tf in tfs if tf in genes]
     return expression[known[0]].dropna() if known else None
+
+
+def bound_at(patterns: Sequence[Pattern], matches: pd.DataFrame, arrays: Arrays, windows: np.ndarray) -> pd.Series:
+    """Is a pattern's TF bound where its seqlets stand? "yes", "no", or "no track", by pattern.
+
+    windows: index in the dataset of the rows that seqlets name. The TF is the best match that has a track. Its mean signal
+    in the bins of the seqlets is compared with that of the same windows' other bins, each the mean over the cell types in
+    which the track was measured: yes, where it is higher, by a paired t-test over seqlets (one-sided, p <= 0.05).
+    """
+    known, verdicts = [tf.upper() for tf in arrays.tfs], {}
+    for pattern in patterns:
+        here = matches[matches["pattern"] == pattern.name]
+        track = next((known.index(tf) for tfs in here["tfs"] for tf in tfs if tf in known), None)
+        if track is None or len(pattern.seqlets) < 2:
+            verdicts[pattern.name] = "no track"
+            continue
+        rows, n_bins = windows[pattern.seqlets["window"].to_numpy()], arrays.tf.shape[3]
+        centre = (pattern.seqlets["start"] + pattern.seqlets["end"]).to_numpy() / 2
+        at = (centre * n_bins // arrays.sequence.shape[1]).astype(int).clip(0, n_bins - 1)
+        seen = arrays.tf_observed[rows, :, track]  # (n, C)
+        signal = np.where(seen[..., None], arrays.tf[rows, :, track, :, 0], 0).sum(1) / seen.sum(1).clip(min=1)[:, None]  # (n, T)
+        there = signal[np.arange(len(rows)), at]
+        elsewhere = (signal.sum(1) - there) / (n_bins - 1)
+        raised = np.ptp(there - elsewhere) > 0 and stats.ttest_rel(there, elsewhere, alternative="greater").pvalue <= LEVEL
+        verdicts[pattern.name] = "yes" if raised else "no"
+    return pd.Series(verdicts, dtype=object)
 
 
 def motif_table(

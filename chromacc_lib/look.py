@@ -17,13 +17,14 @@ import xarray as xr
 from torch import nn
 
 from chromacc_lib import ChromaccError
-from chromacc_lib.attribution import ModelScorer, one_hot, smoothed_gradients
+from chromacc_lib.attribution import smoothed_gradients
 from chromacc_lib.batches import RegionData, without
 from chromacc_lib.dataset import Arrays, arrays_of, open_dataset, read_normalization, window_table
 from chromacc_lib.inference import evaluating, predict_batch
 from chromacc_lib.jaspar import matrices_of
 from chromacc_lib.model import MODALITIES
 from chromacc_lib.normalization import KINDS
+from chromacc_lib.scoring import ModelScorer, one_hot
 
 __all__ = [
     "Change", "Match", "Predicted", "View", "WhatIf", "best_match", "break_motif", "insert_motif", "matrix_of",

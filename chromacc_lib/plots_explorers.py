@@ -29,6 +29,7 @@ def plot_locus(view: View) -> Figure:
     top.set(ylabel="arcsinh fold", xlim=(0, length))
     told = [f"{name} {value:.2f}" for name, value in view.scores.items() if np.isfinite(value)]
     top.set_title(f"{view.title}\nscore: {', '.join(told)}; probability of being open {view.probability:.2f}", loc="left")
+    top.set_ylim(top=top.get_ylim()[1] * 1.15)  # room for the legend
     top.legend(loc="upper right", ncols=3, fontsize="small")
     middle.vlines(np.arange(len(view.contribution)) + 0.5, 0, view.contribution, color=PALETTE["model"], linewidth=0.8)
     middle.axhline(0, color=PALETTE["mean"], linewidth=0.6)
@@ -97,9 +98,9 @@ def plot_attention(weights: np.ndarray, keys: Sequence[str] | None, bin_bp: int,
     else:
         right.barh(np.arange(n_keys), received, 0.8, color=PALETTE["model"])
         left.set_yticks(range(n_keys), keys)
-    right.axvline(1 / n_keys, color=PALETTE["mean"], linestyle=":", label="if spread evenly")
-    right.set(xlabel="mean weight received", xlim=(0, None))
-    right.legend(fontsize="small", loc="lower right")
+    right.axvline(1 / n_keys, color="black", linestyle=":")
+    right.set(xlabel="mean weight received\n(dotted: if spread evenly)", xlim=(0, None))
+    right.locator_params(axis="x", nbins=3)
     return fig
 
 

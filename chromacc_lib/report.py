@@ -27,7 +27,7 @@ FIGURES = {"report-figure": 4, "report-calibration": 1, "report-motifs": 1}  # t
 MAX_MOTIFS = 10
 MAX_NAMES = 6  # of held-out cell types and chromosomes, in the opening sentence
 MOTIF_COLUMNS = ("pattern", "consensus", "matched_tf", "n_seqlets", "effect", "p_adjusted", "confirmed", "expressed_tf",
-                 "follows_tf", "started_from")  # fmt: skip
+                 "follows_tf", "holds_in_place")  # fmt: skip
 CHART_FLOOR = (
     -0.5
 )  # skill at which the chart is cut: how hopeless a hopeless baseline is must not squeeze the rest

@@ -375,18 +375,6 @@ def _out_of_distribution(run: Run, size: float, rng: np.random.Generator) -> Run
     return replace(run, arrays=replace(arrays, metadata=metadata, **changed))
 
 
-def _no_tracks(run: Run, n_cells: int, rng: np.random.Generator) -> Run:
-    """Take all tracks from so many unseen cell types, and predict them without."""
-    arrays = run.arrays
-    cells = rng.permutation(np.flatnonzero(arrays.cell_types["split"].to_numpy() == "test"))[:n_cells]
-    changed = {}
-    for name in ("histone", "tf"):
-        values, observed = getattr(arrays, name).copy(), getattr(arrays, f"{name}_observed").copy()
-        values[:, cells], observed[:, cells] = 0, False
-        changed |= {name: values, f"{name}_observed": observed}
-    return replace(run, arrays=replace(arrays, **changed))
-
-
 def _few_windows(run: Run, n_windows: int, rng: np.random.Generator) -> Run:
     """Leave so many windows of test chromosomes in the table of predictions."""
     table = run.predictions
@@ -427,8 +415,6 @@ DATA_FAULTS: tuple[Fault, ...] = (
           (("30% of windows", 0.3), ("60%", 0.6), ("all", 1.0)), _repeated_sequences),
     Fault("empty tracks", "constant, empty or missing tracks", "data", "training",
           (("one track in one cell type", 0.0), ("a quarter of all", 0.25), ("half", 0.5)), _empty_tracks),
-    Fault("no track of unseen cell types", "constant, empty or missing tracks", "data", "prediction",
-          (("of one", 1), ("of two", 2), ("of all", 99)), _no_tracks),
     Fault("tracks exchanged", SWAPPED, "data", "training",
           (("one track of two cell types", 1), ("two tracks", 2), ("three tracks", 3)), _tracks_exchanged),
     Fault("a track copied", SWAPPED, "data", "training",

@@ -30,21 +30,24 @@ LOOK = """() => {
 
 
 @contextmanager
-def open_browser() -> Iterator[Browser]:
-    """Start the machine's Chromium, and end it."""
+def open_browser(*flags: str) -> Iterator[Browser]:
+    """Start the machine's Chromium, and end it. flags: further ones; the last of a kind holds."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=PATIENCE_MS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags], timeout=PATIENCE_MS)
         yield browser
         browser.close()
 
 
-def listened(page: Page) -> tuple[list[str], list[str]]:
-    """Return two lists that fill while the page lives: what failed or was complained of, and every address asked for."""
+def listened(page: Page, levels: tuple[str, ...] = ("error", "warning")) -> tuple[list[str], list[str]]:
+    """Return two lists that fill while the page lives: what failed or was complained of, and every address asked for.
+
+    levels: of the console's complaints.
+    """
     faults, asked = [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("requestfailed", lambda request: faults.append(f"request failed: {request.url[:200]} {request.failure}"))
     page.on("pageerror", lambda error: faults.append(f"exception: {error}"))
-    page.on("console", lambda said: faults.append(f"console: {said.text}") if said.type in ("error", "warning") else None)
+    page.on("console", lambda said: faults.append(f"console: {said.text}") if said.type in levels else None)
     return faults, asked
 
 

@@ -12,13 +12,13 @@ from test_collapse import make_arrays, make_history, make_predictions
 
 from chromacc_lib.batches import RegionData
 from chromacc_lib.causes import CAUSES, GROUPS
-from chromacc_lib.checks import prepare
 from chromacc_lib.checks_history import history_checks, loss_weights
 from chromacc_lib.checks_model import MODEL_NAMES, model_checks
 from chromacc_lib.collapse import diagnose
 from chromacc_lib.faults import STAGES, Run
 from chromacc_lib.inference import predict_dataset
 from chromacc_lib.model import Batch
+from chromacc_lib.tables import prepare
 from chromacc_lib.training import TrainingConfig, train
 from chromacc_lib.zoo_training import MODEL_FAULTS, TRAINING_FAULTS
 

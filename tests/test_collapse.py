@@ -16,10 +16,12 @@ from torch import nn
 
 from chromacc_lib import ChromaccError, checks, checks_inputs, checks_labels, checks_model
 from chromacc_lib.batches import RegionData
+from chromacc_lib.causes import OF_THE_MODEL, WITHIN
 from chromacc_lib.collapse import CAUSES, NO_SIGNAL, auc_half_width, diagnose, plant_predecessor_failure
 from chromacc_lib.dataset import Arrays, locus_average
 from chromacc_lib.inference import predict_scores
 from chromacc_lib.model import ChromaccModel, ModelConfig
+from chromacc_lib.tables import prepare
 
 N_BINS, WINDOW_BP = 15, 1500
 
@@ -245,6 +247,12 @@ def right_order_wrong_level(arrays, signal, rng):
     return arrays, make_predictions(arrays, signal + 3), make_history()
 
 
+def behind_ridge(arrays, signal, rng):
+    """Predictions that know as much as a third of what the tracks tell."""
+    own = signal + 1.5 * signal.std() * rng.normal(size=signal.shape)
+    return arrays, make_predictions(arrays, signal.mean() + 0.3 * (own - signal.mean())), make_history()
+
+
 PLANTED = {
     noise_labels: NO_SIGNAL, noise_labels_learned_by_heart: NO_SIGNAL,
     permuted_scores: "labels permuted within cell types",
@@ -261,7 +269,7 @@ PLANTED = {
     locus_average_only: "collapse to the locus average", gc_shortcut: "shortcut through GC content",
     seen_loci_only: "works on seen loci only", seen_cell_types_only: "learned on training cell types only",
     called_open_everywhere: "class-prior bias", stopped_early: "training stopped too early",
-    shrunk: "predictions shrunk or stretched", right_order_wrong_level: "predictions off in level",
+    behind_ridge: "behind simpler models", shrunk: "predictions shrunk or stretched", right_order_wrong_level: "predictions off in level",
     one_value_a_locus: "collapse to the locus average",
 }
 
@@ -326,7 +334,7 @@ def test_predecessor_failure_is_named(seed):
     assert any("364 of 455 windows are mostly N" in sentence for sentence in found.evidence)
     without_data = diagnose(predictions)  # scores that no two cell types share are noise, or stand at other windows
     assert (without_data.verdict, without_data.cause, without_data.confidence) == ("collapsed", NO_SIGNAL, "low")
-    assert without_data.alternatives == ("labels permuted within cell types",)
+    assert without_data.alternatives == (WITHIN, OF_THE_MODEL)
 
 
 def test_predecessor_failure_in_a_small_dataset_keeps_its_proportions():
@@ -354,6 +362,23 @@ def test_small_null_is_not_taken_for_no_signal():
     found = diagnose(make_predictions(arrays, signal), arrays=arrays)
     assert found["label signal"].verdict == "not run" and "chance alone" in found["label signal"].sentence
     assert found.verdict == "cannot tell"
+
+
+# --- a table that holds too little of the dataset ------------------------------------------------------------
+
+def test_predictions_that_are_all_nan_belong_to_the_dataset_all_the_same():
+    arrays, signal = make_arrays(1)
+    found = diagnose(make_predictions(arrays, np.full(signal.shape, math.nan)), arrays=arrays)
+    assert (found.verdict, found.cause) == ("collapsed", "predictions are not numbers")
+    assert found["scores are the dataset's"].verdict == "ok" and "6300 of 6300 predictions" in found.sentence
+
+
+def test_the_dataset_knows_the_locus_average_of_one_cell_type():
+    arrays, _ = make_arrays(1)
+    predictions = make_predictions(arrays, locus_average(arrays.score, arrays.train_mask))
+    alone = predictions.loc[predictions["cell_type"] == "cell_8", ["cell_type", "window", "score", "predicted_score"]]
+    assert diagnose(alone).cause == "no other cell type to compare with"
+    assert diagnose(alone, arrays=arrays).cause == "collapse to the locus average"
 
 
 # --- exact values --------------------------------------------------------------------------------------------
@@ -404,7 +429,7 @@ def test_class_prior_by_hand():
 
 def test_average_is_leave_one_out_when_it_is_computed():
     rows = pd.DataFrame({"cell_type": list("abc"), "window": 0, "score": [1.0, 2, 6], "predicted_score": 0.0})
-    assert checks.prepare(rows, None).rows["average_score"].tolist() == [4, 3.5, 1.5]
+    assert prepare(rows, None).rows["average_score"].tolist() == [4, 3.5, 1.5]
 
 
 @pytest.mark.parametrize("shift", [-3, 0, 2])

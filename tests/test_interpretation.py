@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyBigWig
 import pytest
 import torch
 from torch import nn
@@ -339,6 +340,29 @@ def test_motif_table_tells_confirmed_from_failed():
     wrong = expression.assign(Gata1=expression["Gata1"].to_numpy()[::-1])
     other = interpretation.motif_table(patterns, matches, effects, wrong, cells).loc[0]
     assert other["follows_tf"] == "no" and other["claimed_in"] == "e, f, g, h" and other["effect"] == pytest.approx(0.05)
+
+
+def test_a_tf_is_bound_where_its_track_is_raised_at_the_seqlets(world):
+    arrays = world[0]
+    seqlets = pd.DataFrame({"window": range(6), "start": 480, "end": 490, "strand": "+", "attribution": 1.0})  # bin 4 of 10
+    patterns = [replace(pattern_of(name, np.eye(4)), seqlets=seqlets) for name in ("P1", "P2")]
+    matches = pd.DataFrame({"pattern": ["P1", "P2"], "tfs": [(arrays.tfs[0].upper(),), ("NANOG",)]})
+    raised = replace(arrays, tf=np.random.default_rng(0).normal(0, 0.1, arrays.tf.shape).astype(np.float32))
+    assert interpretation.bound_at(patterns, matches, raised, np.arange(6)).to_dict() == {"P1": "no", "P2": "no track"}
+    raised.tf[:, :, 0, 4] += 1
+    assert interpretation.bound_at(patterns, matches, raised, np.arange(6))["P1"] == "yes"
+    raised.tf[:, :, 0, 4] -= 2
+    assert interpretation.bound_at(patterns, matches, raised, np.arange(6))["P1"] == "no"
+
+
+def test_contributions_go_to_a_bigwig_base_by_base(tmp_path):
+    windows = pd.DataFrame({"chrom": ["c2", "c1", "c2"], "start": [0, 5, 2], "end": [4, 9, 6]})
+    values = np.array([[1, 2, 3, 4], [5, 6, 7, 8], [1, 0, 9, 9]], float)
+    path = interpretation.write_contributions(tmp_path / "x.bw", {"c1": 20, "c2": 10}, windows, values)
+    with pyBigWig.open(str(path)) as handle:
+        assert handle.values("c1", 5, 9) == [5, 6, 7, 8] and handle.values("c2", 0, 6) == [1, 2, 2, 2, 9, 9]
+        assert np.isnan(handle.values("c2", 6, 10)).all()
+    assert [p.name for p in tmp_path.iterdir()] == ["x.bw"]
 
 
 def test_motif_table_without_patterns_or_expression():

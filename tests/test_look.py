@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from chromacc_lib import ChromaccError
-from chromacc_lib.attribution import ModelScorer, smoothed_gradients
+from chromacc_lib.attribution import smoothed_gradients
 from chromacc_lib.batches import RegionData, without
 from chromacc_lib.dataset import load_arrays, read_normalization
 from chromacc_lib.inference import predict_batch, predict_scores
 from chromacc_lib.jaspar import matrix_by_id
 from chromacc_lib.look import Change, WhatIf, best_match, break_motif, insert_motif, matrix_of, place_of, view_window
+from chromacc_lib.scoring import ModelScorer
 from chromacc_lib.training import build_model
 
 SIZES = {"d_model": 32, "sequence_layers": 1, "encoder_layers": 2, "encoder_heads": 4, "histone_filters": 8, "tf_hidden": 16}

@@ -12,6 +12,7 @@ import pytest
 
 from chromacc_lib import project_path
 from chromacc_lib.parameters import check_settings, declared_parameters, read_profile
+from chromacc_lib.report import FIGURES
 
 # A module imports only from modules before it, in the order that the data flows.
 ORDER = [
@@ -73,7 +74,10 @@ ORDER = [
     "leakage",
     "folds",
     "causes",
+    "tables",
     "checks",
+    "checks_scores",
+    "checks_predictions",
     "checks_history",
     "checks_generalisation",
     "checks_inputs",
@@ -368,8 +372,8 @@ def test_a_static_figure_stands_beside_each_widget(path):
 
 
 def test_the_report_has_figures():
-    tagged = [path.stem for path in PATHS for _, tags in code_cells(path) if "report-figure" in tags]
-    assert len(tagged) >= 4
+    tags = [tag for path in PATHS for _, of_cell in code_cells(path) for tag in of_cell]
+    assert {tag: n for tag, n in FIGURES.items() if tags.count(tag) < n} == {}
 
 
 # --- the profiles -------------------------------------------------------------------------------------------
