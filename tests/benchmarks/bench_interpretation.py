@@ -1,6 +1,6 @@
 """Windows a second of each attribution method, and what the cached tokens of the other inputs save.
 
-    python tests/benchmarks/bench_interpretation.py --threads 2
+    python tests/benchmarks/bench_interpretation.py --threads 2      # or --device cuda --windows 64
 
 A random dataset and an untrained model of the pilot's shape (`bench_training`); one cell type a window, both strands.
 """
@@ -38,11 +38,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--windows", type=int, default=8)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     arrays, n = random_arrays(15), options.windows
-    model = build_model(arrays, motif_prior=False)[0].eval()
+    model = build_model(arrays, motif_prior=False)[0].eval().to(options.device)
     nn.init.normal_(model.score_head[-1].weight)
     data, windows, cells = RegionData(arrays), np.arange(n), np.zeros((n, 1), int)
     scorer, codes = ModelScorer(model, data, windows, cells), arrays.sequence[windows]
@@ -54,7 +55,7 @@ def main() -> None:
         "mutagenesis, every base": (lambda: mutagenesis(scorer, codes, 0, bp), codes.shape[1] / bp),
         "signals, 16 steps": (lambda: attribute_signals(model, data, windows, cells), 1),
     }
-    print(f"{options.threads} threads, {n} windows of {codes.shape[1]} bp, one cell type each")
+    print(f"{options.device}, {options.threads} threads, {n} windows of {codes.shape[1]} bp, one cell type each")
     for name, (work, scale) in methods.items():
         print(f"{name:32s} {n / (seconds(work) * scale):8.2f} windows/s")
     mutants = np.repeat(codes, 32, 0)
