@@ -146,7 +146,6 @@ def test_predict_hands_everything_over(monkeypatch, tmp_path, capsys):
         "stride": 0,
         "processes": 0,
         "dask_address": "",
-        "rename_chromosomes": False,
     }
     assert calls == [(paths, options)]
     assert str(tmp_path / "o") in capsys.readouterr().out
