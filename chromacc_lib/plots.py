@@ -20,6 +20,7 @@ from chromacc_lib.plots_collapse import (
     plot_training_health,
     plot_variance_ratio,
 )
+from chromacc_lib.plots_compare import plot_ahead, plot_runs_by_cell_type
 from chromacc_lib.plots_curation import (
     plot_cell_type_correlation,
     plot_match,
@@ -55,20 +56,19 @@ from chromacc_lib.plots_interpretation import (
     plot_spacing,
 )  # fmt: skip
 from chromacc_lib.plots_prediction import plot_average_density, plot_browser, plot_input_distance, plot_knockouts
-from chromacc_lib.plots_style import PALETTE, colour, png, show, use_style
+from chromacc_lib.plots_style import PALETTE, Markup, colour, png, show, table_html, use_style
 from chromacc_lib.plots_training import plot_branches, plot_learning, plot_pretraining, plot_vitals
 
 __all__ = [
-    "checks_table", "colour", "diagnosis_table", "MAX_CELL_TYPES", "PALETTE", "plot_assay_worth", "plot_attention",
-    "plot_attention_flow", "plot_attention_summary",
-    "plot_deletion_insertion", "plot_shapley", "plot_signal_contributions", "plot_spacing",
-    "plot_average_density", "plot_branches", "plot_browser", "plot_calibration", "plot_cell_type_correlation",
-    "plot_checks", "plot_confusion",
-    "plot_contribution_track", "plot_error_by_distance", "plot_error_by_spread", "plot_followed", "plot_gallery", "plot_input_distance",
-    "plot_input_rise", "plot_inside", "plot_intervals", "plot_knockouts", "plot_label_signal", "plot_learning", "plot_loci", "plot_locus",
-    "plot_marginals", "plot_match", "plot_modality_drop", "plot_motif_logos", "plot_normalizations",
-    "plot_observed", "plot_offset_scan", "plot_openness", "plot_predicted_measured",
-    "plot_prediction_distributions", "plot_pretraining", "plot_quadrants", "plot_roc_pr", "plot_scale",
-    "plot_splits", "plot_training_health", "plot_variance_ratio", "plot_vitals", "plot_what_if", "plot_window_tracks", "png", "show",
-    "use_style", "VERDICT_COLOURS",
+    "checks_table", "colour", "diagnosis_table", "Markup", "MAX_CELL_TYPES", "PALETTE", "plot_ahead",
+    "plot_assay_worth", "plot_attention", "plot_attention_flow", "plot_attention_summary", "plot_average_density",
+    "plot_branches", "plot_browser", "plot_calibration", "plot_cell_type_correlation", "plot_checks",
+    "plot_confusion", "plot_contribution_track", "plot_deletion_insertion", "plot_error_by_distance",
+    "plot_error_by_spread", "plot_followed", "plot_gallery", "plot_input_distance", "plot_input_rise", "plot_inside",
+    "plot_intervals", "plot_knockouts", "plot_label_signal", "plot_learning", "plot_loci", "plot_locus",
+    "plot_marginals", "plot_match", "plot_modality_drop", "plot_motif_logos", "plot_normalizations", "plot_observed",
+    "plot_offset_scan", "plot_openness", "plot_predicted_measured", "plot_prediction_distributions",
+    "plot_pretraining", "plot_quadrants", "plot_roc_pr", "plot_runs_by_cell_type", "plot_scale", "plot_shapley",
+    "plot_signal_contributions", "plot_spacing", "plot_splits", "plot_training_health", "plot_variance_ratio",
+    "plot_vitals", "plot_what_if", "plot_window_tracks", "png", "show", "table_html", "use_style", "VERDICT_COLOURS",
 ]
