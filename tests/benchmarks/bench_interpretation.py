@@ -61,7 +61,7 @@ def main() -> None:
     mutants = np.repeat(codes, 32, 0)
     place = np.repeat(windows, 32)
     cached = seconds(lambda: score_all(scorer, mutants, place))
-    whole = seconds(lambda: [predict_batch(model, data.batch(place[i : i + 64], cells[place[i : i + 64]]))
+    whole = seconds(lambda: [predict_batch(model, data.batch(place[i : i + 64], cells[place[i : i + 64]]).to(options.device))
                              for i in range(0, len(place), 64)])
     print(f"sequences scored: {len(mutants) / cached:,.0f}/s with the tokens of a place kept, {len(mutants) / whole:,.0f}/s without")
 
