@@ -56,9 +56,11 @@ def start_fabric(device: str = "auto", precision: str = "auto", index: int | Non
     """Join the processes that train together: those that torchrun started, on one or several machines; else one alone.
 
     They share each batch by DistributedDataParallel, over NCCL on GPUs and gloo on CPUs. index: of the GPU that a
-    process alone takes, None = the first.
+    process alone takes, None = the first. On GPUs, convolutions are those that give the same sums each time.
     """
     accelerator = choose_device(device)
+    if accelerator == "cuda":
+        torch.backends.cudnn.deterministic = True  # else the gradients of float32 differ in their last bits
     together = "TORCHELASTIC_RUN_ID" in os.environ  # set by torchrun, with the two below
     world, here = (int(os.environ[name]) if together else 1 for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what was chosen is said once, by `fit`

@@ -34,7 +34,9 @@ class ByteDropout(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention with one projection; the weights on request, which changes no output.
 
-    Fused on GPUs. On CPUs it is written out: with a window's few tokens that takes half the time of the fused kernel.
+    Fused on GPUs in half precision. In float32 it is written out: on GPUs the gradients of the fused kernel are added up in
+    another order each time, so that a seed would not give its weights again; on CPUs, with a window's few tokens, that
+    takes half the time of the fused kernel.
     Keys are filled up, masked, to LANES: a softmax over rows of whole vector registers takes a tenth of the time of one
     over 15 values.
     """
@@ -49,7 +51,7 @@ class Attention(nn.Module):
         """x (N, T, d) -> (N, T, d), and weights (N, heads, T, T) or None."""
         n, t, d = x.shape
         q, k, v = self.qkv(x).view(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # (N, H, T, d/H)
-        if x.is_cuda and not return_weights:
+        if x.is_cuda and q.dtype != torch.float32 and not return_weights:
             attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, d)
             return self.out(attended), None
         filled = -t % LANES

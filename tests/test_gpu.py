@@ -32,9 +32,11 @@ def trained(arrays):
     return train(arrays, TrainingConfig(epochs=1, seed=1, precision="32-true"), "cuda", SIZES).model.cpu()
 
 
-def test_the_same_seed_gives_the_same_weights(arrays, trained):
-    again = train(arrays, TrainingConfig(epochs=1, seed=1, precision="32-true"), "cuda", SIZES).model.cpu()
-    for name, weights in trained.state_dict().items():
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_same_seed_gives_the_same_weights(arrays, precision):
+    first, again = (train(arrays, TrainingConfig(epochs=2, seed=1, precision=precision), "cuda", SIZES).model.cpu()
+                    for _ in range(2))
+    for name, weights in first.state_dict().items():
         assert torch.equal(weights, again.state_dict()[name]), name
 
 
