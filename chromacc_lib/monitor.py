@@ -175,11 +175,6 @@ def _vanishing(history: Sequence[Row], config: Any) -> Sign | None:
     way_back, shares = _way_back(history[-1]), {}
     if way_back < SHRUNK:
         return Sign("vanishing gradients", f"the gradient behind the heads is {way_back:.2g} of theirs", of_training=True)
-    heads = max((_value(history[-1], f"grad_{name}") for name in HEADS), default=math.nan)
-    for name in (name for name in BRANCHES if name not in HEADS):
-        if 0 < _value(history[-1], f"grad_{name}") < CUT_OFF * heads:
-            seen = f"the gradient in the {name.replace('_', ' ')} is {_value(history[-1], f'grad_{name}') / heads:.1g} of the heads'"
-            return Sign("vanishing gradients", seen, of_training=True)
     for name in BRANCHES:
         now, first = (_value(row, f"grad_{name}") / _value(row, "grad_norm") for row in (history[-1], history[0]))
         if first > 0 and now > 0:
@@ -276,6 +271,17 @@ def _inside(history: Sequence[Row], config: Any) -> Sign | None:
     return None
 
 
+def _cut_off(history: Sequence[Row], config: Any) -> Sign | None:
+    """Does next to no gradient reach one of the branches? From the second epoch on, after what would bring it about."""
+    heads = max((_value(history[-1], f"grad_{name}") for name in HEADS), default=math.nan)
+    for name in (name for name in BRANCHES if name not in HEADS and len(history) > 1):
+        if 0 < _value(history[-1], f"grad_{name}") < CUT_OFF * heads:
+            share = _value(history[-1], f"grad_{name}") / heads
+            return Sign("vanishing gradients", f"the gradient in the {name.replace('_', ' ')} is {share:.1g} of the heads'")
+    return None
+
+
 # Training before model, since a training that went wrong leaves any of the model's signs behind; and of the model, what
 # explains more of the others first.
-RULES = (_diverging, _standing_still, _dead, _unbalanced, _vanishing, _nothing_learned, _inside, _locus_average)
+RULES = (_diverging, _standing_still, _dead, _unbalanced, _vanishing, _nothing_learned, _inside, _cut_off,
+         _locus_average)

@@ -76,6 +76,8 @@ def places(tmp_path_factory):
     for name in ("tracks.tsv", "truth.tsv"):
         table = pd.read_csv(base / "raw" / name, sep="\t", dtype=str, keep_default_na=False)
         table.assign(cell_type=table["cell_type"] + HOSTILE).to_csv(base / "raw" / name, sep="\t", index=False)
+    activity = pd.read_csv(base / "raw" / "truth" / "tf_activity.tsv", sep="\t", index_col=0)
+    activity.set_axis(activity.index + HOSTILE).to_csv(base / "raw" / "truth" / "tf_activity.tsv", sep="\t")
     return [f"run_dir={base / 'reports'}", f"dataset_dir={base / 'dataset'}", f"raw_dir={base / 'raw'}"]
 
 
