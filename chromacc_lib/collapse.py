@@ -167,6 +167,8 @@ def _also_found(named: Cause, by_name: dict[str, Check]) -> list[str]:
     Those that rest on how unseen rows are predicted are left out where these are few or none.
     """
     others = [c for c in CAUSES if c.name != named.name and _holds(c, by_name)]
+    if named.name == NO_SIGNAL:  # noise is in no order either
+        others = [c for c in others if c.name != WITHIN]
     if named.name in (TOO_FEW, NO_UNSEEN) or any(by_name[name].verdict == "fail" for name in ("power", "unseen rows")):
         others = [c for c in others if c not in ON_UNSEEN]
     if named.verdict == "collapsed" or named.name == TURNED:
