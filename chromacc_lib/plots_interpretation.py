@@ -33,7 +33,7 @@ def plot_input_rise(table: pd.DataFrame) -> Figure:
     ax.set_yticks(range(len(order)), order[::-1])
     ax.axvline(0, color=PALETTE["mean"], linewidth=0.8)
     ax.set(xlabel="rise of the squared error without this input, % of the scores' variance")
-    ax.legend(fontsize="small", loc="lower right")
+    ax.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return fig
 
 
@@ -132,7 +132,7 @@ def plot_shapley(table: pd.DataFrame) -> Figure:
     ax.set_yticks(range(len(order)), order[::-1])
     ax.axvline(0, color=PALETTE["mean"], linewidth=0.8)
     ax.set(xlabel="Shapley value: explained share of the scores' variance, %")
-    ax.legend(fontsize="small", loc="lower right")
+    ax.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return fig
 
 
