@@ -139,12 +139,18 @@ def _check_constant(table: Table) -> Check:
                  f"{predicted:.3g}, {value:.2f} of the scores' {spread:.3g} ({n} windows, {scope}).")
 
 
+def _too_little(n_windows: int, r: float) -> str:
+    """Why a correlation cannot be judged; "" where it can."""
+    if n_windows < FEW_WINDOWS:
+        return f"{n_windows} windows, fewer than {FEW_WINDOWS}"
+    return "" if math.isfinite(r) else "the scores do not vary"
+
+
 def _check_association(table: Table, cells: pd.DataFrame) -> Check:
     """Do predictions follow the scores? Median over cell types of Pearson's r, against its noise 2/sqrt(windows)."""
     n, r = table.windows(), float(cells["r"].median())
-    if n < FEW_WINDOWS or not math.isfinite(r):
-        return not_run("association", "model", f"{n} windows, fewer than {FEW_WINDOWS}" if n < FEW_WINDOWS
-                        else "the scores do not vary")
+    if why := _too_little(n, r):
+        return not_run("association", "model", why)
     noise = 2 / math.sqrt(n)
     verdict = "fail" if r < max(0.05, noise) and enough(n) else "warn" if r < 0.3 else "ok"
     return Check("association", "model", r, f"r: fail below {max(0.05, noise):.2g} (no better than chance; with few windows "
@@ -156,9 +162,8 @@ def _check_association(table: Table, cells: pd.DataFrame) -> Check:
 def _check_sign(table: Table, cells: pd.DataFrame) -> Check:
     """Do predictions fall where scores rise? Median over cell types of Pearson's r, asked for its sign."""
     n, r = table.windows(), float(cells["r"].median())
-    if n < FEW_WINDOWS or not math.isfinite(r):
-        return not_run("sign of predictions", "data", f"{n} windows, fewer than {FEW_WINDOWS}" if n < FEW_WINDOWS
-                       else "the scores do not vary")
+    if why := _too_little(n, r):
+        return not_run("sign of predictions", "data", why)
     chance = max(0.1, round(2 / math.sqrt(n), 3))
     way = "fall where the scores rise" if r < -chance else "do not fall where the scores rise"
     return Check("sign of predictions", "data", r, rule_text("r", -chance, -0.3), judge(r, -chance, -0.3),

@@ -22,17 +22,21 @@ def plot_input_rise(table: pd.DataFrame) -> Figure:
 
     table: rows of `interpretation.modality_contributions`.
     """
-    known = table.dropna(subset=["rise"])
-    fig, ax = plt.subplots(figsize=(7.5, 0.32 * known["input"].nunique() + 1.2))
+    return _dots_by_input(table, "rise", "rise of the squared error without this input, % of the scores' variance")
+
+
+def _dots_by_input(table: pd.DataFrame, column: str, xlabel: str) -> Figure:
+    """A line an input and a dot a cell type, training and test ones apart; column: a share, drawn in %."""
+    known = table.dropna(subset=[column])
     order = list(dict.fromkeys(known["input"]))
-    for split, marker in (("train", "o"), ("test", "D")):
+    fig, ax = plt.subplots(figsize=(7.5, 0.34 * len(order) + 1.2))
+    for split, marker, offset, label in (("train", "o", 0.14, "seen"), ("test", "D", -0.14, "unseen")):
         rows = known[known["cell_type_split"] == split]
-        offset = 0.14 if split == "train" else -0.14
-        ax.scatter(100 * rows["rise"], [len(order) - 1 - order.index(name) + offset for name in rows["input"]], s=22,
-                   marker=marker, color=PALETTE[split], alpha=0.75, label=f"{'seen' if split == 'train' else 'unseen'} cell types")
+        ax.scatter(100 * rows[column], [len(order) - 1 - order.index(name) + offset for name in rows["input"]], s=22,
+                   marker=marker, color=PALETTE[split], alpha=0.75, label=f"{label} cell types")
     ax.set_yticks(range(len(order)), order[::-1])
     ax.axvline(0, color=PALETTE["mean"], linewidth=0.8)
-    ax.set(xlabel="rise of the squared error without this input, % of the scores' variance")
+    ax.set(xlabel=xlabel)
     ax.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return fig
 
@@ -122,18 +126,7 @@ def plot_shapley(table: pd.DataFrame) -> Figure:
 
     table: rows of `contributions.shapley_contributions`.
     """
-    known = table.dropna(subset=["contribution"])
-    order = list(dict.fromkeys(known["input"]))
-    fig, ax = plt.subplots(figsize=(7.5, 0.36 * len(order) + 1.2))
-    for split, marker, offset, label in (("train", "o", 0.14, "seen"), ("test", "D", -0.14, "unseen")):
-        rows = known[known["cell_type_split"] == split]
-        ax.scatter(100 * rows["contribution"], [len(order) - 1 - order.index(name) + offset for name in rows["input"]], s=22,
-                   marker=marker, color=PALETTE[split], alpha=0.75, label=f"{label} cell types")
-    ax.set_yticks(range(len(order)), order[::-1])
-    ax.axvline(0, color=PALETTE["mean"], linewidth=0.8)
-    ax.set(xlabel="Shapley value: explained share of the scores' variance, %")
-    ax.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
-    return fig
+    return _dots_by_input(table, "contribution", "Shapley value: explained share of the scores' variance, %")
 
 
 def plot_attention_flow(by_bin: np.ndarray, sequence: np.ndarray, sources: Sequence[str]) -> Figure:

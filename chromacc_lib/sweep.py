@@ -102,9 +102,11 @@ def _require_types(path: str | Path, content: Mapping[str, Any]) -> None:
     """Raise ChromaccError that lists every entry of a sweep's file which is not of its kind."""
 
     def is_number(value: object) -> bool:
+        """Whether it is a whole number, 0 or more; True and False are none."""
         return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
     def is_mapping(value: object) -> bool:
+        """Whether it has names for keys."""
         return isinstance(value, dict) and all(isinstance(name, str) for name in value)
 
     kinds = {
