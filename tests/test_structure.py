@@ -130,6 +130,7 @@ ORDER = [
     "parameters",
     "console",
     "pipeline",
+    "actions",
     "cli",
 ]
 PLOTTING = {"matplotlib", "seaborn", "logomaker"}
